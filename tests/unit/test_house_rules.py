@@ -26,10 +26,19 @@ CSRC = sorted((REPO / "csrc").glob("*.[ch]"))
 
 # What each room may not import. Rooms that are not named are leaves: they are used from everywhere.
 ROOMS = {
-    "control": ("fastserve.cli",),
-    "core": ("fastserve.cli", "fastserve.control"),
-    "_native": ("fastserve.cli", "fastserve.control", "fastserve.core"),
-    "": ("fastserve.cli", "fastserve.control", "fastserve.core", "fastserve._native"),
+    "control": ("fastserve.cli", "fastserve.client", "fastserve.bench"),
+    "core": ("fastserve.cli", "fastserve.control", "fastserve.client", "fastserve.bench"),
+    "client": ("fastserve.cli", "fastserve.control", "fastserve.core", "fastserve.bench"),
+    "bench": ("fastserve.cli", "fastserve.control", "fastserve.core"),
+    "_native": ("fastserve.cli", "fastserve.control", "fastserve.core", "fastserve.client", "fastserve.bench"),
+    "": (
+        "fastserve.cli",
+        "fastserve.control",
+        "fastserve.core",
+        "fastserve.client",
+        "fastserve.bench",
+        "fastserve._native",
+    ),
 }
 FRONT_DOORS = ("cli", "__main__")
 
