@@ -30,7 +30,13 @@ ROOMS = {
     "core": ("fastserve.cli", "fastserve.control", "fastserve.client", "fastserve.bench"),
     "client": ("fastserve.cli", "fastserve.control", "fastserve.core", "fastserve.bench"),
     "bench": ("fastserve.cli", "fastserve.control", "fastserve.core"),
-    "_native": ("fastserve.cli", "fastserve.control", "fastserve.core", "fastserve.client", "fastserve.bench"),
+    "_native": (
+        "fastserve.cli",
+        "fastserve.control",
+        "fastserve.core",
+        "fastserve.client",
+        "fastserve.bench",
+    ),
     "": (
         "fastserve.cli",
         "fastserve.control",
