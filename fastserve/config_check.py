@@ -6,25 +6,15 @@ A pure function from a Config to problems; the last step of config_read.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from fastserve.config import Batching, Config, Model
 from fastserve.config_address import check_unix_path, parse_address
+from fastserve.toml_tables import Problem, Where
 
 # As in csrc/policy.h.
 MAX_BUCKETS = 32
-
-# A place in the file: ("limits", "max_connections"), ("models", 0, "batching", "max_batch_size").
-Where = tuple[str | int, ...]
-
-
-@dataclass(frozen=True)
-class Problem:
-    where: Where
-    text: str
-    show_value: bool = True
 
 
 def check(config: Config, tables: dict[str, Any]) -> list[Problem]:
