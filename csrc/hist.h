@@ -40,6 +40,12 @@ static inline void fs_hist_record(fs_hist *hist, uint64_t value)
 }
 
 void fs_hist_clear(fs_hist *hist);
+
+/* The same for one that was cleared before: looks only at what has been recorded since, so that it may be
+ * done often. */
+void fs_hist_reset(fs_hist *hist);
+
+/* Adds the counts of `from`. */
 void fs_hist_merge(fs_hist *to, const fs_hist *from);
 
 /* The least and the greatest value of a slot. */
