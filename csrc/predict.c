@@ -8,16 +8,8 @@
 
 #include <string.h>
 
+#include "predict_proto.h"
 #include "wire.h"
-
-/* PredictRequest's fields, and those of the messages in it. */
-enum {
-    F_MODEL_SPEC = 1, F_INPUTS = 2, F_OUTPUT_FILTER = 3, F_STREAMED_OPTIONS = 5, F_REQUEST_OPTIONS = 7,
-    F_NAME = 1, F_VERSION = 2, F_SIGNATURE = 3, F_LABEL = 4, /* ModelSpec */
-    F_INT64_VALUE = 1,                                       /* google.protobuf.Int64Value */
-    F_KEY = 1, F_VALUE = 2,                                  /* a map's entry */
-    F_OUTPUTS = 1, F_REPLY_MODEL = 2,                        /* PredictResponse */
-};
 
 /* ---- what TF Serving parses and an open-source server does not use ---------------------------- */
 
@@ -35,22 +27,9 @@ static const fs_wire_field options_fields[] = {
 };
 static const fs_wire_message options_message = {options_fields, 2};
 
-/* ---- inputs ------------------------------------------------------------------------------------- */
+/* ---- a map from names to tensors ------------------------------------------------------------------ */
 
-enum { SMALL = FS_SORTED_ABOVE, SLOTS = 256 };
-
-/* The inputs seen so far. Up to SMALL of them are distinct and in wire order, in `small`. Beyond, `large` has
- * room for `room`, the first `sorted` distinct and in order, those after them as they came. */
-typedef struct inputs {
-    fs_arena *arena;
-    uint32_t n;
-    uint32_t sorted;
-    uint32_t room;
-    fs_named_view *large;
-    fs_named_view *scratch; /* as large as `large` */
-    fs_named_view small[SMALL];
-    uint8_t slots[SLOTS]; /* hash to index in small plus one; 0: free */
-} inputs;
+enum { SMALL = FS_SORTED_ABOVE, SLOTS = FS_TENSOR_MAP_SLOTS };
 
 static bool same_alias(const fs_named_view *a, const fs_named_view *b)
 {
@@ -79,7 +58,7 @@ static unsigned hash_alias(fs_slice alias)
 }
 
 /* Sorts by alias, those with equal aliases staying in their order: a merge sort from the bottom up. */
-static void sort_inputs(inputs *in)
+static void sort_entries(fs_tensor_map *in)
 {
     fs_named_view *from = in->large, *to = in->scratch;
     for (uint32_t width = 1; width < in->n; width *= 2) {
@@ -103,9 +82,9 @@ static void sort_inputs(inputs *in)
 
 /* Sorts what is in `large` and keeps the last of equal aliases. The tensors that are dropped must be valid,
  * as those that stay will have to be. 0 or -FS_INTERNAL. */
-static int settle_inputs(inputs *in)
+static int settle_entries(fs_tensor_map *in)
 {
-    sort_inputs(in);
+    sort_entries(in);
     uint32_t kept = 0;
     for (uint32_t i = 0; i < in->n; i++) {
         if (i + 1 < in->n && same_alias(&in->large[i], &in->large[i + 1])) {
@@ -119,7 +98,7 @@ static int settle_inputs(inputs *in)
     return 0;
 }
 
-static int grow_inputs(inputs *in, uint32_t room)
+static int grow_entries(fs_tensor_map *in, uint32_t room)
 {
     fs_named_view *large = fs_arena_alloc(in->arena, room * sizeof *large);
     fs_named_view *scratch = fs_arena_alloc(in->arena, room * sizeof *scratch);
@@ -132,7 +111,7 @@ static int grow_inputs(inputs *in, uint32_t room)
     return 0;
 }
 
-static int add_input(inputs *in, const fs_named_view *input)
+static int add_entry(fs_tensor_map *in, const fs_named_view *input)
 {
     int rc;
     if (in->large == NULL) {
@@ -151,37 +130,38 @@ static int add_input(inputs *in, const fs_named_view *input)
             in->slots[slot] = (uint8_t)in->n;
             return 0;
         }
-        if ((rc = grow_inputs(in, 4 * SMALL)) != 0)
+        if ((rc = grow_entries(in, 4 * SMALL)) != 0)
             return rc;
     }
     if (in->n == in->room) {
-        if ((rc = settle_inputs(in)) != 0)
+        if ((rc = settle_entries(in)) != 0)
             return rc;
         if (in->n > FS_MAX_INPUTS)
             return -FS_RESOURCE_EXHAUSTED;
-        if (in->n > in->room / 2 && (rc = grow_inputs(in, 2 * in->room)) != 0)
+        if (in->n > in->room / 2 && (rc = grow_entries(in, 2 * in->room)) != 0)
             return rc;
     }
     in->large[in->n++] = *input;
     return 0;
 }
 
-static int finish_inputs(inputs *in, fs_predict_request *out)
+int fs_tensor_map_end(fs_tensor_map *in, fs_named_view **entries, uint32_t *n)
 {
+    *entries = NULL;
     if (in->large != NULL) {
-        int rc = settle_inputs(in);
+        int rc = settle_entries(in);
         if (rc != 0)
             return rc;
         if (in->n > FS_MAX_INPUTS)
             return -FS_RESOURCE_EXHAUSTED;
-        out->inputs = in->large;
+        *entries = in->large;
     } else if (in->n > 0) {
-        out->inputs = fs_arena_alloc(in->arena, in->n * sizeof *out->inputs);
-        if (out->inputs == NULL)
+        *entries = fs_arena_alloc(in->arena, in->n * sizeof **entries);
+        if (*entries == NULL)
             return -FS_RESOURCE_EXHAUSTED;
-        memcpy(out->inputs, in->small, in->n * sizeof *out->inputs);
+        memcpy(*entries, in->small, in->n * sizeof **entries);
     }
-    out->n_inputs = in->n;
+    *n = in->n;
     return 0;
 }
 
@@ -216,7 +196,15 @@ static int join_values(fs_arena *arena, fs_slice entry, fs_slice *value)
     return 0;
 }
 
-static int parse_entry(inputs *in, fs_slice entry)
+void fs_tensor_map_begin(fs_tensor_map *in, fs_arena *arena)
+{
+    in->arena = arena;
+    in->n = in->sorted = in->room = 0;
+    in->large = in->scratch = NULL;
+    memset(in->slots, 0, sizeof in->slots); /* `small` is left as it is: 2 KiB that need not be touched */
+}
+
+int fs_tensor_map_add(fs_tensor_map *in, fs_slice entry)
 {
     fs_named_view input = {.alias = {entry.data, 0}, .proto = {entry.data, 0}};
     uint32_t values = 0;
@@ -245,7 +233,7 @@ static int parse_entry(inputs *in, fs_slice entry)
         if (rc != 0)
             return rc;
     }
-    return add_input(in, &input);
+    return add_entry(in, &input);
 }
 
 /* ---- model spec and filter ---------------------------------------------------------------------- */
@@ -274,9 +262,7 @@ static bool read_text(fs_wire *w, fs_slice *text)
     return fs_wire_read_bytes(w, text) && fs_wire_utf8_valid(*text);
 }
 
-/* Merges a ModelSpec into *model: what it does not set stays, and of version and label the last one set
- * rules. A version set again merges too, so that an empty one keeps the number. */
-static bool parse_model_spec(fs_slice bytes, fs_model_ref *model)
+bool fs_model_ref_parse(fs_slice bytes, fs_model_ref *model)
 {
     fs_wire w = fs_wire_over(bytes.data, bytes.len);
     fs_slice version;
@@ -339,12 +325,8 @@ static int add_filter(fs_arena *arena, fs_predict_request *out, uint32_t *room, 
 
 int fs_predict_parse(fs_arena *arena, const uint8_t *msg, size_t len, fs_predict_request *out)
 {
-    inputs in;
-    in.arena = arena;
-    in.n = in.sorted = in.room = 0;
-    in.large = in.scratch = NULL;
-    memset(in.slots, 0, sizeof in.slots); /* `small` is left as it is: 2 KiB that need not be touched */
-
+    fs_tensor_map in;
+    fs_tensor_map_begin(&in, arena);
     uint32_t filter_room = 0;
     const fs_slice empty = {msg, 0};
     *out = (fs_predict_request){.model = {.name = empty, .label = empty, .signature = empty}};
@@ -358,11 +340,11 @@ int fs_predict_parse(fs_arena *arena, const uint8_t *msg, size_t len, fs_predict
             return -FS_INTERNAL;
         switch (tag) {
         case FS_WIRE_TAG(F_MODEL_SPEC, FS_WIRE_BYTES):
-            if (!fs_wire_read_bytes(&w, &bytes) || !parse_model_spec(bytes, &out->model))
+            if (!fs_wire_read_bytes(&w, &bytes) || !fs_model_ref_parse(bytes, &out->model))
                 return -FS_INTERNAL;
             break;
         case FS_WIRE_TAG(F_INPUTS, FS_WIRE_BYTES):
-            rc = fs_wire_read_bytes(&w, &bytes) ? parse_entry(&in, bytes) : -FS_INTERNAL;
+            rc = fs_wire_read_bytes(&w, &bytes) ? fs_tensor_map_add(&in, bytes) : -FS_INTERNAL;
             break;
         case FS_WIRE_TAG(F_OUTPUT_FILTER, FS_WIRE_BYTES):
             rc = read_text(&w, &bytes) ? add_filter(arena, out, &filter_room, bytes) : -FS_INTERNAL;
@@ -384,7 +366,7 @@ int fs_predict_parse(fs_arena *arena, const uint8_t *msg, size_t len, fs_predict
         if (rc != 0)
             return rc;
     }
-    return finish_inputs(&in, out);
+    return fs_tensor_map_end(&in, &out->inputs, &out->n_inputs);
 }
 
 /* ---- the reply ------------------------------------------------------------------------------------ */

@@ -97,4 +97,9 @@ size_t fs_tensor_proto_size(const fs_tensor *t, int64_t first_row, int64_t rows,
 uint8_t *fs_tensor_proto_write(const fs_tensor *t, int64_t first_row, int64_t rows, bool as_content,
                                uint8_t *dst); /* returns the end */
 
+/* As fs_tensor_proto_write with as_content, but for the payload, which is not copied: *payload says what
+ * comes after what is written. Not for strings. */
+uint8_t *fs_tensor_proto_head(const fs_tensor *t, int64_t first_row, int64_t rows, uint8_t *dst,
+                              fs_slice *payload);
+
 #endif

@@ -177,21 +177,36 @@ size_t fs_tensor_proto_size(const fs_tensor *t, int64_t first_row, int64_t rows,
     return size + fs_wire_bytes_size(p.info->field, run_size(&p));
 }
 
-uint8_t *fs_tensor_proto_write(const fs_tensor *t, int64_t first_row, int64_t rows, bool as_content,
-                               uint8_t *dst)
+static uint8_t *write_dtype_and_shape(const part *p, uint8_t *dst)
 {
-    part p = part_of(t, first_row, rows);
     dst = fs_wire_put_tag(dst, F_DTYPE, FS_WIRE_VARINT);
-    dst = fs_wire_put_varint(dst, (uint64_t)t->dtype);
-    dst = fs_wire_put_head(dst, F_SHAPE, shape_size(&p));
-    for (int32_t i = 0; i < t->ndim; i++) {
-        int64_t dim = dim_of(&p, i);
+    dst = fs_wire_put_varint(dst, (uint64_t)p->tensor->dtype);
+    dst = fs_wire_put_head(dst, F_SHAPE, shape_size(p));
+    for (int32_t i = 0; i < p->tensor->ndim; i++) {
+        int64_t dim = dim_of(p, i);
         dst = fs_wire_put_head(dst, F_DIM, dim_size(dim));
         if (dim != 0) {
             dst = fs_wire_put_tag(dst, F_DIM_SIZE, FS_WIRE_VARINT);
             dst = fs_wire_put_varint(dst, (uint64_t)dim);
         }
     }
+    return dst;
+}
+
+uint8_t *fs_tensor_proto_head(const fs_tensor *t, int64_t first_row, int64_t rows, uint8_t *dst,
+                              fs_slice *payload)
+{
+    part p = part_of(t, first_row, rows);
+    *payload = (fs_slice){p.data, p.elements * p.info->size};
+    dst = write_dtype_and_shape(&p, dst);
+    return p.elements == 0 ? dst : fs_wire_put_head(dst, F_CONTENT, payload->len);
+}
+
+uint8_t *fs_tensor_proto_write(const fs_tensor *t, int64_t first_row, int64_t rows, bool as_content,
+                               uint8_t *dst)
+{
+    part p = part_of(t, first_row, rows);
+    dst = write_dtype_and_shape(&p, dst);
     if (p.elements == 0)
         return dst;
     if (p.info->store == STORE_STRING)

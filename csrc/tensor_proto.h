@@ -1,7 +1,8 @@
-/* tensor_proto: what the three parts of the tensor codec share: TensorProto's fields, and how each dtype's
- * values lie in them.
+/* tensor_proto: what the parts of the tensor codec share: TensorProto's fields, and how each dtype's values
+ * lie in them.
  *
- * Included by tensor.c (looking), tensor_decode.c and tensor_encode.c, and by nobody else. */
+ * Included by tensor.c (looking), tensor_decode.c, tensor_encode.c and predict_call.c (values that are used
+ * where they lie), and by nobody else. */
 #ifndef FS_TENSOR_PROTO_H
 #define FS_TENSOR_PROTO_H
 
