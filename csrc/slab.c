@@ -63,7 +63,7 @@ struct fs_slab {
     atomic_size_t cached;
     atomic_uint_fast64_t system_allocs;
     atomic_uint_fast64_t large_allocs;
-    _Atomic(pthread_t) owner; /* the thread that allocated last; 0 after release */
+    _Atomic(pthread_t) owner; /* the thread that allocated last; 0 after release or disown */
 
     /* Foreign threads write here: on a line apart from what the owner reads all the time. */
     _Alignas(64) _Atomic(free_block *) returned; /* CLOSED after release */
@@ -174,6 +174,16 @@ static void *large_alloc(fs_slab *slab, size_t size)
     count(&slab->system_allocs);
     count(&slab->large_allocs);
     return base + 64;
+}
+
+void fs_slab_own(fs_slab *slab)
+{
+    atomic_store_explicit(&slab->owner, pthread_self(), memory_order_relaxed); /* read by its writer only */
+}
+
+void fs_slab_disown(fs_slab *slab)
+{
+    atomic_store_explicit(&slab->owner, (pthread_t)0, memory_order_relaxed);
 }
 
 void *fs_slab_alloc(fs_slab *slab, size_t size)

@@ -30,6 +30,11 @@ fs_slab *fs_slab_new(size_t cache_bytes);
 /* Gives the slab up. Blocks still out stay valid; the last one freed takes the slab with it. Owner. */
 void fs_slab_release(fs_slab *slab);
 
+/* For a slab that threads own in turn, under a lock of theirs: the caller is the owner until it says
+ * fs_slab_disown, and from then on nobody is, so that what is freed without the lock goes by the return list. */
+void fs_slab_own(fs_slab *slab);
+void fs_slab_disown(fs_slab *slab);
+
 /* At least `size` bytes, aligned to 64 when size >= 1024, else to 16. NULL when out of memory. Owner. */
 void *fs_slab_alloc(fs_slab *slab, size_t size);
 
