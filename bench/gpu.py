@@ -17,8 +17,8 @@ import subprocess
 import sys
 from typing import Any
 
+import cache
 import load
-import models
 import report
 from cases import CONNECTIONS, STREAMS, Bench, raise_file_limit
 from rich.console import Console
@@ -101,11 +101,11 @@ def main() -> int:
     # The recorded scores are full float32; TF32's products have ten bits.
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     raise_file_limit()
-    if not models.is_current():
-        subprocess.run([sys.executable, str(models.HERE / "models.py")], check=True)
+    if not cache.is_current():
+        subprocess.run([sys.executable, str(cache.HERE / "cache.py")], check=True)
     from run import session_config
 
-    bench = Bench(json.loads(models.INDEX.read_text()), session_config(), False, lambda text: None)
+    bench = Bench(json.loads(cache.INDEX.read_text()), session_config(), False, lambda text: None)
     rows = [row for mode in MODES for row in check(mode, bench, card)]
     report.show(console, rows)
     report.write("gpu", rows, report.machine() | {"gpu": card}, {"seconds": SECONDS})

@@ -18,7 +18,7 @@ import time
 import traceback
 from pathlib import Path
 
-import models
+import cache
 import process
 import report
 from cases import CASES, Bench, raise_file_limit
@@ -50,10 +50,10 @@ def main(argv: list[str] | None = None) -> int:
         console.print("h2load is missing: apt-get install nghttp2-client")
         return 2
     raise_file_limit()
-    if not models.is_current():
+    if not cache.is_current():
         with console.status("making models and recorded requests (bench/.cache)"):
             done = subprocess.run(
-                [sys.executable, str(HERE / "models.py")], capture_output=True, text=True, check=False
+                [sys.executable, str(HERE / "cache.py")], capture_output=True, text=True, check=False
             )
         if done.returncode != 0:
             console.print(done.stderr, markup=False)
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
             if busy[name] > QUIET:
                 console.print(f"{name}: other processes use {busy[name]:.0%} of the machine: expect noise")
             say("starting")
-            bench = Bench(json.loads(models.INDEX.read_text()), session_config(), arguments.quick, say)
+            bench = Bench(json.loads(cache.INDEX.read_text()), session_config(), arguments.quick, say)
             case_started = time.monotonic()
             try:
                 rows += case(bench)

@@ -16,8 +16,8 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import cache
 import grpc
-import models
 import numpy as np
 from load import PREDICT_PATH
 
@@ -30,7 +30,7 @@ def verify(port: int, key: str) -> dict[str, Any]:
     """Sends the recorded bytes as they are and takes the replies apart."""
     from tensorflow_serving.apis import predict_pb2
 
-    index = json.loads(models.INDEX.read_text())
+    index = json.loads(cache.INDEX.read_text())
     worst = 0.0
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=_NO_LIMIT) as channel:
         predict = channel.unary_unary(PREDICT_PATH)
@@ -38,7 +38,7 @@ def verify(port: int, key: str) -> dict[str, Any]:
             with open(body["path"], "rb") as file:
                 frame = file.read()
             reply = predict(frame[5:], timeout=30.0)
-            if len(models.frame(reply)) != body["reply_bytes"]:
+            if len(cache.frame(reply)) != body["reply_bytes"]:
                 raise SystemExit(f"{body['path']}: the reply weighs {len(reply) + 5} bytes")
             values = predict_pb2.PredictResponse.FromString(reply).outputs[body["output"]].float_val
             worst = max(worst, float(np.max(np.abs(np.array(values) - np.array(body["expected"])))))

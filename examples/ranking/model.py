@@ -127,7 +127,7 @@ def _train_and_export(train: click_log.ClickLog, test: click_log.ClickLog, progr
 
     tf.keras.utils.set_random_seed(SEED)
     tf.config.experimental.enable_op_determinism()
-    model = _build(tf, train)
+    model = build(tf, train)
     step = _make_step(tf, model)
     order = np.random.default_rng(SEED).permutation(len(train))
     starts = range(0, len(train) - BATCH_ROWS + 1, BATCH_ROWS)
@@ -151,8 +151,9 @@ def _train_and_export(train: click_log.ClickLog, test: click_log.ClickLog, progr
     return auc_of(test.label, scores)
 
 
-def _build(tf, train: click_log.ClickLog):  # type: ignore[no-untyped-def]
-    field_rows = [min(rows, MAX_FIELD_ROWS) for rows in click_log.CARDINALITIES]
+def build(tf, train: click_log.ClickLog, max_field_rows: int = MAX_FIELD_ROWS):  # type: ignore[no-untyped-def]
+    """The model before any training, a tf.Module. train: what its dense features are scaled by."""
+    field_rows = [min(rows, max_field_rows) for rows in click_log.CARDINALITIES]
     offsets = np.concatenate([[0], np.cumsum(field_rows)[:-1]])
     logged = np.log1p(np.maximum(train.dense, 0.0))
     width = click_log.N_DENSE + click_log.N_SPARSE * EMBEDDING_WIDTH

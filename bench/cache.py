@@ -1,12 +1,13 @@
-"""What the benchmarks serve and send: SavedModels, recorded requests, rows for the bare loop.
+"""What the cases serve and send: SavedModels, recorded requests, rows for the bare loop.
 
-    python bench/models.py [--force]        makes bench/.cache, or says that it is current
+    python bench/cache.py [--force]         makes bench/.cache, or says that it is current
 
 run.py calls it as a child process, because making them takes TensorFlow and the harness had better stay
-small beside what it measures. Models: the ranker of examples/ranking; half_plus_two, once as TensorFlow 2
-exports it and once as a plain graph; slow, whose every batch keeps one thread busy for about 50 ms; wide,
-one row of any width, for large messages. Requests are encoded as the stock client encodes them
-(tf.make_tensor_proto). `index.json` lists it all.
+small beside what it measures. Models: the trained ranker of examples/ranking; half_plus_two, once as
+TensorFlow 2 exports it (models/half_plus_two.py) and once as a plain graph; slow, whose every batch keeps one
+thread busy for about 50 ms; wide, one row of any width, for large messages. Requests are encoded as the stock
+client encodes them (tf.make_tensor_proto). `index.json` lists it all. The workloads' models are not here:
+`fastserve bench` exports those itself.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import numpy as np
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 HERE = Path(__file__).resolve().parent
+MODELS = HERE / "models"
 RANKING = HERE.parent / "examples" / "ranking"
 CACHE = HERE / ".cache"
 INDEX = CACHE / "index.json"
@@ -42,7 +44,8 @@ CALIBRATION_S = 4.0
 def fingerprint() -> str:
     """Changes whenever what is in the cache could differ from what would be made now."""
     digest = hashlib.sha256()
-    for source in (HERE / "models.py", RANKING / "model.py", RANKING / "click_log.py"):
+    sources = [Path(__file__), MODELS / "exporting.py", MODELS / "half_plus_two.py"]
+    for source in [*sources, RANKING / "model.py", RANKING / "click_log.py"]:
         digest.update(source.read_bytes())
     return digest.hexdigest()
 
@@ -58,24 +61,27 @@ def make() -> None:
     """Makes the cache from nothing. Writes the index last, so that an interrupted run is seen."""
     import tensorflow as tf
 
-    sys.path.insert(0, str(RANKING))
+    sys.path[:0] = [str(RANKING), str(MODELS)]
     import click_log
+    import exporting
+    import half_plus_two as plain
     import model as ranking
 
     tf.get_logger().setLevel("ERROR")
     shutil.rmtree(CACHE, ignore_errors=True)
     CACHE.mkdir()
     export = ranking.ensure_export()
+    exporting.save(plain.make(exporting.Size(BARE_ROWS)), CACHE / "models" / "half_plus_two")
+    halves = np.load(CACHE / "models" / "half_plus_two" / "requests.npz")["x"]
     models = {
         "ranker": _describe(tf, export.path),
-        "half_plus_two": _describe(tf, _export_half_plus_two(tf)),
+        "half_plus_two": _describe(tf, CACHE / "models" / "half_plus_two" / "1"),
         "half_plus_two_simple": _describe(tf, _export_half_plus_two_simple(tf)),
         "slow": _describe(tf, _export_slow(tf)),
         "wide": _describe(tf, _export_wide(tf)),
     }
     log = click_log.read(export.held_out)
     _write_rows(models["ranker"], {"dense": log.dense, "sparse": log.sparse})
-    halves = tf.random.stateless_uniform([BARE_ROWS], [1, 2], -100.0, 100.0).numpy()
     for name in ("half_plus_two", "half_plus_two_simple", "slow"):
         _write_rows(models[name], {"x": halves})
 
@@ -98,20 +104,6 @@ def make() -> None:
     INDEX.write_text(
         json.dumps({"fingerprint": fingerprint(), "models": models, "bodies": bodies}, indent=1) + "\n"
     )
-
-
-def _export_half_plus_two(tf: Any) -> Path:
-    class HalfPlusTwo(tf.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.a = tf.Variable(0.5)
-            self.b = tf.Variable(2.0)
-
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
-        def predict(self, x):  # type: ignore[no-untyped-def]
-            return {"y": x * self.a + self.b}
-
-    return _save(tf, HalfPlusTwo(), "half_plus_two")
 
 
 def _export_half_plus_two_simple(tf: Any) -> Path:
