@@ -95,6 +95,8 @@ def build(
 
 
 def _convert(schema: Schema, hint: Any, value: Any, where: Where, problems: list[Problem]) -> Any:
+    if get_origin(hint) in (Union, types.UnionType):  # a table that need not be there
+        hint = next(filter(_is_struct, get_args(hint)), hint)
     element: Any = get_args(hint)[0] if get_origin(hint) is tuple else None
     if _is_struct(hint):
         if isinstance(value, dict):
@@ -108,12 +110,13 @@ def _convert(schema: Schema, hint: Any, value: Any, where: Where, problems: list
             Problem(where, f"expected one or more tables, [[{_dotted(where)}]]", show_value=False)
         )
         return None
-    if get_origin(hint) is dict and _is_struct(get_args(hint)[1]):
-        if isinstance(value, dict) and all(isinstance(item, dict) for item in value.values()):
-            inner = get_args(hint)[1]
-            return {key: build(schema, inner, item, (*where, key), problems) for key, item in value.items()}
-        problems.append(Problem(where, f"expected tables, [{_dotted(where)}.NAME]"))
-        return None
+    if get_origin(hint) is dict:
+        inner = get_args(hint)[1]
+        if not isinstance(value, dict):
+            name = f"{_dotted(where)}.NAME" if _is_struct(inner) else _dotted(where)
+            problems.append(Problem(where, f"expected a table, [{name}]"))
+            return None
+        return {key: _convert(schema, inner, item, (*where, key), problems) for key, item in value.items()}
     if isinstance(value, str) and hint in schema.from_text:
         try:
             value = schema.from_text[hint](value)
@@ -145,8 +148,6 @@ def _expected(hint: Any) -> str:
         return f"a list, each item {_expected(args[0])}"
     if origin in (Union, types.UnionType):
         return _or([_expected(arg) for arg in args if arg is not type(None)])
-    if origin is dict:
-        return "a table"
     return {bool: "true or false", str: "a string"}[hint]
 
 
