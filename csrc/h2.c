@@ -9,16 +9,14 @@
 
 #include "h2_call.h"
 
-/* Later fixes of 1.52 brought these two, and distributions carry them back; weak, so that a libnghttp2
- * without them still loads. */
+/* A later fix of 1.52 brought this, and distributions carry it back; weak, so that a libnghttp2 without it
+ * still loads. */
 __attribute__((weak)) void nghttp2_option_set_stream_reset_rate_limit(nghttp2_option *option, uint64_t burst,
                                                                        uint64_t rate);
-__attribute__((weak)) void nghttp2_option_set_max_continuations(nghttp2_option *option, size_t val);
 
 enum {
     TOKEN = 1000000,           /* one token of a bucket */
     STALL_STEP_BYTES = 4096,   /* who takes less than this in stall_timeout_us is stalled all the same */
-    MAX_CONTINUATIONS = 16,
     PAST_HELP_US = 1000000000, /* refilling for longer than this changes nothing; keeps products small */
 };
 
@@ -146,76 +144,20 @@ void fs_h2_earn(bucket *bucket, uint32_t burst)
         bucket->level += TOKEN;
 }
 
-void fs_h2_fail(fs_h2 *h2, int status, uint32_t http2_code)
-{
-    if (h2->failed == 0)
-        h2->failed = status;
-    if (!h2->cannot_send && nghttp2_session_terminate_session(h2->session, http2_code) != 0)
-        h2->cannot_send = true;
-}
-
 /* ---- life -------------------------------------------------------------------------------- */
-
-static void *mem_malloc(size_t size, void *user)
-{
-    fs_h2 *h2 = user;
-    return fs_slab_alloc(h2->slab, size);
-}
-
-static void *mem_calloc(size_t count, size_t size, void *user)
-{
-    size_t total;
-    if (__builtin_mul_overflow(count, size, &total))
-        return NULL;
-    void *block = mem_malloc(total, user);
-    if (block != NULL)
-        memset(block, 0, total);
-    return block;
-}
-
-/* nghttp2 (seen in 1.52) frees a DATA item twice when the queue that the item should join cannot grow: at
- * once, and with the stream, which still points to it. So when memory runs out in a realloc, which is how
- * queues grow, the session is over, and the next block to be freed is put aside, whole, until nghttp2 is
- * through. */
-static void *mem_realloc(void *block, size_t size, void *user)
-{
-    fs_h2 *h2 = user;
-    void *bigger = fs_slab_realloc(h2->slab, block, size);
-    if (bigger == NULL && size > 0) {
-        h2->cannot_send = true;
-        if (h2->failed == 0)
-            h2->failed = -FS_RESOURCE_EXHAUSTED;
-        h2->put_aside_next = h2->put_aside == NULL;
-    }
-    return bigger;
-}
-
-static void mem_free(void *block, void *user)
-{
-    fs_h2 *h2 = user;
-    if (block == NULL || block == h2->put_aside)
-        return;
-    if (h2->put_aside_next) {
-        h2->put_aside = block;
-        h2->put_aside_next = false;
-        return;
-    }
-    fs_slab_free(block);
-}
 
 static void session_del(fs_h2 *h2)
 {
-    nghttp2_session_del(h2->session);
-    fs_slab_free(h2->put_aside);
+    fs_h2_session_clear(&h2->base);
     fs_slab_free(h2);
 }
 
 static int make_session(fs_h2 *h2)
 {
     nghttp2_session_callbacks *callbacks = NULL;
-    nghttp2_option *option = NULL;
+    nghttp2_option *option = fs_h2_session_options();
     int rc = -FS_RESOURCE_EXHAUSTED;
-    if (nghttp2_session_callbacks_new(&callbacks) != 0 || nghttp2_option_new(&option) != 0)
+    if (option == NULL || nghttp2_session_callbacks_new(&callbacks) != 0)
         goto out;
     nghttp2_session_callbacks_set_on_begin_frame_callback(callbacks, fs_h2_on_begin_frame);
     nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, fs_h2_on_begin_headers);
@@ -227,15 +169,12 @@ static int make_session(fs_h2 *h2)
     nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, fs_h2_on_frame_sent);
     nghttp2_session_callbacks_set_send_data_callback(callbacks, fs_h2_on_send_data);
 
-    nghttp2_option_set_no_closed_streams(option, 1);
     /* Its own limit on resets cannot tell an honest caller's cancellations from an attack: ours earns tokens
      * back by finished calls. */
     if (nghttp2_option_set_stream_reset_rate_limit != NULL)
         nghttp2_option_set_stream_reset_rate_limit(option, (uint64_t)1 << 40, (uint64_t)1 << 40);
-    if (nghttp2_option_set_max_continuations != NULL)
-        nghttp2_option_set_max_continuations(option, MAX_CONTINUATIONS);
 
-    if (nghttp2_session_server_new3(&h2->session, callbacks, h2, option, &h2->mem) != 0)
+    if (nghttp2_session_server_new3(&h2->base.session, callbacks, h2, option, &h2->base.mem) != 0)
         goto out;
     const fs_h2_limits *limits = h2->limits;
     const nghttp2_settings_entry settings[] = {
@@ -245,9 +184,9 @@ static int make_session(fs_h2 *h2)
         /* RFC 9218's flat queues in place of RFC 7540's tree, which peers could shape as they liked. */
         {NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1},
     };
-    if (nghttp2_submit_settings(h2->session, NGHTTP2_FLAG_NONE, settings,
+    if (nghttp2_submit_settings(h2->base.session, NGHTTP2_FLAG_NONE, settings,
                                 sizeof settings / sizeof *settings) != 0 ||
-        nghttp2_session_set_local_window_size(h2->session, NGHTTP2_FLAG_NONE, 0,
+        nghttp2_session_set_local_window_size(h2->base.session, NGHTTP2_FLAG_NONE, 0,
                                               (int32_t)limits->window_bytes) != 0)
         goto out;
     rc = 0;
@@ -264,13 +203,12 @@ fs_h2 *fs_h2_new(const fs_h2_limits *limits, const fs_h2_handler *handler, void 
     if (h2 == NULL)
         return NULL;
     memset(h2, 0, sizeof *h2);
+    fs_h2_session_init(&h2->base, slab);
     h2->limits = limits;
     h2->handler = handler;
     h2->ctx = ctx;
     h2->conn = conn;
     h2->budget = budget;
-    h2->slab = slab;
-    h2->mem = (nghttp2_mem){h2, mem_malloc, mem_free, mem_calloc, mem_realloc};
     h2->now_us = now_us;
     h2->heard_us = now_us;
     h2->progress_us = INT64_MAX;
@@ -320,55 +258,19 @@ void fs_h2_free(fs_h2 *h2)
 int fs_h2_recv(fs_h2 *h2, const uint8_t *data, size_t len, int64_t now_us)
 {
     h2->now_us = now_us;
-    if (h2->failed != 0)
-        return h2->failed;
+    if (h2->base.failed != 0)
+        return h2->base.failed;
     h2->heard_us = now_us;
     h2->ping_us = 0;
-    ssize_t rc = nghttp2_session_mem_recv(h2->session, data, len);
-    if (h2->failed != 0)
-        return h2->failed;
-    if (rc == NGHTTP2_ERR_NOMEM) {
-        fs_h2_fail(h2, -FS_RESOURCE_EXHAUSTED, NGHTTP2_INTERNAL_ERROR);
-    } else if (rc < 0) {
-        fs_h2_fail(h2, -FS_UNAVAILABLE,
-                   rc == NGHTTP2_ERR_FLOODED ? NGHTTP2_ENHANCE_YOUR_CALM : NGHTTP2_PROTOCOL_ERROR);
-    } else if (!nghttp2_session_want_read(h2->session)) {
-        return -FS_UNAVAILABLE; /* either side said GOAWAY and the last stream is closed */
-    }
-    return h2->failed;
+    return fs_h2_session_recv(&h2->base, data, len);
 }
 
 size_t fs_h2_send(fs_h2 *h2, uint8_t *dst, size_t room, int64_t now_us)
 {
     h2->now_us = now_us;
-    h2->out = dst;
-    h2->out_room = room;
-    h2->out_len = 0;
     size_t replies_before = h2->reply_bytes;
-    for (;;) {
-        if (h2->rest_len > 0) {
-            size_t n = room - h2->out_len;
-            n = n < h2->rest_len ? n : h2->rest_len;
-            memcpy(dst + h2->out_len, h2->rest, n);
-            h2->out_len += n;
-            h2->rest += n;
-            h2->rest_len -= n;
-            if (h2->rest_len > 0)
-                break;
-        }
-        if (h2->cannot_send)
-            break;
-        ssize_t n = nghttp2_session_mem_send(h2->session, &h2->rest);
-        if (n < 0) {
-            h2->cannot_send = true;
-            if (h2->failed == 0)
-                h2->failed = n == NGHTTP2_ERR_NOMEM ? -FS_RESOURCE_EXHAUSTED : -FS_INTERNAL;
-            break;
-        }
-        if (n == 0)
-            break; /* nothing to say, or a DATA frame found no room: it waits in nghttp2 */
-        h2->rest_len = (size_t)n;
-    }
+    fs_h2_session_begin(&h2->base, dst, room);
+    fs_h2_session_fill(&h2->base);
 
     if (h2->reply_bytes == 0) {
         h2->progress_us = INT64_MAX;
@@ -382,7 +284,7 @@ size_t fs_h2_send(fs_h2 *h2, uint8_t *dst, size_t room, int64_t now_us)
             h2->progress_bytes = 0;
         }
     }
-    return h2->out_len;
+    return h2->base.out_len;
 }
 
 /* ---- time ---------------------------------------------------------------------------------- */
@@ -396,8 +298,8 @@ int64_t fs_h2_tick(fs_h2 *h2, int64_t now_us)
 {
     const fs_h2_limits *limits = h2->limits;
     h2->now_us = now_us;
-    if (h2->failed != 0)
-        return h2->failed;
+    if (h2->base.failed != 0)
+        return h2->base.failed;
     int64_t due = INT64_MAX;
 
     if (limits->request_timeout_us > 0) {
@@ -420,51 +322,48 @@ int64_t fs_h2_tick(fs_h2 *h2, int64_t now_us)
         }
         int64_t until = h2->progress_us + limits->stall_timeout_us;
         if (until <= now_us) {
-            fs_h2_fail(h2, -FS_UNAVAILABLE, NGHTTP2_ENHANCE_YOUR_CALM);
-            return h2->failed;
+            fs_h2_session_fail(&h2->base, -FS_UNAVAILABLE, NGHTTP2_ENHANCE_YOUR_CALM);
+            return h2->base.failed;
         }
         due = sooner(due, until);
     }
 
     if (limits->keepalive_us > 0) {
         if (h2->ping_us == 0 && h2->heard_us + limits->keepalive_us <= now_us) {
-            if (nghttp2_submit_ping(h2->session, NGHTTP2_FLAG_NONE, NULL) != 0)
-                fs_h2_fail(h2, -FS_RESOURCE_EXHAUSTED, NGHTTP2_INTERNAL_ERROR);
+            if (nghttp2_submit_ping(h2->base.session, NGHTTP2_FLAG_NONE, NULL) != 0)
+                fs_h2_session_fail(&h2->base, -FS_RESOURCE_EXHAUSTED, NGHTTP2_INTERNAL_ERROR);
             h2->ping_us = now_us;
         }
         int64_t until = h2->ping_us != 0 ? h2->ping_us + limits->keepalive_timeout_us
                                          : h2->heard_us + limits->keepalive_us;
         if (until <= now_us)
-            fs_h2_fail(h2, -FS_UNAVAILABLE, NGHTTP2_NO_ERROR);
+            fs_h2_session_fail(&h2->base, -FS_UNAVAILABLE, NGHTTP2_NO_ERROR);
         due = sooner(due, until);
     }
-    return h2->failed != 0 ? h2->failed : due;
+    return h2->base.failed != 0 ? h2->base.failed : due;
 }
 
 /* ---- the end --------------------------------------------------------------------------------- */
 
 void fs_h2_shutdown_notice(fs_h2 *h2)
 {
-    if (h2->failed == 0 && !h2->shut && nghttp2_submit_shutdown_notice(h2->session) != 0)
-        fs_h2_fail(h2, -FS_RESOURCE_EXHAUSTED, NGHTTP2_INTERNAL_ERROR);
+    if (h2->base.failed == 0 && !h2->shut && nghttp2_submit_shutdown_notice(h2->base.session) != 0)
+        fs_h2_session_fail(&h2->base, -FS_RESOURCE_EXHAUSTED, NGHTTP2_INTERNAL_ERROR);
 }
 
 void fs_h2_shutdown(fs_h2 *h2)
 {
-    if (h2->failed != 0 || h2->shut)
+    if (h2->base.failed != 0 || h2->shut)
         return;
     h2->shut = true;
-    int32_t last = nghttp2_session_get_last_proc_stream_id(h2->session);
-    if (nghttp2_submit_goaway(h2->session, NGHTTP2_FLAG_NONE, last, NGHTTP2_NO_ERROR, NULL, 0) != 0)
-        fs_h2_fail(h2, -FS_RESOURCE_EXHAUSTED, NGHTTP2_INTERNAL_ERROR);
+    int32_t last = nghttp2_session_get_last_proc_stream_id(h2->base.session);
+    if (nghttp2_submit_goaway(h2->base.session, NGHTTP2_FLAG_NONE, last, NGHTTP2_NO_ERROR, NULL, 0) != 0)
+        fs_h2_session_fail(&h2->base, -FS_RESOURCE_EXHAUSTED, NGHTTP2_INTERNAL_ERROR);
 }
 
 bool fs_h2_done(const fs_h2 *h2)
 {
-    if (h2->rest_len > 0)
-        return false;
-    return h2->cannot_send ||
-           (!nghttp2_session_want_read(h2->session) && !nghttp2_session_want_write(h2->session));
+    return fs_h2_session_done(&h2->base);
 }
 
 uint32_t fs_h2_active_calls(const fs_h2 *h2)

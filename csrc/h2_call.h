@@ -5,10 +5,9 @@
 #ifndef FS_H2_CALL_H
 #define FS_H2_CALL_H
 
-#include <nghttp2/nghttp2.h>
-
 #include "grpc.h"
 #include "h2.h"
+#include "h2_session.h"
 
 enum {
     PATH_INLINE = 80,       /* longer paths get a block of their own */
@@ -83,14 +82,12 @@ typedef struct header_block {
 } header_block;
 
 struct fs_h2 {
-    nghttp2_session *session;
+    fs_h2_session base; /* first: nghttp2 hands it to the callbacks */
     const fs_h2_limits *limits;
     const fs_h2_handler *handler;
     void *ctx;
     void *conn;
     fs_budget *budget;
-    fs_slab *slab;
-    nghttp2_mem mem;
 
     int64_t now_us;
     int64_t heard_us;    /* when bytes last came */
@@ -106,18 +103,8 @@ struct fs_h2 {
     size_t reply_bytes;  /* replies not sent yet */
 
     bucket resets, chatter;
-    int failed;       /* 0 or a negative status: the peer broke the rules, or memory ran out */
-    bool cannot_send; /* nghttp2 cannot go on */
     bool shut;
-    bool put_aside_next; /* see mem_realloc */
-    void *put_aside;
     header_block block;
-
-    /* Where fs_h2_send writes. */
-    uint8_t *out;
-    size_t out_room, out_len;
-    const uint8_t *rest; /* nghttp2's: valid until it is asked for more */
-    size_t rest_len;
 };
 
 /* ---- h2.c: lists, charges, limits ---------------------------------------------------------- */
@@ -135,9 +122,6 @@ void fs_call_drop_request(call *call); /* frees the message; its charge, too */
 /* False when the peer has used up its tokens: the session ends. */
 bool fs_h2_spend(fs_h2 *h2, bucket *bucket, uint32_t burst, uint32_t per_s);
 void fs_h2_earn(bucket *bucket, uint32_t burst);
-
-/* Ends the session with a GOAWAY that carries an HTTP/2 error code. */
-void fs_h2_fail(fs_h2 *h2, int status, uint32_t http2_code);
 
 /* ---- h2_request.c ------------------------------------------------------------------------------ */
 

@@ -10,7 +10,6 @@
 enum {
     MESSAGE_ROOM = 2048,   /* bytes of text that grpc-message is made from, at most */
     MAX_HEADERS = 5,
-    DATA_HEAD_BYTES = 9,
     DEFAULT_URGENCY = NGHTTP2_EXTPRI_DEFAULT_URGENCY,
 };
 
@@ -39,7 +38,7 @@ static nghttp2_nv message_header(const char *encoded, size_t len)
 
 static void out_of_memory(fs_h2 *h2)
 {
-    fs_h2_fail(h2, -FS_RESOURCE_EXHAUSTED, NGHTTP2_INTERNAL_ERROR);
+    fs_h2_session_fail(&h2->base, -FS_RESOURCE_EXHAUSTED, NGHTTP2_INTERNAL_ERROR);
 }
 
 /* ---- replies on their way -------------------------------------------------------------------- */
@@ -72,7 +71,7 @@ static int queue_reply(call *call, void *block, size_t len)
 {
     reply *one = &call->first;
     if (call->first_used) {
-        one = fs_slab_alloc(call->rpc.h2->slab, sizeof *one);
+        one = fs_slab_alloc(call->rpc.h2->base.slab, sizeof *one);
         if (one == NULL)
             return -FS_RESOURCE_EXHAUSTED;
     } else {
@@ -94,7 +93,7 @@ static int submit_trailers(fs_h2 *h2, call *call)
     headers[n++] = status_header(call->code);
     if (call->message_bytes > 0)
         headers[n++] = message_header(call->message, call->message_bytes);
-    return nghttp2_submit_trailer(h2->session, call->stream_id, headers, n);
+    return nghttp2_submit_trailer(h2->base.session, call->stream_id, headers, n);
 }
 
 static ssize_t on_read(nghttp2_session *session, int32_t stream_id, uint8_t *buf, size_t room,
@@ -132,11 +131,10 @@ int fs_h2_on_send_data(nghttp2_session *session, nghttp2_frame *frame, const uin
     reply *one = call->replies;
     if (one == NULL || len > one->len - one->sent)
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE; /* dropped since it was read: the stream is going */
-    if (h2->out_room - h2->out_len < DATA_HEAD_BYTES + len)
+    uint8_t *at = fs_h2_session_put_data(&h2->base, head, len);
+    if (at == NULL)
         return NGHTTP2_ERR_WOULDBLOCK;
-    memcpy(h2->out + h2->out_len, head, DATA_HEAD_BYTES);
-    memcpy(h2->out + h2->out_len + DATA_HEAD_BYTES, one->block + one->sent, len);
-    h2->out_len += DATA_HEAD_BYTES + len;
+    memcpy(at, one->block + one->sent, len);
     one->sent += len;
     h2->reply_bytes -= len;
     if (one->sent == one->len) {
@@ -179,10 +177,10 @@ static int submit_start(call *call)
         headers[n++] = HEADER("grpc-encoding", "deflate");
     nghttp2_data_provider provider = {.source = {.ptr = call}, .read_callback = on_read};
     call->started = true;
-    int rc = nghttp2_submit_response(h2->session, call->stream_id, headers, n, &provider);
+    int rc = nghttp2_submit_response(h2->base.session, call->stream_id, headers, n, &provider);
     if (rc == 0 && call->replies != NULL && call->replies->len > SMALL_REPLY) {
         const nghttp2_extpri turns = {.urgency = DEFAULT_URGENCY, .inc = 1};
-        rc = nghttp2_session_change_extpri_stream_priority(h2->session, call->stream_id, &turns, 1);
+        rc = nghttp2_session_change_extpri_stream_priority(h2->base.session, call->stream_id, &turns, 1);
     }
     return rc;
 }
@@ -197,7 +195,7 @@ void fs_call_answer_http(call *call, const char *http_status, int code, const ch
         fs_call_drop_request(call);
         fs_call_move(call, &h2->serving); /* it times out no more */
     }
-    if (h2->failed != 0)
+    if (h2->base.failed != 0)
         return;
     char encoded[3 * MESSAGE_ROOM];
     size_t len = msg == NULL ? 0 : msg_len < MESSAGE_ROOM ? msg_len : MESSAGE_ROOM;
@@ -205,7 +203,7 @@ void fs_call_answer_http(call *call, const char *http_status, int code, const ch
 
     if (call->started) {
         if (len > 0) {
-            call->message = fs_slab_alloc(h2->slab, len);
+            call->message = fs_slab_alloc(h2->base.slab, len);
             if (call->message != NULL) {
                 memcpy(call->message, encoded, len);
                 call->message_bytes = len;
@@ -214,7 +212,7 @@ void fs_call_answer_http(call *call, const char *http_status, int code, const ch
         call->code = (uint8_t)code;
         call->finishing = true;
         /* An error when nothing is deferred: the reader will find `finishing` by itself. */
-        int rc = nghttp2_session_resume_data(h2->session, call->stream_id);
+        int rc = nghttp2_session_resume_data(h2->base.session, call->stream_id);
         if (rc == NGHTTP2_ERR_NOMEM)
             out_of_memory(h2);
         return;
@@ -230,7 +228,7 @@ void fs_call_answer_http(call *call, const char *http_status, int code, const ch
     if (call->header_encoding == UINT8_MAX)
         headers[n++] = HEADER("grpc-accept-encoding", "identity,deflate,gzip");
     call->started = true;
-    int rc = nghttp2_submit_response(h2->session, call->stream_id, headers, n, NULL);
+    int rc = nghttp2_submit_response(h2->base.session, call->stream_id, headers, n, NULL);
     if (rc != 0 && nghttp2_is_fatal(rc))
         out_of_memory(h2);
 }
@@ -249,7 +247,7 @@ void fs_rpc_finish(fs_rpc *rpc, int code, const char *msg, size_t msg_len, void 
         fs_call_free(call);
         return;
     }
-    if (call->answered || rpc->h2->failed != 0) {
+    if (call->answered || rpc->h2->base.failed != 0) {
         /* By us, over a frame that broke the rules; or nobody will hear it. The stream is not closed yet. */
         fs_call_drop_request(call);
         fs_slab_free(block);
@@ -274,8 +272,8 @@ void fs_rpc_finish(fs_rpc *rpc, int code, const char *msg, size_t msg_len, void 
     call->answered = true;
     call->finishing = true;
     call->code = FS_OK;
-    int rc =
-        call->started ? nghttp2_session_resume_data(rpc->h2->session, call->stream_id) : submit_start(call);
+    int rc = call->started ? nghttp2_session_resume_data(rpc->h2->base.session, call->stream_id)
+                           : submit_start(call);
     if (nghttp2_is_fatal(rc))
         out_of_memory(rpc->h2);
 }
@@ -283,12 +281,12 @@ void fs_rpc_finish(fs_rpc *rpc, int code, const char *msg, size_t msg_len, void 
 int fs_rpc_send(fs_rpc *rpc, void *block, size_t len)
 {
     call *call = (struct call *)rpc;
-    if (call->stream_gone || call->answered || rpc->h2->failed != 0)
+    if (call->stream_gone || call->answered || rpc->h2->base.failed != 0)
         return -FS_CANCELLED;
     if (queue_reply(call, block, len) != 0)
         return -FS_CANCELLED;
-    int rc =
-        call->started ? nghttp2_session_resume_data(rpc->h2->session, call->stream_id) : submit_start(call);
+    int rc = call->started ? nghttp2_session_resume_data(rpc->h2->base.session, call->stream_id)
+                           : submit_start(call);
     if (nghttp2_is_fatal(rc))
         out_of_memory(rpc->h2); /* the session ends; the queue frees the frame */
     return 0;

@@ -26,14 +26,14 @@ static call *call_of(nghttp2_session *session, int32_t stream_id)
 /* What the callbacks for input return: once the session has failed, the rest of the input is not read. */
 static int verdict(const fs_h2 *h2)
 {
-    return h2->failed != 0 ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;
+    return h2->base.failed != 0 ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;
 }
 
 /* Takes a token for a frame that costs us and gives nothing. */
 static int spend_chatter(fs_h2 *h2)
 {
     if (!fs_h2_spend(h2, &h2->chatter, h2->limits->chatter_burst, h2->limits->chatter_per_s))
-        fs_h2_fail(h2, -FS_UNAVAILABLE, NGHTTP2_ENHANCE_YOUR_CALM);
+        fs_h2_session_fail(&h2->base, -FS_UNAVAILABLE, NGHTTP2_ENHANCE_YOUR_CALM);
     return verdict(h2);
 }
 
@@ -42,12 +42,12 @@ static int spend_chatter(fs_h2 *h2)
 int fs_h2_on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *user)
 {
     fs_h2 *h2 = user;
-    if (h2->failed != 0 || frame->hd.type != NGHTTP2_HEADERS)
+    if (h2->base.failed != 0 || frame->hd.type != NGHTTP2_HEADERS)
         return verdict(h2);
     h2->block = (header_block){.timeout_us = NO_TIMEOUT};
     if (frame->headers.cat != NGHTTP2_HCAT_REQUEST)
         return 0;
-    call *call = fs_slab_alloc(h2->slab, sizeof *call);
+    call *call = fs_slab_alloc(h2->base.slab, sizeof *call);
     if (call == NULL)
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
     memset(call, 0, offsetof(struct call, path_room));
@@ -74,7 +74,7 @@ static void keep_path(fs_h2 *h2, const uint8_t *value, size_t len)
     call *call = h2->block.call;
     uint8_t *room = call->path_room;
     if (len > sizeof call->path_room) {
-        room = fs_slab_alloc(h2->slab, len);
+        room = fs_slab_alloc(h2->base.slab, len);
         if (room == NULL) {
             h2->block.out_of_memory = true;
             return;
@@ -240,7 +240,7 @@ static bool start_message(fs_h2 *h2, call *call)
         fs_call_answer(call, err.code, err.msg, err.len);
         return false;
     }
-    call->rpc.message = fs_slab_alloc(h2->slab, len > 0 ? len : EMPTY_MESSAGE_BYTES);
+    call->rpc.message = fs_slab_alloc(h2->base.slab, len > 0 ? len : EMPTY_MESSAGE_BYTES);
     if (call->rpc.message == NULL) {
         fs_call_discharge(call, len);
         ANSWER(call, FS_RESOURCE_EXHAUSTED, "Out of memory");
@@ -420,6 +420,6 @@ int fs_h2_on_stream_close(nghttp2_session *session, int32_t stream_id, uint32_t 
     /* Whoever sent the RST_STREAM: a peer can make us reset as well as it can itself. Not an error to
      * nghttp2, which may be sending: the next frame that comes finds the session failed. */
     if (!fs_h2_spend(h2, &h2->resets, h2->limits->reset_burst, h2->limits->reset_per_s))
-        fs_h2_fail(h2, -FS_UNAVAILABLE, NGHTTP2_ENHANCE_YOUR_CALM);
+        fs_h2_session_fail(&h2->base, -FS_UNAVAILABLE, NGHTTP2_ENHANCE_YOUR_CALM);
     return 0;
 }
