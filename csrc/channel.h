@@ -15,11 +15,11 @@
 #ifndef FS_CHANNEL_H
 #define FS_CHANNEL_H
 
+#include "balance.h"
+#include "channel_timers.h"
 #include "link.h"
 
 typedef struct fs_channel fs_channel;
-
-enum fs_balance { FS_ROUND_ROBIN = 0, FS_LEAST_OUTSTANDING = 1 };
 
 typedef struct fs_endpoint {
     struct sockaddr_storage address;
@@ -77,8 +77,9 @@ typedef struct fs_channel_call {
     uint32_t n_headers;
     int64_t deadline_us;          /* on the clock of fs_now_us; INT64_MAX: none */
     bool no_retry;                /* not idempotent: made again only if no server has looked at it */
-    void (*on_done)(struct fs_channel_call *call); /* may be NULL. Under the lock, on whichever thread drives:
-                                     must be short and must not call the channel */
+    void (*on_done)(struct fs_channel_call *call); /* may be NULL. Under the lock, on whichever thread drives,
+                                     or from inside fs_channel_start: must be short and must not call the
+                                     channel. The call's memory is the caller's again */
     void *user;
 
     /* The result, once done. */
@@ -91,8 +92,19 @@ typedef struct fs_channel_call {
     uint16_t attempts, hedges;    /* made in all */
     int16_t endpoint;             /* whose answer it is, -1: nobody's */
 
-    /* The channel's own. */
-    void *own[24];
+    /* The channel's own, until done. */
+    struct fs_channel_call *prev, *next;           /* of all that are open */
+    struct fs_channel_call *queue_prev, *queue_next; /* of those that wait for a connection */
+    fs_timer timer;
+    struct fs_attempt *tries[2];  /* under way: [1] is the hedge */
+    struct fs_waiter *waiter;     /* who sleeps for it, NULL: nobody */
+    uint64_t avoid;               /* the endpoint that the last attempt failed at */
+    int64_t started_us, retry_us, hedge_us;
+    uint64_t refusals;            /* the channel's when it began to wait for a connection */
+    uint32_t unprocessed;         /* attempts that no server has looked at */
+    uint16_t failures;            /* attempts that failed and count against max_attempts */
+    uint8_t state;
+    uint8_t pace;                 /* which of the channel's paths, for hedging */
 } fs_channel_call;
 
 typedef struct fs_endpoint_stats {
@@ -115,11 +127,12 @@ void fs_channel_free(fs_channel *channel);
 /* Starts a call and sends what can be sent at once. It always ends in `done`, except when cancelled. */
 void fs_channel_start(fs_channel *channel, fs_channel_call *call);
 
-/* Sleeps, or drives, until the call is done or the clock says `until_us`. Whether it is done. */
+/* Sleeps, or drives, until the call is done or the clock says `until_us`. Whether it is done. One thread at a
+ * time for one call. */
 bool fs_channel_wait(fs_channel *channel, fs_channel_call *call, int64_t until_us);
 
 /* Gives a call up; its memory is the caller's again. on_done is not called. False when it was done already.
- * */
+ * A thread that waits for the call returns from fs_channel_wait at once, with false. */
 bool fs_channel_cancel(fs_channel *channel, fs_channel_call *call);
 
 /* For event loops: readable when fs_channel_drive has something to do. Drive returns when to drive next at
