@@ -65,7 +65,7 @@ from fastserve.errors import FastServeError
 
 
 cdef extern from "Python.h":
-    const char *PyUnicode_AsUTF8AndSize(str text, Py_ssize_t *size) except NULL
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     str PyUnicode_DecodeUTF8(const char *text, Py_ssize_t size, const char *errors)
 
 
@@ -135,7 +135,7 @@ cdef object numpy_dtype(int number, str alias):
     return found
 
 
-cdef fs_slice text_slice(str text) except *:
+cdef fs_slice text_slice(object text) except *:
     """Points into `text`, which the caller keeps. UnicodeEncodeError for lone surrogates."""
     cdef Py_ssize_t size = 0
     cdef fs_slice s
@@ -274,12 +274,16 @@ def _normal(str alias, value):
         return array, FS_DT_STRING
     if value is None:
         raise TypeError(f"input {alias!r} is None: it needs an array")
-    given = isinstance(value, module.ndarray)
+    first = value
+    while isinstance(first, (list, tuple)) and len(first) > 0:
+        first = first[0]
     try:
-        array = module.asarray(value)
-        if array.dtype.kind in "SU" and not given and not hasattr(value, "dtype"):
-            # From a list: numpy would cut a string's last zeros, and make strings of numbers beside strings.
+        if first is not value and isinstance(first, (str, bytes)):
             array = module.asarray(value, dtype=object)
+        else:
+            array = module.asarray(value)
+            if array.dtype.kind in "SU" and not hasattr(value, "dtype"):
+                array = module.asarray(value, dtype=object)  # or numpy would make strings of numbers beside strings
     except ValueError as error:
         raise ValueError(f"input {alias!r} cannot be an array: {error}") from None
     dtype = array.dtype
@@ -329,7 +333,7 @@ cdef class Inputs:
         for alias, value in items:
             if not isinstance(alias, str):
                 raise TypeError(f"inputs maps names to arrays, and {alias!r} is no name")
-            self.add(alias, value)
+            self.add(str(alias), value)
 
     def __dealloc__(self):
         cdef uint32_t i
