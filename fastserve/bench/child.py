@@ -102,14 +102,19 @@ class Child:
     def log_lines(self) -> list[str]:
         return self._log.read_text(errors="replace").splitlines()
 
-    def stop(self) -> None:
-        """SIGTERM, and SIGKILL to all of it when that takes too long. Nothing when it has ended."""
+    def stop(self) -> int | None:
+        """SIGTERM, and SIGKILL to all of it when that takes too long. Nothing when it has ended.
+
+        Returns its exit code, negative for a signal; None when it was not running.
+        """
         process, self._process = self._process, None
         try:
             if process is not None:
                 if process.poll() is None:
                     self._family |= tree(process.pid)
                 _end(process)
+                return process.returncode
+            return None
         finally:
             for pid, started in self._family.items():
                 if started == tree(pid).get(pid):  # and not another process with its number
