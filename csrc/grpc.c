@@ -51,6 +51,32 @@ int64_t fs_grpc_timeout_us(const uint8_t *text, size_t len)
     return negative ? 0 : us;
 }
 
+size_t fs_grpc_timeout_write(int64_t us, char dst[FS_GRPC_TIMEOUT_ROOM])
+{
+    static const struct {
+        int64_t us;
+        char letter;
+    } units[] = {{1, 'u'}, {1000, 'm'}, {1000000, 'S'}, {60000000, 'M'}, {3600000000, 'H'}};
+    const int64_t most = 99999999;
+    size_t unit = 0;
+    int64_t value = us;
+    while (value > most && unit < sizeof units / sizeof *units - 1) {
+        unit++;
+        value = us / units[unit].us + (us % units[unit].us != 0);
+    }
+    value = value > most ? most : value;
+    char digits[FS_GRPC_TIMEOUT_ROOM];
+    size_t n = 0, at = 0;
+    do {
+        digits[n++] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value > 0);
+    while (n > 0)
+        dst[at++] = digits[--n];
+    dst[at++] = units[unit].letter;
+    return at;
+}
+
 int fs_grpc_encoding(const uint8_t *text, size_t len)
 {
     if (same(text, len, "identity"))
@@ -115,6 +141,32 @@ size_t fs_grpc_percent_encode(const char *text, size_t len, char *dst, size_t ro
         }
     }
     return at;
+}
+
+static int hex_digit(uint8_t c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    c |= 0x20;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+size_t fs_grpc_percent_decode(const uint8_t *text, size_t len, char *dst, size_t room)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < len; i++, n++) {
+        uint8_t c = text[i];
+        if (c == '%' && len - i > 2) {
+            int high = hex_digit(text[i + 1]), low = hex_digit(text[i + 2]);
+            if (high >= 0 && low >= 0) {
+                c = (uint8_t)(high << 4 | low);
+                i += 2;
+            }
+        }
+        if (n < room)
+            dst[n] = (char)c;
+    }
+    return n;
 }
 
 void fs_grpc_prefix_write(uint8_t dst[FS_GRPC_PREFIX_BYTES], bool compressed, uint32_t len)

@@ -17,6 +17,11 @@
  * when it cannot be read: no digits, more than eight, or no such unit. */
 int64_t fs_grpc_timeout_us(const uint8_t *text, size_t len);
 
+/* Writes a grpc-timeout of `us` microseconds (positive) in the finest unit that eight digits can say, rounded
+ * up. Returns the bytes written; no NUL. */
+#define FS_GRPC_TIMEOUT_ROOM 9
+size_t fs_grpc_timeout_write(int64_t us, char dst[FS_GRPC_TIMEOUT_ROOM]);
+
 /* The enum fs_encoding of a grpc-encoding value, -1 for one that is not known here. */
 int fs_grpc_encoding(const uint8_t *text, size_t len);
 
@@ -33,6 +38,10 @@ const char *fs_grpc_encoding_name(int encoding);
  * space at either end, where a header's value may have none and strict peers drop it. Stops before the first
  * byte whose code does not fit `room`; three times `len` is always enough. Returns the bytes written; no NUL. */
 size_t fs_grpc_percent_encode(const char *text, size_t len, char *dst, size_t room);
+
+/* Reads grpc-message: %XX becomes a byte; a '%' that two hex digits do not follow is kept as it is. Writes the
+ * first `room` bytes, no NUL, and returns how many there are in all. */
+size_t fs_grpc_percent_decode(const uint8_t *text, size_t len, char *dst, size_t room);
 
 /* The five bytes before a message: whether it is compressed, and its length. */
 void fs_grpc_prefix_write(uint8_t dst[FS_GRPC_PREFIX_BYTES], bool compressed, uint32_t len);

@@ -47,15 +47,15 @@ typedef struct fs_exchange {
 
     /* The session's own. */
     struct fs_exchange *prev, *next;
-    fs_h2_client *h2;
-    int32_t stream_id;
+    fs_h2_client *h2;         /* NULL: not started, or over */
+    int32_t stream_id;        /* 0: waits for its turn, nghttp2 has not heard of it */
     uint32_t piece;           /* the next byte to send: pieces[piece][piece_at] */
-    size_t piece_at, sent;
-    uint8_t prefix[5], prefix_have;
-    uint8_t header_encoding;
-    int16_t http_status, grpc_status; /* -1: not seen */
-    bool grpc_content, prefix_sent, message_whole, headers_seen;
-    size_t filled, header_bytes;
+    size_t piece_at, sent;    /* sent: of the prefix, too */
+    uint8_t prefix[5], prefix_have; /* of the reply */
+    uint8_t header_encoding;  /* the reply's grpc-encoding */
+    int16_t grpc_status;      /* -1: not seen */
+    bool message_whole, headers_seen, ended;
+    size_t filled;
 } fs_exchange;
 
 typedef struct fs_h2_client_handler {
@@ -69,7 +69,7 @@ typedef struct fs_h2_client_limits {
     uint32_t max_header_bytes;    /* of one header list */
     uint32_t window_bytes;        /* HTTP/2 receive window, per stream and per connection */
     int64_t keepalive_us;         /* PING after so long without a byte while calls are open; 0: never */
-    int64_t keepalive_timeout_us; /* and the session is over when no byte answers it */
+    int64_t keepalive_timeout_us; /*   and the session is over when no byte answers it */
 } fs_h2_client_limits;
 
 /* A session that has said its preface. `authority` and `scheme` ("http", "https") go into every call; both,
@@ -77,7 +77,8 @@ typedef struct fs_h2_client_limits {
 fs_h2_client *fs_h2_client_new(const fs_h2_client_limits *limits, const fs_h2_client_handler *handler,
                                void *ctx, fs_slice authority, fs_slice scheme, fs_slab *slab, int64_t now_us);
 
-/* Ends every call with UNAVAILABLE, or with `why` when it has a code, and frees the session. */
+/* Ends every call and frees the session. What the calls are told: why the session failed, if it has; else
+ * `why`, if not NULL and with a code; else UNAVAILABLE. */
 void fs_h2_client_free(fs_h2_client *h2, const fs_error *why);
 
 /* Starts a call. 0; -FS_UNAVAILABLE: no new calls on this session (GOAWAY, failed, stream numbers used up);
@@ -93,6 +94,9 @@ void fs_h2_client_cancel(fs_h2_client *h2, fs_exchange *exchange);
 int fs_h2_client_recv(fs_h2_client *h2, const uint8_t *data, size_t len, int64_t now_us);
 size_t fs_h2_client_send(fs_h2_client *h2, uint8_t *dst, size_t room, int64_t now_us);
 int64_t fs_h2_client_tick(fs_h2_client *h2, int64_t now_us);
+
+/* Why the session failed; code FS_OK: it has not. */
+const fs_error *fs_h2_client_why(const fs_h2_client *h2);
 
 bool fs_h2_client_ready(const fs_h2_client *h2);       /* the server's SETTINGS have come */
 bool fs_h2_client_accepts(const fs_h2_client *h2);     /* new calls may be started */
