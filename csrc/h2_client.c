@@ -11,64 +11,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "grpc.h"
-#include "h2.h"
-#include "h2_session.h"
+#include "h2_client_call.h"
 
 enum {
-    HEADER_OVERHEAD = 32,     /* as RFC 9113 counts a header list */
-    EMPTY_MESSAGE_BYTES = 16, /* so that an empty message has a block, too */
-    FIXED_HEADERS = 8,
-    USUAL_HEADERS = 32,       /* with more of them the list does not fit the stack's array */
-    SHOWN_BYTES = 64,
-    FRAME_TYPE_AT = 3,        /* in a frame's head */
-    NO_STATUS = -1,
-    BAD_STATUS = -2,
-};
-
-typedef struct exchange_list {
-    fs_exchange *head, *tail;
-    uint32_t n;
-} exchange_list;
-
-/* The header block that is being decoded; there is only one at a time. */
-typedef struct header_block {
-    fs_exchange *exchange; /* NULL: nobody waits for it */
-    size_t bytes;
-    int http_status;       /* NO_STATUS: trailers */
-    bool grpc;             /* by its content-type */
-    char shown[SHOWN_BYTES]; /* the content type, if it is not gRPC's */
-    uint8_t shown_len;
-} header_block;
-
-struct fs_h2_client {
-    fs_h2_session base; /* first: nghttp2 hands it to the callbacks */
-    const fs_h2_client_limits *limits;
-    const fs_h2_client_handler *handler;
-    void *ctx;
-
-    int64_t heard_us; /* when bytes last came, or calls began after there were none */
-    int64_t ping_us;  /* when our unanswered PING went, 0: none */
-    bool begun;       /* calls have begun, at a time that the next to tell the time will tell */
-
-    exchange_list waiting; /* not yet nghttp2's */
-    exchange_list open;
-    uint32_t streams;      /* nghttp2's: of open calls, and of those given up whose RST_STREAM is not out */
-    int32_t blocked_id;    /* whose DATA frame waits in nghttp2 for room, 0: none */
-    int32_t unsent_id;     /* whose HEADERS nghttp2 refused to send, and why */
-    int unsent_error;
-
-    bool settled;          /* the server's SETTINGS have come */
-    bool going;            /* the server has said GOAWAY */
-    bool ending;           /* inside fs_h2_client_free */
-    fs_error why;          /* code FS_OK: not failed */
-    char goaway[SHOWN_BYTES + 40]; /* its code and text */
-    char rule[160];        /* the last of HTTP/2's rules that the server broke, in nghttp2's words */
-    uint8_t first[SHOWN_BYTES];    /* what the server said first */
-    size_t first_len;
-
-    header_block block;
-    nghttp2_nv head[FIXED_HEADERS]; /* of every call; its path and more are filled in */
+    USUAL_HEADERS = 32, /* with more of them the list does not fit the stack's array */
+    FRAME_TYPE_AT = 3,  /* in a frame's head */
 };
 
 /* Names and values that live as long as the session are not copied. */
@@ -79,7 +26,7 @@ struct fs_h2_client {
 
 enum { METHOD_AT, SCHEME_AT, PATH_AT, AUTHORITY_AT };
 
-/* ---- lists ------------------------------------------------------------------------------------- */
+/* ---- lists --------------------------------------------------------------------------------------- */
 
 static void append(exchange_list *list, fs_exchange *x)
 {
@@ -97,19 +44,9 @@ static void take_out(exchange_list *list, fs_exchange *x)
     list->n--;
 }
 
-/* ---- how calls end ------------------------------------------------------------------------------ */
+/* ---- how calls end ------------------------------------------------------------------------------- */
 
-static int verdict(const fs_h2_client *h2)
-{
-    return h2->base.failed != 0 ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;
-}
-
-static fs_exchange *exchange_of(fs_h2_client *h2, int32_t stream_id)
-{
-    return nghttp2_session_get_stream_user_data(h2->base.session, stream_id);
-}
-
-static void out_of_memory(fs_h2_client *h2)
+void fs_h2_client_no_memory(fs_h2_client *h2)
 {
     if (h2->why.code == FS_OK)
         fs_fail(&h2->why, FS_RESOURCE_EXHAUSTED, "Out of memory");
@@ -130,8 +67,7 @@ static void let_go(fs_h2_client *h2, fs_exchange *x)
     x->h2 = NULL;
 }
 
-/* The call is over, as x->code says. */
-static void finish(fs_h2_client *h2, fs_exchange *x)
+void fs_exchange_finish(fs_h2_client *h2, fs_exchange *x)
 {
     let_go(h2, x);
     if (x->code != FS_OK) {
@@ -142,100 +78,17 @@ static void finish(fs_h2_client *h2, fs_exchange *x)
     h2->handler->on_end(h2->ctx, x);
 }
 
-/* fs_fail with a code that is not known to the compiler. */
-#define SAY(x, status, ...) ((x)->code = -fs_fail(&(x)->error, (enum fs_code)(status), __VA_ARGS__))
-
-static void reset(fs_h2_client *h2, int32_t stream_id, uint32_t http2_code)
+void fs_h2_client_reset(fs_h2_client *h2, int32_t stream_id, uint32_t http2_code)
 {
     if (h2->base.failed != 0 || stream_id == h2->blocked_id)
         return; /* the blocked frame finds its call gone, and then nghttp2 resets the stream by itself */
     if (nghttp2_submit_rst_stream(h2->base.session, NGHTTP2_FLAG_NONE, stream_id, http2_code) != 0)
-        out_of_memory(h2);
+        fs_h2_client_no_memory(h2);
 }
 
-/* An open call fails for what we found in its answer: x->code and error are set. */
-static void give_up(fs_h2_client *h2, fs_exchange *x)
-{
-    reset(h2, x->stream_id, NGHTTP2_CANCEL);
-    finish(h2, x);
-}
+/* ---- how the session ends ------------------------------------------------------------------------ */
 
-/* Everything has come that was to come: what it amounts to. */
-static void conclude(fs_exchange *x)
-{
-    if (x->grpc_status == BAD_STATUS) {
-        SAY(x, FS_UNKNOWN, "The server gave a grpc-status that is not a number from 0 to 16");
-    } else if (x->grpc_status == NO_STATUS) {
-        SAY(x, FS_UNKNOWN, "The reply ended without a grpc-status");
-    } else if (x->grpc_status != FS_OK) {
-        x->code = x->error.code = x->grpc_status; /* error holds the server's words, if there were any */
-        x->answered = true;
-    } else if (!x->message_whole) {
-        SAY(x, FS_INTERNAL, "%s",
-            x->prefix_have > 0 ? "The reply ended inside its message" : "The reply has status OK and no message");
-    } else {
-        x->code = FS_OK;
-        x->error.code = FS_OK;
-        x->error.len = 0;
-        x->error.msg[0] = '\0';
-        x->answered = true;
-    }
-}
-
-/* END_STREAM has come. */
-static void end_reply(fs_h2_client *h2, fs_exchange *x)
-{
-    if (x->sent == x->message_bytes + FS_GRPC_PREFIX_BYTES) {
-        x->ended = true; /* the stream closes now, and gives its place back first */
-        return;
-    }
-    /* Answered before all was sent: the server wants no more of it. */
-    reset(h2, x->stream_id, NGHTTP2_NO_ERROR);
-    conclude(x);
-    finish(h2, x);
-}
-
-static int status_of_http(int http_status)
-{
-    switch (http_status) {
-    case 400:
-        return FS_INTERNAL;
-    case 401:
-        return FS_UNAUTHENTICATED;
-    case 403:
-        return FS_PERMISSION_DENIED;
-    case 404:
-        return FS_UNIMPLEMENTED;
-    case 429:
-    case 502:
-    case 503:
-    case 504:
-        return FS_UNAVAILABLE;
-    default:
-        return FS_UNKNOWN;
-    }
-}
-
-static int status_of_reset(uint32_t http2_code)
-{
-    switch (http2_code) {
-    case NGHTTP2_REFUSED_STREAM:
-        return FS_UNAVAILABLE;
-    case NGHTTP2_CANCEL:
-        return FS_CANCELLED;
-    case NGHTTP2_ENHANCE_YOUR_CALM:
-        return FS_RESOURCE_EXHAUSTED;
-    case NGHTTP2_INADEQUATE_SECURITY:
-        return FS_PERMISSION_DENIED;
-    default:
-        return FS_INTERNAL;
-    }
-}
-
-/* ---- how the session ends ------------------------------------------------------------------------- */
-
-/* Bytes for a message: what is not printable as \xNN, up to the end of the first line. */
-static size_t show(char *dst, size_t room, const uint8_t *bytes, size_t len)
+size_t fs_h2_client_show(char *dst, size_t room, const uint8_t *bytes, size_t len)
 {
     size_t at = 0;
     for (size_t i = 0; i < len && bytes[i] != '\r' && bytes[i] != '\n' && room - at > 5; i++) {
@@ -249,7 +102,7 @@ static size_t show(char *dst, size_t room, const uint8_t *bytes, size_t len)
 static void fail_garbage(fs_h2_client *h2)
 {
     char shown[4 * SHOWN_BYTES + 8];
-    show(shown, sizeof shown, h2->first, h2->first_len);
+    fs_h2_client_show(shown, sizeof shown, h2->first, h2->first_len);
     bool tls = h2->first_len > 1 && h2->first[0] >= 0x14 && h2->first[0] <= 0x17 && h2->first[1] == 3;
     fs_fail(&h2->why, FS_UNAVAILABLE, "The server does not speak HTTP/2: it answered \"%s\"%s", shown,
             tls ? ", which is TLS: connect with TLS" : "");
@@ -278,7 +131,8 @@ static bool speaks_http2(fs_h2_client *h2, const uint8_t *data, size_t len)
     n = n < len ? n : len;
     memcpy(h2->first + h2->first_len, data, n);
     h2->first_len += n;
-    return h2->first[0] == 0 && (h2->first_len <= FRAME_TYPE_AT || h2->first[FRAME_TYPE_AT] == NGHTTP2_SETTINGS);
+    return h2->first[0] == 0 &&
+           (h2->first_len <= FRAME_TYPE_AT || h2->first[FRAME_TYPE_AT] == NGHTTP2_SETTINGS);
 }
 
 static void end_waiting(fs_h2_client *h2)
@@ -287,11 +141,11 @@ static void end_waiting(fs_h2_client *h2)
     while ((x = h2->waiting.head) != NULL) {
         SAY(x, FS_UNAVAILABLE, "The server takes no new calls on this connection: %s", h2->goaway);
         x->unprocessed = true;
-        finish(h2, x);
+        fs_exchange_finish(h2, x);
     }
 }
 
-/* ---- sending --------------------------------------------------------------------------------------- */
+/* ---- sending ------------------------------------------------------------------------------------- */
 
 static ssize_t on_read(nghttp2_session *session, int32_t stream_id, uint8_t *buf, size_t room,
                        uint32_t *flags, nghttp2_data_source *source, void *user)
@@ -437,252 +291,11 @@ static void submit_waiting(fs_h2_client *h2)
             SAY(x, FS_RESOURCE_EXHAUSTED, "Out of memory");
         else
             SAY(x, FS_UNAVAILABLE, "The connection takes no new calls: %s", nghttp2_strerror(rc));
-        finish(h2, x);
+        fs_exchange_finish(h2, x);
     }
 }
 
-/* ---- headers that come in ----------------------------------------------------------------------------- */
-
-static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *user)
-{
-    (void)session;
-    fs_h2_client *h2 = user;
-    h2->block.exchange = NULL;
-    if (frame->hd.type == NGHTTP2_HEADERS)
-        h2->block.exchange = exchange_of(h2, frame->hd.stream_id);
-    h2->block.bytes = 0;
-    h2->block.http_status = NO_STATUS;
-    h2->block.grpc = false;
-    h2->block.shown_len = 0;
-    return verdict(h2);
-}
-
-static bool is(const uint8_t *name, const char *word, size_t len)
-{
-    return memcmp(name, word, len) == 0;
-}
-
-/* A number of up to three digits, BAD_STATUS if it is something else. */
-static int number(const uint8_t *text, size_t len)
-{
-    int value = 0;
-    if (len == 0 || len > 3)
-        return BAD_STATUS;
-    for (size_t i = 0; i < len; i++) {
-        if (text[i] < '0' || text[i] > '9')
-            return BAD_STATUS;
-        value = value * 10 + (text[i] - '0');
-    }
-    return value;
-}
-
-static void keep_encoding(fs_exchange *x, const uint8_t *value, size_t len)
-{
-    int encoding = fs_grpc_encoding(value, len);
-    x->header_encoding = encoding < 0 ? UINT8_MAX : (uint8_t)encoding;
-}
-
-static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name,
-                     size_t name_len, const uint8_t *value, size_t value_len, uint8_t flags, void *user)
-{
-    (void)session;
-    (void)frame;
-    (void)flags;
-    fs_h2_client *h2 = user;
-    header_block *block = &h2->block;
-    fs_exchange *x = block->exchange;
-    if (x == NULL)
-        return 0;
-    block->bytes += name_len + value_len + HEADER_OVERHEAD;
-    if (block->bytes > h2->limits->max_header_bytes) {
-        SAY(x, FS_RESOURCE_EXHAUSTED, "Received reply headers larger than max (more than %u bytes)",
-            h2->limits->max_header_bytes);
-        give_up(h2, x);
-        return verdict(h2);
-    }
-    switch (name_len) {
-    case 7:
-        if (is(name, ":status", 7))
-            block->http_status = number(value, value_len);
-        break;
-    case 11:
-        if (is(name, "grpc-status", 11)) {
-            int status = number(value, value_len);
-            x->grpc_status = (int16_t)(status <= FS_UNAUTHENTICATED ? status : BAD_STATUS);
-        }
-        break;
-    case 12:
-        if (is(name, "grpc-message", 12)) {
-            fs_error_seal(&x->error, fs_grpc_percent_decode(value, value_len, x->error.msg, FS_MESSAGE_MAX));
-        } else if (is(name, "content-type", 12)) {
-            block->grpc = fs_grpc_content_type(value, value_len);
-            if (!block->grpc)
-                block->shown_len = (uint8_t)show(block->shown, sizeof block->shown, value, value_len);
-        }
-        break;
-    case 13:
-        if (is(name, "grpc-encoding", 13))
-            keep_encoding(x, value, value_len);
-        break;
-    default:
-        break;
-    }
-    return 0;
-}
-
-/* A header block is complete. */
-static void end_headers(fs_h2_client *h2, fs_exchange *x)
-{
-    const header_block *block = &h2->block;
-    if (block->http_status == NO_STATUS)
-        return;
-    if (block->http_status < 200) {
-        x->grpc_status = NO_STATUS; /* nothing that is said in between counts */
-        return;
-    }
-    x->headers_seen = true;
-    if (block->http_status == 200 && block->grpc)
-        return;
-    if (x->grpc_status > FS_OK) {
-        conclude(x); /* the server's own word, whatever HTTP says */
-    } else if (block->http_status != 200) {
-        SAY(x, status_of_http(block->http_status), "The server answered with HTTP status %d%s%.*s%s",
-            block->http_status, block->shown_len > 0 ? " (" : "", block->shown_len, block->shown,
-            block->shown_len > 0 ? ")" : "");
-    } else {
-        SAY(x, FS_UNKNOWN, "The server's answer is not gRPC: its content-type is \"%.*s\"", block->shown_len,
-            block->shown);
-    }
-    give_up(h2, x);
-}
-
-/* ---- messages that come in ------------------------------------------------------------------------------ */
-
-/* A prefix is complete: makes room for its message. False when the call has ended over it. */
-static bool start_message(fs_h2_client *h2, fs_exchange *x)
-{
-    size_t len = fs_grpc_prefix_len(x->prefix);
-    if (x->prefix[0] > 1) {
-        SAY(x, FS_INTERNAL, "The reply has invalid flags in a gRPC frame (%u)", x->prefix[0]);
-    } else if (x->prefix[0] == 1 && x->header_encoding == FS_IDENTITY) {
-        SAY(x, FS_INTERNAL, "The reply has the compressed flag set without grpc-encoding");
-    } else if (x->prefix[0] == 1 && x->header_encoding == UINT8_MAX) {
-        SAY(x, FS_INTERNAL, "The reply is compressed in a way that is not known here");
-    } else if (len > h2->limits->max_reply_bytes) {
-        SAY(x, FS_RESOURCE_EXHAUSTED, "Received message larger than max (%zu vs. %zu)", len,
-            h2->limits->max_reply_bytes);
-    } else {
-        x->reply = fs_slab_alloc(h2->base.slab, len > 0 ? len : EMPTY_MESSAGE_BYTES);
-        if (x->reply != NULL) {
-            x->reply_bytes = len;
-            return true;
-        }
-        SAY(x, FS_RESOURCE_EXHAUSTED, "Out of memory for a reply of %zu bytes", len);
-    }
-    give_up(h2, x);
-    return false;
-}
-
-static void take_bytes(fs_h2_client *h2, fs_exchange *x, const uint8_t *data, size_t len)
-{
-    while (len > 0) {
-        if (x->message_whole) {
-            SAY(x, FS_INTERNAL, "The reply has more than one message");
-            give_up(h2, x);
-            return;
-        }
-        if (x->prefix_have < FS_GRPC_PREFIX_BYTES) {
-            size_t n = FS_GRPC_PREFIX_BYTES - (size_t)x->prefix_have;
-            n = n < len ? n : len;
-            memcpy(x->prefix + x->prefix_have, data, n);
-            x->prefix_have = (uint8_t)(x->prefix_have + n);
-            data += n;
-            len -= n;
-            if (x->prefix_have < FS_GRPC_PREFIX_BYTES || !start_message(h2, x))
-                return;
-        }
-        size_t n = x->reply_bytes - x->filled;
-        n = n < len ? n : len;
-        memcpy(x->reply + x->filled, data, n);
-        x->filled += n;
-        data += n;
-        len -= n;
-        if (x->filled == x->reply_bytes) {
-            x->message_whole = true;
-            x->reply_encoding = x->prefix[0] != 0 ? x->header_encoding : FS_IDENTITY;
-        }
-    }
-}
-
-/* ---- nghttp2's callbacks -------------------------------------------------------------------------------- */
-
-static int on_data(nghttp2_session *session, uint8_t flags, int32_t stream_id, const uint8_t *data, size_t len,
-                   void *user)
-{
-    (void)session;
-    (void)flags;
-    fs_h2_client *h2 = user;
-    fs_exchange *x = exchange_of(h2, stream_id);
-    if (x != NULL)
-        take_bytes(h2, x, data, len);
-    return verdict(h2);
-}
-
-static void on_goaway(fs_h2_client *h2, const nghttp2_goaway *frame)
-{
-    char text[SHOWN_BYTES];
-    h2->going = true;
-    size_t n = show(text, sizeof text, frame->opaque_data, frame->opaque_data_len);
-    snprintf(h2->goaway, sizeof h2->goaway, "GOAWAY, %.30s%s%s", nghttp2_http2_strerror(frame->error_code),
-             n > 0 ? ", " : "", text);
-}
-
-static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *user)
-{
-    fs_h2_client *h2 = user;
-    fs_exchange *x;
-    switch (frame->hd.type) {
-    case NGHTTP2_HEADERS:
-        x = h2->block.exchange;
-        if (x != NULL)
-            end_headers(h2, x);
-        x = h2->block.exchange; /* unless it is over by now */
-        h2->block.exchange = NULL;
-        if (x != NULL && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0)
-            end_reply(h2, x);
-        break;
-    case NGHTTP2_DATA:
-        x = (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0 ? exchange_of(h2, frame->hd.stream_id) : NULL;
-        if (x != NULL)
-            end_reply(h2, x);
-        break;
-    case NGHTTP2_RST_STREAM:
-        x = exchange_of(h2, frame->hd.stream_id);
-        if (x != NULL) {
-            uint32_t code = frame->rst_stream.error_code;
-            SAY(x, status_of_reset(code), "The server reset the call: RST_STREAM, %s",
-                nghttp2_http2_strerror(code));
-            x->unprocessed = code == NGHTTP2_REFUSED_STREAM && !x->headers_seen;
-            finish(h2, x);
-        }
-        break;
-    case NGHTTP2_SETTINGS:
-        h2->settled = true;
-        break;
-    case NGHTTP2_GOAWAY:
-        on_goaway(h2, &frame->goaway);
-        break;
-    case NGHTTP2_PUSH_PROMISE:
-        /* Sent before our SETTINGS were read; afterwards nghttp2 takes it as the error that it is. */
-        if (nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->push_promise.promised_stream_id,
-                                      NGHTTP2_REFUSED_STREAM) != 0)
-            out_of_memory(h2);
-        break;
-    default:
-        break;
-    }
-    return verdict(h2);
-}
+/* ---- life ---------------------------------------------------------------------------------------- */
 
 static int on_invalid_frame(nghttp2_session *session, const nghttp2_frame *frame, int error, void *user)
 {
@@ -700,40 +313,9 @@ static int on_error(nghttp2_session *session, int error, const char *text, size_
     (void)session;
     (void)error;
     fs_h2_client *h2 = user;
-    show(h2->rule, sizeof h2->rule, (const uint8_t *)text, len);
+    fs_h2_client_show(h2->rule, sizeof h2->rule, (const uint8_t *)text, len);
     return 0;
 }
-
-static int on_stream_close(nghttp2_session *session, int32_t stream_id, uint32_t error_code, void *user)
-{
-    (void)session;
-    fs_h2_client *h2 = user;
-    /* A stream that a server wants to push is none of ours. */
-    if ((stream_id & 1) == 0)
-        return 0;
-    h2->streams--;
-    fs_exchange *x = exchange_of(h2, stream_id);
-    if (x == NULL)
-        return 0;
-    if (x->ended && error_code == NGHTTP2_NO_ERROR) {
-        conclude(x);
-    } else if (h2->going && !x->headers_seen &&
-               (error_code == NGHTTP2_REFUSED_STREAM || stream_id == h2->unsent_id)) {
-        SAY(x, FS_UNAVAILABLE, "The server takes no new calls on this connection: %s", h2->goaway);
-        x->unprocessed = true;
-    } else if (stream_id == h2->unsent_id) {
-        SAY(x, FS_RESOURCE_EXHAUSTED, "The call's headers cannot be sent: %s",
-            nghttp2_strerror(h2->unsent_error));
-    } else {
-        SAY(x, FS_INTERNAL, "The server's answer broke the rules of HTTP/2: %s",
-            h2->rule[0] != '\0' ? h2->rule : nghttp2_http2_strerror(error_code));
-        h2->rule[0] = '\0';
-    }
-    finish(h2, x);
-    return 0;
-}
-
-/* ---- life ------------------------------------------------------------------------------------------------ */
 
 static int make_session(fs_h2_client *h2)
 {
@@ -742,12 +324,12 @@ static int make_session(fs_h2_client *h2)
     int rc = -FS_RESOURCE_EXHAUSTED;
     if (option == NULL || nghttp2_session_callbacks_new(&callbacks) != 0)
         goto out;
-    nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin_headers);
-    nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header);
-    nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame);
+    nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, fs_h2_client_on_begin_headers);
+    nghttp2_session_callbacks_set_on_header_callback(callbacks, fs_h2_client_on_header);
+    nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, fs_h2_client_on_frame);
     nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(callbacks, on_invalid_frame);
-    nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data);
-    nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close);
+    nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, fs_h2_client_on_data);
+    nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, fs_h2_client_on_stream_close);
     nghttp2_session_callbacks_set_on_frame_not_send_callback(callbacks, on_frame_not_sent);
     nghttp2_session_callbacks_set_send_data_callback(callbacks, on_send_data);
     nghttp2_session_callbacks_set_error_callback2(callbacks, on_error);
@@ -823,13 +405,13 @@ void fs_h2_client_free(fs_h2_client *h2, const fs_error *why)
         else
             x->code = -fs_fail_text(&x->error, FS_UNAVAILABLE, closed, sizeof closed - 1);
         x->unprocessed = x->stream_id == 0;
-        finish(h2, x);
+        fs_exchange_finish(h2, x);
     }
     fs_h2_session_clear(&h2->base);
     fs_slab_free(h2);
 }
 
-/* ---- calls ------------------------------------------------------------------------------------------------- */
+/* ---- calls --------------------------------------------------------------------------------------- */
 
 int fs_h2_client_start(fs_h2_client *h2, fs_exchange *x)
 {
@@ -871,10 +453,10 @@ void fs_h2_client_cancel(fs_h2_client *h2, fs_exchange *x)
     x->reply = NULL;
     x->reply_bytes = 0;
     if (id != 0 && !h2->ending)
-        reset(h2, id, NGHTTP2_CANCEL);
+        fs_h2_client_reset(h2, id, NGHTTP2_CANCEL);
 }
 
-/* ---- bytes in, bytes out, time ------------------------------------------------------------------------------- */
+/* ---- bytes in, bytes out, time ------------------------------------------------------------------- */
 
 static void tell_time(fs_h2_client *h2, int64_t now_us)
 {
@@ -936,7 +518,7 @@ int64_t fs_h2_client_tick(fs_h2_client *h2, int64_t now_us)
     }
     if (h2->ping_us == 0 && h2->heard_us + limits->keepalive_us <= now_us) {
         if (nghttp2_submit_ping(h2->base.session, NGHTTP2_FLAG_NONE, NULL) != 0)
-            out_of_memory(h2);
+            fs_h2_client_no_memory(h2);
         h2->ping_us = now_us;
     }
     int64_t until = h2->ping_us != 0 ? h2->ping_us + limits->keepalive_timeout_us
@@ -949,7 +531,7 @@ int64_t fs_h2_client_tick(fs_h2_client *h2, int64_t now_us)
     return h2->base.failed != 0 ? h2->base.failed : until;
 }
 
-/* ---- questions ----------------------------------------------------------------------------------------------- */
+/* ---- questions ----------------------------------------------------------------------------------- */
 
 const fs_error *fs_h2_client_why(const fs_h2_client *h2)
 {
