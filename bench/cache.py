@@ -229,20 +229,15 @@ def _write_body(
 
     folder = CACHE / "bodies"
     folder.mkdir(exist_ok=True)
-    path = folder / f"{name}.grpc"
-    path.write_bytes(frame(request.SerializeToString()))
+    path = folder / f"{name}.pb"
+    path.write_bytes(request.SerializeToString())
     return {
         "path": str(path),
         "rows": len(next(iter(inputs.values()))),
-        "reply_bytes": len(frame(reply.SerializeToString())),
+        "reply_bytes": reply.ByteSize(),
         "output": output,
         "expected": expected.ravel().tolist(),
     }
-
-
-def frame(message: bytes) -> bytes:
-    """One gRPC message as it travels: a flag (not compressed), the length, the bytes."""
-    return b"\0" + len(message).to_bytes(4, "big") + message
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -18,11 +18,11 @@ import sys
 from typing import Any
 
 import cache
-import load
 import report
-from cases import CONNECTIONS, STREAMS, Bench, raise_file_limit
+from case import CONNECTIONS, STREAMS, Bench, raise_file_limit
+from drive import drive
 from rich.console import Console
-from servers import Daemon
+from servers import serving
 from stock_client import verify
 
 MEMORY_FRACTION = 0.25
@@ -54,19 +54,25 @@ def used_mib(pid: int) -> int:
 def check(mode: str, bench: Bench, card: dict[str, Any]) -> list[report.Row]:
     """One daemon with this XLA mode: its answers, its memory, its rate."""
     tensorflow = {
-        "device": '"gpu"',
-        "visible_devices": '"0"',
-        "gpu_memory_fraction": str(MEMORY_FRACTION),
-        "gpu_allow_growth": "true",
+        "device": "gpu",
+        "visible_devices": "0",
+        "gpu_memory_fraction": MEMORY_FRACTION,
+        "gpu_allow_growth": True,
     }
     parameters = {"xla": mode, "gpu": card["name"], **tensorflow}
-    with Daemon([bench.served("ranker", {"xla": json.dumps(mode)})], tensorflow=tensorflow) as daemon:
+    with serving([bench.served("ranker", {"xla": mode})], tensorflow=tensorflow) as daemon:
         answers = verify(daemon.port, "ranker")
         memory = used_mib(daemon.core_pid())
         before = daemon.counters("ranker")
-        got = load.run(daemon.port, bench.bodies("ranker")[:CONNECTIONS], streams=STREAMS, duration_s=SECONDS)
+        got = drive(
+            daemon.port,
+            bench.bodies("ranker"),
+            connections=CONNECTIONS,
+            in_flight=STREAMS,
+            seconds=SECONDS,
+        )
         counted = daemon.counters("ranker") - before
-        said = [line for line in daemon.log().splitlines() if "compiled" in line or "ready" in line]
+        said = [line for line in daemon.log_lines() if "compiled" in line or "ready" in line]
     allowed = card["memory_mib"] * MEMORY_FRACTION + CONTEXT_MIB
     return [
         report.Row(
@@ -87,7 +93,7 @@ def check(mode: str, bench: Bench, card: dict[str, Any]) -> list[report.Row]:
         report.Row(
             f"gpu, xla = {mode}: one row per request, {CONNECTIONS} x {STREAMS}",
             parameters,
-            f"{got.requests_per_s:,.0f} req/s, mean batch {counted.mean_batch:.1f}",
+            f"{got.per_s:,.0f} req/s, mean batch {counted.mean_batch:.1f}",
         ),
     ]
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from fastserve.bench.processes import busy_fraction
+
 
 def rss_bytes(pid: int) -> int:
     """Resident memory, pages shared with other processes included."""
@@ -55,19 +57,6 @@ def settled(read: Callable[[], float], limit: float, timeout_s: float) -> float:
         if value <= limit or time.monotonic() > deadline:
             return value
         time.sleep(0.1)
-
-
-def busy_fraction(seconds: float) -> float:
-    """How much of the machine's processors others use while we sleep: 0 to 1."""
-
-    def read() -> tuple[int, int]:
-        fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-        return sum(fields), fields[3] + fields[4]  # all; idle and waiting for a disk
-
-    total, idle = read()
-    time.sleep(seconds)
-    total_after, idle_after = read()
-    return 1.0 - (idle_after - idle) / max(1, total_after - total)
 
 
 def wait_quiet(limit: float, patience_s: float) -> float:

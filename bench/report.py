@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+import fastserve.bench.machine
+
 RESULTS = Path(__file__).resolve().parent / "results"
-_PACKAGES = (
-    "fastserve",
-    "tensorflow",
-    "tensorflow-cpu",
-    "tensorflow-serving-api",
-    "grpcio",
-    "uvloop",
-    "numpy",
-)
 
 
 @dataclass(frozen=True)
@@ -58,37 +48,14 @@ def spread(values: Sequence[float]) -> str:
 
 def machine() -> dict[str, Any]:
     """What a figure depends on beside the code."""
-    cpu = ""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            cpu = line.partition(":")[2].strip()
-            break
-    total_kib = int(Path("/proc/meminfo").read_text().split()[1])
-    versions = {"python": platform.python_version(), "h2load": _first_line(["h2load", "--version"])}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+    where = fastserve.bench.machine
     return {
-        "cpu": cpu,
-        "cpus": len(os.sched_getaffinity(0)),
-        "memory_bytes": total_kib * 1024,
-        "kernel": platform.release(),
+        **where.machine(),
         "load_average": os.getloadavg(),
-        "versions": versions,
-        "commit": _first_line(["git", "rev-parse", "HEAD"]),
+        "versions": where.versions(),
+        "revision": where.revision(),
         "command": " ".join(["python", *sys.argv]),
     }
-
-
-def _first_line(command: list[str]) -> str:
-    try:
-        here = Path(__file__).parent
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10, cwd=here)
-    except OSError:
-        return ""
-    return done.stdout.partition("\n")[0]
 
 
 def show(console: Console, rows: Sequence[Row]) -> None:

@@ -1,17 +1,16 @@
-"""Runs the benchmarks: one run, one table, one JSON file.
+"""Runs the benchmarks: the cases in one table and one JSON file, then the programs with theirs.
 
     make bench                              or: python bench/run.py
     python bench/run.py --quick             short windows, for development: the figures are rough
-    python bench/run.py --only million      one case; may be repeated
+    python bench/run.py --only million      one case or program; may be repeated
 
-Exit code 0 when every row that has a bar passes, 1 when one fails, 2 when a case could not be measured.
+Exit code 0 when every row that has a bar passes, 1 when one fails, 2 when something could not be measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -21,7 +20,9 @@ from pathlib import Path
 import cache
 import process
 import report
-from cases import CASES, Bench, raise_file_limit
+from case import Bench, raise_file_limit
+from cases import CASES
+from programs import PROGRAMS
 from rich.console import Console
 
 HERE = Path(__file__).resolve().parent
@@ -37,19 +38,31 @@ def session_config() -> bytes:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="short windows, few rounds")
-    parser.add_argument("--only", metavar="CASE", action="append", choices=sorted(CASES), default=[])
+    names = [*CASES, *PROGRAMS]
+    parser.add_argument(
+        "--only", metavar="NAME", action="append", choices=names, default=[], help=f"of {', '.join(names)}"
+    )
     parser.add_argument("--patience", type=float, default=20.0, help="seconds to wait for a quiet machine")
-    parser.add_argument("--name", default="latest", help="results/NAME.json (default: latest)")
+    parser.add_argument("--name", default="latest", help="the cases' results/NAME.json (default: latest)")
     arguments = parser.parse_args(argv)
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=180)
-    if shutil.which("h2load") is None:
-        console.print("h2load is missing: apt-get install nghttp2-client")
-        return 2
     raise_file_limit()
+    chosen = arguments.only or names
+    codes = [0]
+    if cases := [name for name in CASES if name in chosen]:
+        codes.append(run_cases(console, cases, arguments))
+    for name in PROGRAMS:
+        if name in chosen:
+            _wait_quiet(console, name, arguments.patience)
+            codes.append(run_program(console, name, arguments.quick))
+    return max(codes)
+
+
+def run_cases(console: Console, chosen: list[str], arguments: argparse.Namespace) -> int:
     if not cache.is_current():
         with console.status("making models and recorded requests (bench/.cache)"):
             done = subprocess.run(
@@ -58,28 +71,24 @@ def main(argv: list[str] | None = None) -> int:
         if done.returncode != 0:
             console.print(done.stderr, markup=False)
             return 2
-
+    index, config = json.loads(cache.INDEX.read_text()), session_config()
     where = report.machine()
     rows: list[report.Row] = []
     broken: dict[str, str] = {}
     busy: dict[str, float] = {}
     started = time.monotonic()
-    chosen = {name: case for name, case in CASES.items() if not arguments.only or name in arguments.only}
     with console.status("") as status:
-        for name, case in chosen.items():
+        for name in chosen:
 
             def say(text: str, name: str = name) -> None:
                 status.update(f"{name}: {text}")
 
             say("waiting for a quiet machine")
-            busy[name] = process.wait_quiet(QUIET, arguments.patience)
-            if busy[name] > QUIET:
-                console.print(f"{name}: other processes use {busy[name]:.0%} of the machine: expect noise")
+            busy[name] = _wait_quiet(console, name, arguments.patience)
             say("starting")
-            bench = Bench(json.loads(cache.INDEX.read_text()), session_config(), arguments.quick, say)
             case_started = time.monotonic()
             try:
-                rows += case(bench)
+                rows += CASES[name](Bench(index, config, arguments.quick, say))
             except Exception as error:
                 broken[name] = "".join(traceback.format_exception(error))
                 notes = "\n".join(getattr(error, "__notes__", []))
@@ -88,12 +97,28 @@ def main(argv: list[str] | None = None) -> int:
                 console.print(f"{name}: {time.monotonic() - case_started:.0f} s", markup=False)
 
     report.show(console, rows)
-    settings = {"quick": arguments.quick, "cases": list(chosen), "broken": broken, "busy_before": busy}
+    settings = {"quick": arguments.quick, "cases": chosen, "broken": broken, "busy_before": busy}
     path = report.write(arguments.name, rows, where, settings | {"seconds": time.monotonic() - started})
     console.print(f"{path}", markup=False)
     if broken:
         return 2
     return 1 if any(row.passed is False for row in rows) else 0
+
+
+def run_program(console: Console, name: str, quick: bool) -> int:
+    """1 where the program says so itself, 2 when it fails otherwise."""
+    console.print(f"{name}: {(PROGRAMS[name].__doc__ or '').splitlines()[0]}", markup=False)
+    code = subprocess.run(PROGRAMS[name](quick), check=False).returncode
+    if code not in (0, 1):
+        console.print(f"{name}: ended with {code}", markup=False)
+    return min(abs(code), 2)
+
+
+def _wait_quiet(console: Console, name: str, patience_s: float) -> float:
+    busy = process.wait_quiet(QUIET, patience_s)
+    if busy > QUIET:
+        console.print(f"{name}: other processes use {busy:.0%} of the machine: expect noise", markup=False)
+    return busy
 
 
 if __name__ == "__main__":

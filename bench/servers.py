@@ -1,156 +1,99 @@
-"""The servers that are measured, each a child process that a `with` block starts and stops."""
+"""The servers of the cases, each a child process that a `with` block starts and stops.
+
+Beside what `fastserve bench` starts, these serve several models at once, say what they counted, and must end
+well: leaving the block checks that the daemon's exit code is 0.
+"""
 
 from __future__ import annotations
 
 import json
-import signal
 import socket
-import subprocess
 import sys
-import tempfile
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from fastserve.bench.child import Child
+from fastserve.bench.daemon_config import toml_value
 
 HERE = Path(__file__).resolve().parent
 _READY_TIMEOUT_S = 180.0
-_STOP_TIMEOUT_S = 60.0
 
 
 class ServerError(RuntimeError):
-    """A server did not start, did not stop, or counted failures."""
+    """A server did not end well, or counted failures."""
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One [[models]] table. options: further keys, in TOML's own notation."""
+    """One [[models]] table. options: further keys."""
 
     name: str
     base_path: str
-    options: dict[str, str] = field(default_factory=dict)
-    batching: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
-class EchoServer:
-    """echo_server.py."""
+@contextmanager
+def echo_server() -> Iterator[int]:
+    """echo_server.py; its port."""
+    port = free_port()
+    with Child("echo server") as child:
+        child.start([sys.executable, str(HERE / "echo_server.py"), str(port)])
+        child.wait_until(lambda: "ready" in child.log_lines() or None, _READY_TIMEOUT_S)
+        yield port
 
-    def __init__(self) -> None:
-        self.port = free_port()
 
-    def __enter__(self) -> Self:
-        command = [sys.executable, str(HERE / "echo_server.py"), str(self.port)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        if self._process.stdout.readline() != "ready\n":
-            self._process.kill()
-            raise ServerError(f"{' '.join(command)} did not start")
-        return self
+@contextmanager
+def serving(models: list[ServedModel], **tables: dict[str, Any]) -> Iterator[Daemon]:
+    """`fastserve serve` with these models. tables: server, limits, executor, tensorflow of config.toml."""
+    with Child("fastserve") as child:
+        config, ready, admin = (child.folder / name for name in ("config.toml", "ready.json", "admin.sock"))
+        config.write_text(config_text(models, tables, child.folder / "state", admin))
+        command = [sys.executable, "-m", "fastserve", "serve", str(config), "--strict"]
+        child.start([*command, "--ready-file", str(ready)])
+        child.wait_until(lambda: ready.exists() or None, _READY_TIMEOUT_S)
+        address = json.loads(ready.read_text())["addresses"][0]
+        try:
+            yield Daemon(child, int(address.rpartition(":")[2]), admin)
+        except BaseException as error:
+            error.add_note(f"fastserve said:\n{child.said()}")
+            raise
+        child.check()
+        code = child.stop()
+        if code != 0:
+            raise ServerError(f"fastserve ended with {code} after SIGTERM")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.terminate()
-        self._process.wait(_STOP_TIMEOUT_S)
+
+def config_text(
+    models: list[ServedModel], tables: dict[str, dict[str, Any]], state: Path, admin: Path
+) -> str:
+    """A config.toml that listens on any free port of 127.0.0.1."""
+    fixed = {"listen": ["127.0.0.1:0"], "state_dir": str(state), "admin_socket": str(admin)}
+    lines = []
+    for name, table in (tables | {"server": tables.get("server", {}) | fixed}).items():
+        lines += [f"[{name}]", *(f"{key} = {toml_value(value)}" for key, value in table.items())]
+    for model in models:
+        keys = {"name": model.name, "base_path": model.base_path} | model.options
+        lines += ["[[models]]", *(f"{key} = {toml_value(value)}" for key, value in keys.items())]
+    return "\n".join(lines) + "\n"
 
 
 class Daemon:
-    """`fastserve serve` with a configuration of its own; leaving the block checks that it ends with 0."""
+    """A running daemon."""
 
-    def __init__(
-        self,
-        models: list[ServedModel],
-        *,
-        server: dict[str, str] | None = None,
-        limits: dict[str, str] | None = None,
-        executor: dict[str, str] | None = None,
-        tensorflow: dict[str, str] | None = None,
-    ) -> None:
-        self._models = models
-        self._tables = {
-            "server": server or {},
-            "limits": limits or {},
-            "executor": executor or {},
-            "tensorflow": tensorflow or {},
-        }
-        self.port = 0
-        self.control_pid = 0
+    def __init__(self, child: Child, port: int, admin: Path) -> None:
+        self._child = child
+        self._admin = admin
+        self.port = port
 
-    def __enter__(self) -> Self:
-        self._folder = tempfile.TemporaryDirectory(prefix="fastserve-bench-")
-        folder = Path(self._folder.name)
-        self._admin = folder / "admin.sock"
-        self._log = folder / "server.log"
-        config = folder / "config.toml"
-        config.write_text(self._config(folder))
-        ready = folder / "ready.json"
-        self.command = [sys.executable, "-m", "fastserve", "serve", str(config), "--strict"]
-        self.command += ["--ready-file", str(ready)]
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(self.command, stdout=log, stderr=log)
-        self.control_pid = self._process.pid
-        try:
-            self._wait_ready(ready)
-        except BaseException:
-            self._process.kill()
-            self._process.wait()
-            self._folder.cleanup()
-            raise
-        address = json.loads(ready.read_text())["addresses"][0]
-        self.port = int(address.rpartition(":")[2])
-        return self
+    @property
+    def control_pid(self) -> int:
+        return self._child.pid
 
-    def _config(self, folder: Path) -> str:
-        tables = {name: dict(keys) for name, keys in self._tables.items()}
-        tables["server"] |= {
-            "listen": '["127.0.0.1:0"]',
-            "state_dir": json.dumps(str(folder / "state")),
-            "admin_socket": json.dumps(str(self._admin)),
-        }
-        lines = []
-        for name, keys in tables.items():
-            lines += [f"[{name}]", *(f"{key} = {value}" for key, value in keys.items())]
-        for model in self._models:
-            lines += ["[[models]]", f"name = {json.dumps(model.name)}"]
-            lines += [f"base_path = {json.dumps(model.base_path)}"]
-            lines += [f"{key} = {value}" for key, value in model.options.items()]
-            lines += ["[models.batching]", *(f"{key} = {value}" for key, value in model.batching.items())]
-        return "\n".join(lines) + "\n"
-
-    def _wait_ready(self, ready: Path) -> None:
-        deadline = time.monotonic() + _READY_TIMEOUT_S
-        while not ready.exists():
-            if self._process.poll() is not None:
-                raise ServerError(f"fastserve ended with {self._process.returncode}:\n{self.log()[-3000:]}")
-            if time.monotonic() > deadline:
-                raise ServerError(
-                    f"fastserve was not ready within {_READY_TIMEOUT_S:.0f} s:\n{self.log()[-3000:]}"
-                )
-            time.sleep(0.02)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            error.add_note(f"fastserve said:\n{self.log()[-2000:]}")
-        try:
-            self._process.send_signal(signal.SIGTERM)
-            code = self._process.wait(_STOP_TIMEOUT_S)
-            if code != 0 and kind is None:
-                raise ServerError(f"fastserve ended with {code} after SIGTERM:\n{self.log()[-3000:]}")
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-            if kind is None:
-                raise ServerError(
-                    f"fastserve did not end within {_STOP_TIMEOUT_S:.0f} s of SIGTERM"
-                ) from None
-        finally:
-            self._folder.cleanup()
-
-    def log(self) -> str:
-        return self._log.read_text(errors="replace")
+    def log_lines(self) -> list[str]:
+        return self._child.log_lines()
 
     def stats(self) -> dict[str, Any]:
         """The core's counters: the admin socket takes one JSON line and answers with one."""
@@ -183,8 +126,8 @@ class Daemon:
 
 @dataclass(frozen=True)
 class Counters:
-    """What was counted since the start, or between two readings. failed includes cancelled: the caller
-    was gone, as h2load's last calls are when its time is up."""
+    """What was counted since the start, or between two readings. failed includes cancelled: the caller was
+    gone."""
 
     ok: int
     failed: int
@@ -207,15 +150,12 @@ class Counters:
     def mean_batch(self) -> float:
         return self.rows / max(self.batches, 1)
 
-    def check(self, at_least_ok: int, may_cancel: int = 0) -> None:
-        """Raises ServerError when a call failed, or when fewer went well than the client counted.
-
-        may_cancel: how many calls may have lost their caller.
-        """
-        if self.failed > self.cancelled or self.cancelled > may_cancel or self.ok < at_least_ok:
+    def check(self, at_least_ok: int) -> None:
+        """Raises ServerError when a call failed, or when fewer went well than the client counted."""
+        if self.failed or self.ok < at_least_ok:
             raise ServerError(
                 f"the client counted {at_least_ok} good calls; the server {self.ok}, {self.failed} failed, "
-                f"of them {self.cancelled} cancelled ({may_cancel} may be)"
+                f"of them {self.cancelled} cancelled"
             )
 
 

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -19,7 +20,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import cache
 import grpc
 import numpy as np
-from load import PREDICT_PATH
+
+from fastserve.bench.wire import PREDICT_PATH
 
 TOLERANCE = 1e-5
 LARGE_ROUNDS = 4
@@ -35,11 +37,9 @@ def verify(port: int, key: str) -> dict[str, Any]:
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=_NO_LIMIT) as channel:
         predict = channel.unary_unary(PREDICT_PATH)
         for body in index["bodies"][key]:
-            with open(body["path"], "rb") as file:
-                frame = file.read()
-            reply = predict(frame[5:], timeout=30.0)
-            if len(cache.frame(reply)) != body["reply_bytes"]:
-                raise SystemExit(f"{body['path']}: the reply weighs {len(reply) + 5} bytes")
+            reply = predict(Path(body["path"]).read_bytes(), timeout=30.0)
+            if len(reply) != body["reply_bytes"]:
+                raise SystemExit(f"{body['path']}: the reply weighs {len(reply)} bytes")
             values = predict_pb2.PredictResponse.FromString(reply).outputs[body["output"]].float_val
             worst = max(worst, float(np.max(np.abs(np.array(values) - np.array(body["expected"])))))
     if not worst <= TOLERANCE:

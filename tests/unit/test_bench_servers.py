@@ -42,34 +42,32 @@ def test_counters_between_two_readings_are_differences(servers: ModuleType) -> N
     assert got.mean_batch == 40.0
 
 
-@pytest.mark.parametrize(
-    ("ok", "failed", "cancelled", "may_cancel"),
-    [(99, 0, 0, 0), (100, 1, 0, 0), (100, 1, 0, 16), (100, 17, 17, 16), (100, 2, 1, 16)],
-)
+@pytest.mark.parametrize(("ok", "failed", "cancelled"), [(99, 0, 0), (100, 1, 0), (100, 1, 1)])
 def test_failed_lost_and_missing_calls_are_refused(
-    servers: ModuleType, ok: int, failed: int, cancelled: int, may_cancel: int
+    servers: ModuleType, ok: int, failed: int, cancelled: int
 ) -> None:
     counters = servers.Counters(ok, failed, cancelled, rows=100, batches=1, system_allocs=0)
     with pytest.raises(servers.ServerError, match="the client counted 100 good calls"):
-        counters.check(100, may_cancel)
+        counters.check(100)
 
 
-def test_callers_that_left_at_the_end_are_accepted(servers: ModuleType) -> None:
-    servers.Counters(ok=100, failed=16, cancelled=16, rows=100, batches=1, system_allocs=0).check(100, 16)
+def test_more_good_calls_than_the_window_had_are_accepted(servers: ModuleType) -> None:
+    """Those of the warm-up."""
+    servers.Counters(ok=120, failed=0, cancelled=0, rows=120, batches=1, system_allocs=0).check(100)
 
 
 def test_models_and_keys_become_a_configuration(servers: ModuleType, tmp_path: Path) -> None:
     from fastserve.config_read import parse_config
 
-    daemon = servers.Daemon(
-        [servers.ServedModel("m", "/models/m", {"reserved_executors": "1"}, {"max_batch_size": "64"})],
-        executor={"spin_us": "300", "threads": "2"},
-    )
-    daemon._admin = tmp_path / "admin.sock"
-    config = parse_config(daemon._config(tmp_path), str(tmp_path / "config.toml"))
+    options = {"reserved_executors": 1, "batching": {"max_batch_size": 64}}
+    models = [servers.ServedModel("m", "/models/m", options), servers.ServedModel("n", "/models/n")]
+    tables = {"executor": {"spin_us": 300, "threads": 2}, "server": {"io_threads": 1}}
+    text = servers.config_text(models, tables, tmp_path / "state", tmp_path / "admin.sock")
+    config = parse_config(text, str(tmp_path / "config.toml"))
     assert (config.executor.spin_us, config.models[0].reserved_executors) == (300, 1)
     assert config.models[0].batching.max_batch_size == 64
-    assert config.server.admin_socket == str(tmp_path / "admin.sock")
+    assert config.models[1].name == "n"
+    assert (config.server.io_threads, config.server.admin_socket) == (1, str(tmp_path / "admin.sock"))
 
 
 def test_resident_memory_is_seen_to_grow(process: ModuleType) -> None:
