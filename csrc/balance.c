@@ -30,7 +30,8 @@ static bool passes(const sieve *s, const fs_peer *peer)
            (s->standing < 0 ? !rests(peer, s->now_us) : (int)peer->standing == s->standing);
 }
 
-static fs_peer *pick(fs_peer *const *peers, uint32_t n, enum fs_balance balance, uint32_t turn, const sieve *s)
+static fs_peer *pick(fs_peer *const *peers, uint32_t n, enum fs_balance balance, uint32_t turn,
+                     const sieve *s)
 {
     uint32_t found = 0, least = UINT32_MAX;
     for (uint32_t i = 0; i < n; i++) {
@@ -70,14 +71,9 @@ fs_choice fs_balance_choose(fs_peer *const *peers, uint32_t n, enum fs_balance b
         if (want->standing == FS_PEER_IDLE)
             choice.dial = want;
         choice.peer = want->standing == FS_PEER_READY ? want : NULL;
-        static const struct {
-            int8_t standing;
-            bool avoid;
-        } passes_in_order[] = {
-            {FS_PEER_READY, true}, {FS_PEER_SETTLING, true}, {FS_PEER_READY, false}, {FS_PEER_SETTLING, false}};
-        for (int i = 0; i < 4 && choice.peer == NULL; i++) {
-            s.standing = passes_in_order[i].standing;
-            s.avoid = passes_in_order[i].avoid ? avoid : 0;
+        s.standing = FS_PEER_READY;
+        for (int again = 0; again < 2 && choice.peer == NULL; again++) {
+            s.avoid = again ? 0 : avoid;
             choice.peer = pick(peers, n, balance, now_turn, &s);
         }
         choice.wait = choice.peer == NULL; /* `want` does not rest, so it is dialled or is to be */
@@ -120,13 +116,14 @@ static bool may_eject(fs_peer *const *peers, uint32_t n, const fs_eject_rule *ru
     return out < n && out <= rule->at_most * n + 1e-9;
 }
 
-bool fs_balance_failed(fs_peer *const *peers, uint32_t n, fs_peer *peer, bool probe, const fs_eject_rule *rule,
-                       int64_t now_us)
+bool fs_balance_failed(fs_peer *const *peers, uint32_t n, fs_peer *peer, bool probe,
+                       const fs_eject_rule *rule, int64_t now_us)
 {
-    if (peer->failures < UINT32_MAX)
-        peer->failures++;
-    if (peer->out ? !probe : rule->failures == 0 || peer->failures < rule->failures || !may_eject(peers, n, rule))
-        return false; /* from before it was ejected; or not yet, or not another one */
+    peer->failures += peer->failures < UINT32_MAX;
+    if (peer->out && !probe)
+        return false; /* from before it was ejected */
+    if (!peer->out && (rule->failures == 0 || peer->failures < rule->failures || !may_eject(peers, n, rule)))
+        return false;
     int64_t longest_us = rule->out_us << DOUBLINGS_MOST;
     bool again = peer->out || (peer->back_us != 0 && now_us - peer->back_us < longest_us);
     if (!again)

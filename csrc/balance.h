@@ -12,8 +12,7 @@ enum fs_balance { FS_ROUND_ROBIN = 0, FS_LEAST_OUTSTANDING = 1 };
 
 enum fs_standing {
     FS_PEER_IDLE,     /* no connection; one may be dialled from rest_until_us on */
-    FS_PEER_DIALLING, /* a connection is on its way */
-    FS_PEER_SETTLING, /* it takes calls, but the server has not said a word yet */
+    FS_PEER_DIALLING, /* a connection is on its way, or the server has not said a word on it yet */
     FS_PEER_READY,
 };
 

@@ -163,8 +163,7 @@ static int attempt_start(fs_channel *channel, fs_channel_call *call, fs_wire *wi
     fs_attempt *attempt = fs_slab_alloc(channel->slab, sizeof *attempt);
     if (attempt == NULL)
         return -FS_RESOURCE_EXHAUSTED;
-    memset(attempt, 0, sizeof *attempt);
-    fs_exchange *exchange = &attempt->exchange;
+    fs_exchange *exchange = &attempt->exchange; /* whose other members are the session's to set */
     exchange->path = call->path;
     exchange->pieces = call->pieces;
     exchange->n_pieces = call->n_pieces;
@@ -172,6 +171,7 @@ static int attempt_start(fs_channel *channel, fs_channel_call *call, fs_wire *wi
     exchange->encoding = call->encoding;
     exchange->headers = call->headers;
     exchange->n_headers = call->n_headers;
+    exchange->user = NULL;
     exchange->timeout_us = call->deadline_us == INT64_MAX ? 0 : call->deadline_us - channel->now_us;
     int rc = fs_h2_client_start(wire->link.h2, exchange);
     if (rc != 0) {
@@ -183,6 +183,8 @@ static int attempt_start(fs_channel *channel, fs_channel_call *call, fs_wire *wi
     attempt->server = server;
     attempt->wire = wire;
     attempt->started_us = channel->now_us;
+    attempt->next_ended = NULL;
+    attempt->ended = false;
     attempt->hedge = hedge;
     attempt->probe = fs_balance_begin(&server->peer, channel->now_us);
     server->attempts++;

@@ -124,7 +124,8 @@ static void refused(fs_channel *channel, fs_server *server, const char *why, boo
     /* A fifth more or less, so that many clients of a server that comes back do not all call at once. */
     double jitter = 0.8 + 0.4 * fs_channel_random(channel);
     server->peer.rest_until_us = channel->now_us + (int64_t)((double)server->rest_us * jitter);
-    server->rest_us = server->rest_us * 2 < config->reconnect_max_us ? server->rest_us * 2 : config->reconnect_max_us;
+    int64_t twice_us = server->rest_us * 2;
+    server->rest_us = twice_us < config->reconnect_max_us ? twice_us : config->reconnect_max_us;
     if (blame)
         fs_server_failed(channel, server, false);
     channel->serve = true;
@@ -135,10 +136,12 @@ void fs_server_look(fs_channel *channel, fs_server *server)
     enum fs_standing standing = FS_PEER_IDLE;
     server->n_wires = 0;
     for (fs_wire *wire = server->wires; wire != NULL; wire = wire->next) {
+        /* Calls could be started before the server has said its SETTINGS. But whether it has seen them would
+         * be unknown if it never does, and a listener's backlog says nothing of a process behind it. */
         enum fs_standing is = wire->link.state < FS_LINK_SETTLING ? FS_PEER_DIALLING
                               : !fs_link_accepts(&wire->link)     ? FS_PEER_IDLE
                               : wire->link.state == FS_LINK_OPEN  ? FS_PEER_READY
-                                                                  : FS_PEER_SETTLING;
+                                                                  : FS_PEER_DIALLING;
         server->n_wires += is != FS_PEER_IDLE; /* the others only finish what is on them */
         standing = is > standing ? is : standing;
     }
@@ -152,14 +155,9 @@ fs_wire *fs_server_wire(fs_channel *channel, fs_server *server)
     fs_wire *best = NULL;
     bool spare = false; /* one more is on its way */
     for (fs_wire *wire = server->wires; wire != NULL; wire = wire->next) {
-        if (!fs_link_accepts(&wire->link)) {
-            spare |= wire->link.state < FS_LINK_SETTLING;
-            continue;
-        }
-        bool open = wire->link.state == FS_LINK_OPEN;
-        spare |= !open;
-        bool best_open = best != NULL && best->link.state == FS_LINK_OPEN;
-        if (best == NULL || (open && !best_open) || (open == best_open && wire->outstanding < best->outstanding))
+        if (wire->link.state != FS_LINK_OPEN)
+            spare |= wire->link.state != FS_LINK_CLOSED;
+        else if (fs_link_accepts(&wire->link) && (best == NULL || wire->outstanding < best->outstanding))
             best = wire;
     }
     if (best != NULL && best->outstanding > 0 && !spare)

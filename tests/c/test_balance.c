@@ -83,15 +83,6 @@ static void test_who_is_not_ready_is_dialled_and_another_takes_the_call(void)
     c = choose(t, FS_ROUND_ROBIN, 0, 0);
     CHECK_EQ(at(t, c.peer), 1);
     CHECK_EQ(at(t, c.dial), 2);
-
-    /* One that has not said a word yet is better than waiting, and no better than one that has. */
-    t->peer[0].standing = FS_PEER_SETTLING;
-    for (int i = 0; i < 6; i++)
-        CHECK_EQ(at(t, choose(t, FS_ROUND_ROBIN, 0, 0).peer), 1);
-    t->peer[1].standing = FS_PEER_DIALLING;
-    t->peer[2].standing = FS_PEER_DIALLING;
-    for (int i = 0; i < 3; i++)
-        CHECK_EQ(at(t, choose(t, FS_ROUND_ROBIN, 0, 0).peer), 0);
 }
 
 static void test_who_refused_rests(void)
@@ -116,7 +107,6 @@ static void test_avoid(void)
     for (int i = 0; i < 6; i++)
         CHECK(at(t, choose(t, FS_ROUND_ROBIN, 2, 0).peer) != 1);
     t->peer[0].standing = FS_PEER_IDLE;
-    t->peer[2].standing = FS_PEER_SETTLING;
     for (int i = 0; i < 6; i++)
         CHECK_EQ(at(t, choose(t, FS_ROUND_ROBIN, 2, 0).peer), 2);
     t->peer[2].standing = FS_PEER_DIALLING;
