@@ -1,4 +1,4 @@
-"""The `fastserve` command: serve, check, inspect, version.
+"""The `fastserve` command: serve, check, inspect, version, bench.
 
 Only arguments and exit codes are here. Each command imports what it needs when it runs, so that
 `fastserve --help` is there at once. Exit codes: 0 done, 1 it did not work, 2 the command line or the
@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from fastserve.cli_bench import bench
 from fastserve.errors import FastServeError
 from fastserve.version import __version__
 
@@ -159,3 +160,6 @@ def version() -> None:
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         click.echo(f"{name:{width}}  {text}")
+
+
+main.add_command(bench)

