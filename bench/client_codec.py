@@ -2,11 +2,11 @@
 
     python bench/client_codec.py [--seconds 4] [--out bench/results/client_codec.json]
 
-The request is Criteo's shape, 13 float32 and 26 int64 a row, as two arrays and as 39; the reply 500 float32. In turn,
-in one process: FastServe's `encode_request` and `decode_reply`; `tf.make_tensor_proto`, the messages of
-tensorflow-serving-api and `tf.make_ndarray`, which is what a client on grpcio does; and a bare memcpy of the same
-bytes. Requests are made as one bytes object in all three, so that each copies the payload at least once;
-`fastserve.client` itself sends an array from where it lies. Times are the medians of the rounds.
+The request is Criteo's shape, 13 float32 and 26 int64 a row, as two arrays and as 39; the reply 500 float32.
+In turn, in one process: FastServe's `encode_request` and `decode_reply`; `tf.make_tensor_proto`, the messages
+of tensorflow-serving-api and `tf.make_ndarray`, which is what a client on grpcio does; and a bare memcpy of
+the same bytes. Requests are made as one bytes object in all three, so that each copies the payload at least
+once; `fastserve.client` itself sends an array from where it lies. Times are the medians of the rounds.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def stock(inputs: dict[str, Any], reply: bytes) -> Callable[[], object]:
 
 
 def copies(inputs: dict[str, Any], reply: bytes) -> Callable[[], object]:
-    """One block of the size of each message, copied by memcpy: a bytearray's copy is that and nothing else."""
+    """One block of the size of each message, copied by memcpy: a bytearray's copy is that and nothing
+    else."""
     request = memoryview(encode_request("ranker", inputs))
     answer = memoryview(reply)
 
@@ -111,11 +112,17 @@ def run(seconds: float) -> dict[str, Any]:
             inputs, reply = inputs_of(shape), reply_bytes(as_content)
             encoded, scores = ours(inputs, reply)()  # type: ignore[misc]
             theirs, expected = stock(inputs, reply)()  # type: ignore[misc]
-            same = predict_pb2.PredictRequest.FromString(encoded) == predict_pb2.PredictRequest.FromString(theirs)
+            same = predict_pb2.PredictRequest.FromString(encoded) == predict_pb2.PredictRequest.FromString(
+                theirs
+            )
             if not same or not np.array_equal(scores, expected):
                 raise SystemExit("the two codecs do not agree: nothing to compare")
             times = measure(
-                {"fastserve": ours(inputs, reply), "stock": stock(inputs, reply), "memcpy": copies(inputs, reply)},
+                {
+                    "fastserve": ours(inputs, reply),
+                    "stock": stock(inputs, reply),
+                    "memcpy": copies(inputs, reply),
+                },
                 seconds / 4,
             )
             us = {name: round(statistics.median(rounds), 2) for name, rounds in times.items()}
@@ -132,7 +139,7 @@ def run(seconds: float) -> dict[str, Any]:
                 }
             )
     return {
-        "what": f"encode a request of {ROWS} rows ({DENSE} float32, {SPARSE} int64) and decode {ROWS} float32",
+        "what": f"encode {ROWS} rows of {DENSE} float32 and {SPARSE} int64, and decode {ROWS} float32",
         "command": "python bench/client_codec.py",
         "machine": {"cpus": len(os.sched_getaffinity(0)), "cpu": _cpu(), "python": platform.python_version()},
         "numpy": np.__version__,
@@ -157,7 +164,7 @@ def main() -> None:
         print(
             f"{row['request']:>9}, {row['reply']:14}  fastserve {us['fastserve']:8.2f} us"
             f"  stock {us['stock']:8.2f} us  memcpy {us['memcpy']:6.2f} us"
-            f"  {row['times_faster_than_stock']:6.1f} times faster than stock, {row['times_memcpy']:5.2f} memcpys"
+            f"  {row['times_faster_than_stock']:6.1f} times faster, {row['times_memcpy']:5.2f} memcpys"
         )
     args.out.write_text(json.dumps(report, indent=2) + "\n")
 

@@ -2,7 +2,8 @@
 
     python tests/fuzz/make_corpus_predict_call.py
 
-The files are checked in, so that replaying them needs no Python. The tensors are those of make_corpus_predict.py.
+The files are checked in, so that replaying them needs no Python. The tensors are those of
+make_corpus_predict.py.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""The client's codec against TensorFlow's: requests must be those that make_tensor_proto and protobuf give, replies
-read as make_ndarray reads them."""
+"""The client's codec against TensorFlow's: requests must be those that make_tensor_proto and protobuf give,
+replies read as make_ndarray reads them."""
 
 from __future__ import annotations
 
 import gc
+import itertools
 import subprocess
 import sys
 import tracemalloc
@@ -14,12 +15,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tensorflow as tf
-from fastserve._native.client_codec import ReplyError, decode_reply, encode_request, join_replies
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import predict_pb2
+
+from fastserve._native.client_codec import ReplyError, decode_reply, encode_request, join_replies
 
 NUMERIC = [
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
@@ -95,7 +97,7 @@ def example(name: str, *shape: int) -> Array:
     return values.astype(dtype).reshape(shape)
 
 
-# ---- requests ---------------------------------------------------------------------------------------------
+# ---- requests ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (3, 4), (40, 30), (0, 13), (2, 0), (1, 2, 3, 4)])
@@ -163,8 +165,9 @@ def test_nested_lists_of_strings_have_their_shape() -> None:
     [
         [1, 2], [[1.5], [2.5]], 3, 2.5, True, 1j, np.float32(3), np.int8(-1),
         np.arange(6).reshape(2, 3).T, np.arange(10)[::3], np.arange(10)[::-1], np.arange(4, dtype=">i4"),
-        np.arange(4, dtype=">f8"), np.asfortranarray(np.ones((3, 4), np.float32)), np.broadcast_to(1.5, (3, 2)),
-        memoryview(np.arange(5)), tf.constant([[1.0, 2.0]]), range(4), np.ma.masked_array([1, 2], [0, 0]),
+        np.arange(4, dtype=">f8"), np.asfortranarray(np.ones((3, 4), np.float32)),
+        np.broadcast_to(1.5, (3, 2)), memoryview(np.arange(5)), tf.constant([[1.0, 2.0]]), range(4),
+        np.ma.masked_array([1, 2], [0, 0]),
         np.arange(8, dtype=ml_dtypes.bfloat16)[::2],
     ],
 )  # fmt: skip
@@ -274,11 +277,9 @@ def test_bad_arguments_are_named(options: dict[str, Any], error: type[Exception]
 
 
 def test_more_than_two_gigabytes_are_refused() -> None:
-    large = np.broadcast_to(np.float32(0), (1 << 20,))
-    array = np.lib.stride_tricks.as_strided(large, (1 << 9,), (0,))  # small; and what only claims to be large:
-    huge = np.memmap("/dev/zero", dtype=np.uint8, mode="r", shape=(1 << 31,))
+    huge = np.memmap("/dev/zero", dtype=np.uint8, mode="r", shape=(1 << 31,))  # takes no memory
     with pytest.raises(ValueError, match="2 GiB"):
-        encode_request("m", {"x": huge, "y": array})
+        encode_request("m", {"x": huge, "y": [1]})
 
 
 def test_a_request_is_left_with_no_references() -> None:
@@ -293,7 +294,7 @@ def test_a_request_is_left_with_no_references() -> None:
     array.resize((2000,))  # refused while a buffer of it is out
 
 
-# ---- replies ----------------------------------------------------------------------------------------------
+# ---- replies -------------------------------------------------------------------------------
 
 
 FIELDS = {
@@ -330,7 +331,7 @@ def test_a_quantized_output_is_its_integers(name: str) -> None:
     proto = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum, int_val=[1, 2, 100])
     proto.tensor_shape.dim.add(size=3)
     got = received(y=proto)["y"]
-    assert got.dtype == name[1:] if name[1] == "u" else got.dtype == name[1:]
+    assert got.dtype == name[1:]
     assert got.tolist() == [1, 2, 100]
 
 
@@ -399,7 +400,7 @@ def test_arrays_do_not_overlap() -> None:
     spans = sorted(
         (array.__array_interface__["data"][0], array.nbytes) for array in got.values() if array.nbytes
     )
-    for (start, size), (following, _) in zip(spans, spans[1:], strict=False):
+    for (start, size), (following, _) in itertools.pairwise(spans):
         assert start + size <= following
 
 
@@ -479,7 +480,7 @@ def test_any_bytes_are_read_or_refused_as_by_protobuf(junk: bytes, at: int, valu
         assert theirs or not ours
 
 
-# ---- joined replies ---------------------------------------------------------------------------------------
+# ---- joined replies ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", [tf.make_tensor_proto, lambda a: typed(a, tf.int64, "int64_val")])
@@ -532,18 +533,19 @@ def test_joined_claims_are_limited_together() -> None:
         join_replies([half, half], [1000, 1000], limit_bytes=7999)
 
 
-# ---- the module ---------------------------------------------------------------------------------------------
+# ---- the module ----------------------------------------------------------------------------
 
 
 def test_importing_it_loads_nothing_heavy() -> None:
-    code = "import sys, fastserve._native.client_codec\nprint(*sorted(name.split('.')[0] for name in sys.modules))"
+    code = "import sys, fastserve._native.client_codec\nprint(*{name.split('.')[0] for name in sys.modules})"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"numpy", "ml_dtypes", "tensorflow", "google", "grpc", "asyncio"} & set(ran.stdout.split())
 
 
 def test_memory_comes_back() -> None:
     array = np.random.default_rng(1).random((500, 13), dtype=np.float32)
-    message = reply(y=array, s=[b"x"] * 50, i=typed(np.arange(500), tf.int64, "int64_val")).SerializeToString()
+    varints = typed(np.arange(500), tf.int64, "int64_val")
+    message = reply(y=array, s=[b"x"] * 50, i=varints).SerializeToString()
 
     def work(rounds: int) -> None:
         for _ in range(rounds):
