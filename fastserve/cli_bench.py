@@ -94,7 +94,7 @@ def run(
     \b
     Examples:
         fastserve bench run overhead.toml --start fastserve --start grpc-aio --quick
-        fastserve bench run dcn.toml --target old=127.0.0.1:8500 --target new=127.0.0.1:8600 --out ab.json --html ab.html
+        fastserve bench run dcn.toml --target old=10.0.0.5:8500 --target new=10.0.0.6:8500 --out ab.json
         fastserve bench run dcn.toml --start fastserve --start spin=fastserve:executor.spin_us=300
         fastserve bench run dcn.toml --start fastserve --start aio=grpc-aio:threads=8 --start flask
     """
@@ -243,11 +243,15 @@ def replay(
     show_default=True,
     help="A change smaller than this is none, however certain it is.",
 )
-def compare(before: Path, after: Path, fail_on_regression: bool, threshold: float) -> None:
+@click.option(
+    "--confidence", type=click.FloatRange(0.5, 0.9999), default=0.99, show_default=True, help="Of intervals."
+)
+def compare(before: Path, after: Path, fail_on_regression: bool, threshold: float, confidence: float) -> None:
     """Say what changed from A to B beyond the noise: rates and latencies of what both have.
 
-    Rounds are resampled (a bootstrap); the ratio's 99 % interval is shown. With one round there is no telling
-    noise from change: measure with more. --fail-on-regression looks at rate, p50, p90 and p99.
+    Rounds are resampled (a bootstrap), and a change counts when the ratio's interval leaves out 1. With one
+    round there is no telling noise from change, with two or three only large changes show: measure with five
+    or more. --fail-on-regression looks at rate, p50, p90 and p99.
 
     \b
     Example:
@@ -258,11 +262,11 @@ def compare(before: Path, after: Path, fail_on_regression: bool, threshold: floa
     from fastserve.bench.report_table import show_changes
     from fastserve.bench.result import ResultError, read_result
 
-    found = compare_results(read_result(before), read_result(after), threshold=threshold)
+    found = compare_results(read_result(before), read_result(after), confidence, threshold)
     if not found:
         raise ResultError(f"{before} and {after} have no workload, target and load in common")
     screen = console()
-    show_changes(screen, found, before, after)
+    show_changes(screen, found, before, after, confidence)
     worse = regressions(found)
     screen.print(
         f"\n{len(worse)} got slower beyond the noise" if worse else "\nnothing got slower beyond noise"

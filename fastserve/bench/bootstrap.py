@@ -1,9 +1,9 @@
 """How sure a difference is: a bootstrap over rounds and, while those are few, over stretches within them.
 
 What varies from round to round (the machine's mood, a process's memory layout) is the larger part of a
-benchmark's noise, so rounds are what is resampled. Fewer than FEW of them know little of their own noise:
-then moving blocks of intervals are drawn inside each of them as well. A bootstrap of few values is too sure
-of itself, so its percentiles are spread as Student's t asks for (Hesterberg's expanded percentile interval).
+benchmark's noise, so rounds are what is resampled. Few rounds may agree by chance: where they differ less
+than what moving blocks of intervals within them say they should, the rest is drawn from those. How little so
+few values know of their own noise is made up for as usual, with Student's t and Welch's degrees of freedom.
 Statistics are compared as logarithms: their means over rounds are geometric.
 
 Pure functions of windows; all that is random comes from fixed seeds.
@@ -22,10 +22,9 @@ import numpy.typing as npt
 from fastserve.bench.result import Latencies, Window
 
 Floats = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.int64]
 
 REPLICATES = 2000
-CONFIDENCE = 0.99
+CONFIDENCE = 0.95
 FEW = 5
 _PAIRED_FROM = 4
 
@@ -85,38 +84,70 @@ def ratio(
     value = mean(new, name) / mean(old, name) if new and old else math.nan
     if not math.isfinite(value):
         return Estimate(math.nan, math.nan, math.nan)
-    left, right = _replicates(new, name, seed=1), _replicates(old, name, seed=2)
+    left, right = _logarithms(new, name, seed=1), _logarithms(old, name, seed=2)
     rounds = min(len(new), len(old))
     if paired and len(new) == len(old) and rounds >= _PAIRED_FROM:
-        drawn = _draws(rounds, seed=3)
-        differences, freedom = _means(left, drawn) - _means(right, drawn), rounds - 1
+        both = _Rounds(left.values - right.values, left.within - right.within)
+        differences, freedom = both.means(seed=3), float(rounds - 1)
     else:
-        differences = _means(left, _draws(len(new), seed=3)) - _means(right, _draws(len(old), seed=4))
-        freedom = len(new) + len(old) - 2
-    low, high = _expanded(differences, math.log(value), rounds, freedom, confidence)
-    return Estimate(value, math.exp(low), math.exp(high))
+        differences, freedom = left.means(seed=3) - right.means(seed=4), _freedom(left, right)
+    low, high = _interval(differences, freedom, confidence)
+    center = math.log(value)
+    return Estimate(value, math.exp(center + min(low, 0.0)), math.exp(center + max(high, 0.0)))
 
 
-def _replicates(windows: Sequence[Window], name: str, seed: int) -> Floats:
-    """Logarithms of the statistic: a row for each round, which varies as it does within that round."""
+@dataclass(frozen=True)
+class _Rounds:
+    """Logarithms of a statistic. values: of each round; within: for each, REPLICATES deviations inside it."""
+
+    values: Floats
+    within: Floats
+
+    @property
+    def variance(self) -> float:
+        """Of one round: as the rounds differ, or as they vary within, where few differ by less."""
+        seen = float(self.values.var(ddof=1)) if len(self.values) > 1 else 0.0
+        return max(seen, float(self.within.var()))
+
+    def means(self, seed: int) -> Floats:
+        """Replicates of how far the mean over rounds is off."""
+        rounds = len(self.values)
+        drawn = np.random.default_rng(seed).integers(0, rounds, (rounds, REPLICATES))
+        # Values that are drawn from few differ less than those that they stand for.
+        away = (self.values - self.values.mean()) * math.sqrt(rounds / max(rounds - 1, 1))
+        total = self.variance
+        missing = 1.0 - float(self.values.var(ddof=1)) / total if rounds > 1 and total else 1.0
+        # A round that is drawn twice brings two deviations of its own.
+        columns = (np.arange(REPLICATES)[None, :] + 37 * np.arange(rounds)[:, None]) % REPLICATES
+        means: Floats = (away[drawn] + math.sqrt(max(missing, 0.0)) * self.within[drawn, columns]).mean(
+            axis=0
+        )
+        return means
+
+
+def _logarithms(windows: Sequence[Window], name: str, seed: int) -> _Rounds:
     rng = np.random.default_rng(seed)
-    rows = []
-    for window in windows:
-        within = _within(window, name, rng) if len(windows) < FEW else np.zeros(REPLICATES)
-        rows.append(math.log(statistic(window, name)) + within)
-    return np.array(rows)
+    few = len(windows) < FEW
+    within = [_within(window, name, rng) if few else np.zeros(REPLICATES) for window in windows]
+    return _Rounds(np.array([math.log(statistic(window, name)) for window in windows]), np.array(within))
 
 
-def _draws(rounds: int, seed: int) -> Indices:
-    """Which rounds each replicate of the mean is made of."""
-    return np.random.default_rng(seed).integers(0, rounds, (rounds, REPLICATES))
+def _freedom(left: _Rounds, right: _Rounds) -> float:
+    """Welch's, at least the 2 of twice two rounds; 0.0 when a side has one round."""
+    counts = [len(left.values), len(right.values)]
+    if min(counts) < 2:
+        return 0.0
+    parts = [side.variance / count for side, count in zip((left, right), counts, strict=True)]
+    below = sum(part**2 / (count - 1) for part, count in zip(parts, counts, strict=True))
+    return max(2.0, sum(parts) ** 2 / below) if below > 0 else float(sum(counts) - 2)
 
 
-def _means(replicates: Floats, drawn: Indices) -> Floats:
-    # A round that is drawn twice brings two replicates of its own.
-    columns = (np.arange(REPLICATES)[None, :] + 37 * np.arange(len(drawn))[:, None]) % REPLICATES
-    means: Floats = replicates[drawn, columns].mean(axis=0)
-    return means
+def _interval(replicates: Floats, freedom: float, confidence: float) -> tuple[float, float]:
+    """Of replicates about 0, as wide as so few rounds make it."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(replicates, [tail, 1 - tail])
+    wider = student_quantile(1 - tail, freedom) / normal_quantile(1 - tail) if freedom > 0 else 1.0
+    return float(low) * wider, float(high) * wider
 
 
 def _within(window: Window, name: str, rng: np.random.Generator) -> Floats:
@@ -137,22 +168,6 @@ def _within(window: Window, name: str, rng: np.random.Generator) -> Floats:
     return deviations
 
 
-def _expanded(
-    replicates: Floats, center: float, rounds: int, freedom: int, confidence: float
-) -> tuple[float, float]:
-    """The interval of the replicates, as wide as so few rounds make it."""
-    tail = (1 - confidence) / 2
-    spread = normal_quantile(1 - tail)
-    if freedom > 0:
-        spread = math.sqrt(rounds / max(rounds - 1, 1)) * student_quantile(1 - tail, freedom)
-    # What lies beyond the quantiles that so many replicates can tell is stretched about the center.
-    sure = normal_quantile(1 - 4 / REPLICATES)
-    reach = 0.5 * math.erfc(min(spread, sure) / math.sqrt(2))
-    low, high = np.quantile(replicates, [reach, 1 - reach])
-    stretch = max(1.0, spread / sure)
-    return center + min(0.0, low - center) * stretch, center + max(0.0, high - center) * stretch
-
-
 @lru_cache(64)
 def normal_quantile(share: float) -> float:
     """The value that a standard normal stays below with this probability."""
@@ -164,7 +179,7 @@ def normal_quantile(share: float) -> float:
 
 
 @lru_cache(64)
-def student_quantile(share: float, freedom: int) -> float:
+def student_quantile(share: float, freedom: float) -> float:
     """As normal_quantile, for Student's t with so many degrees of freedom."""
     angles = np.linspace(0.0, math.pi / 2, 20001)
     density = np.cos(angles) ** (freedom - 1)

@@ -151,7 +151,7 @@ def _ratios(run: Run) -> str:
     )
     return (
         f"<h3>Compared with {escape(base)}</h3>"
-        "<p>Ratios, with 99 % intervals. For latencies, less is better.</p>"
+        "<p>Ratios, with 95 % intervals. For latencies and CPU time, less is better.</p>"
         '<div class="wide"><table><thead><tr><th class="name">Load</th><th class="name">Target</th>'
         '<th class="name">Of</th><th>Ratio</th><th class="name"></th></tr></thead>'
         f"<tbody>{body}</tbody></table></div>"

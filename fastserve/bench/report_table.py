@@ -82,7 +82,9 @@ def _colored(change: Change) -> str:
     return f"[{color}]{text}[/]" if color else text
 
 
-def show_changes(console: Console, found: Sequence[Change], before: Path, after: Path) -> None:
+def show_changes(
+    console: Console, found: Sequence[Change], before: Path, after: Path, confidence: float
+) -> None:
     """What `fastserve bench compare` found."""
     console.print(f"before: {before}\nafter:  {after}", markup=False)
     workload = ""
@@ -96,7 +98,7 @@ def show_changes(console: Console, found: Sequence[Change], before: Path, after:
             table = Table(title=f"\n{escape(workload)}", title_justify="left", title_style="bold", box=None)
             for name in ("load", "target", "of"):
                 table.add_column(name)
-            for name in ("before", "after", "ratio (99 % interval)"):
+            for name in ("before", "after", f"ratio ({confidence:.0%} interval)"):
                 table.add_column(name, justify="right", no_wrap=True)
             table.add_column("")
             last = ("", "")

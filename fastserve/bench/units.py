@@ -49,7 +49,9 @@ def value_text(statistic: str, value: float) -> str:
 
 
 def ratio_text(ratio: Estimate) -> str:
-    """ "1.52 (1.48 to 1.57)"."""
+    """ "1.52 (1.48 to 1.57)"; "1.52 (unsure)" where the interval says nothing."""
     if not math.isfinite(ratio.value):
         return "-"
+    if ratio.high > 100 * ratio.low:
+        return f"{ratio.value:.3g} (unsure)"
     return f"{ratio.value:.3g} ({ratio.low:.3g} to {ratio.high:.3g})"
