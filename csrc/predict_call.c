@@ -14,8 +14,9 @@ enum { COPIED_BYTES = 512 };
 
 static size_t version_size(const fs_model_ref *model)
 {
-    return model->version == 0 ? 0
-                               : fs_wire_tag_size(F_INT64_VALUE) + fs_wire_varint_size((uint64_t)model->version);
+    if (model->version == 0)
+        return 0;
+    return fs_wire_tag_size(F_INT64_VALUE) + fs_wire_varint_size((uint64_t)model->version);
 }
 
 static size_t model_size(const fs_model_ref *model)

@@ -1,5 +1,5 @@
-/* predict_proto: what both sides of the Predict codec share: the messages' fields, and the parts that a request
- * and a reply have in common: a ModelSpec and a map from names to tensors.
+/* predict_proto: what both sides of the Predict codec share: the messages' fields, and what a request and a
+ * reply have in common: a ModelSpec and a map from names to tensors.
  *
  * Included by predict.c, where these functions are, and predict_call.c, and by nobody else. */
 #ifndef FS_PREDICT_PROTO_H
@@ -35,9 +35,9 @@ typedef struct fs_tensor_map {
     uint8_t slots[FS_TENSOR_MAP_SLOTS]; /* hash to index in small plus one; 0: free */
 } fs_tensor_map;
 
-/* Begins, adds the bytes of one entry, and gives the distinct entries. 0; -FS_INTERNAL where the bytes are no
- * such entry, or a tensor that a later one replaces is none; -FS_RESOURCE_EXHAUSTED when out of memory or past
- * FS_MAX_INPUTS. */
+/* Begins, adds the bytes of one entry, and gives the distinct entries. 0; -FS_INTERNAL where the bytes are
+ * no such entry, or a tensor that a later one replaces is none; -FS_RESOURCE_EXHAUSTED when out of memory or
+ * past FS_MAX_INPUTS. */
 void fs_tensor_map_begin(fs_tensor_map *map, fs_arena *arena);
 int fs_tensor_map_add(fs_tensor_map *map, fs_slice entry);
 int fs_tensor_map_end(fs_tensor_map *map, fs_named_view **entries, uint32_t *n);

@@ -1,9 +1,9 @@
 """Channel: calls to a set of servers, for threads or for one event loop: csrc/channel.h for Python.
 
-A thread that calls drives the connections itself, without the GIL, and looks for signals and for `close` ten times
-a second. For an event loop, `attach` lets the loop watch the channel's descriptor; a call is then a future. What a
-call's message points to (arrays, headers) is kept by its Call until it is over. Knows no model's meaning beyond
-the Predict codec; knows no names of hosts: endpoints are addresses.
+A thread that calls drives the connections itself, without the GIL, and looks for signals and for `close` ten
+times a second. For an event loop, `attach` lets the loop watch the channel's descriptor; a call is then a
+future. What a call's message points to (arrays, headers) is kept by its Call until it is over. Knows no
+model's meaning beyond the Predict codec; knows no names of hosts: endpoints are addresses.
 """
 
 import threading
@@ -116,7 +116,7 @@ cdef str error_text(const fs_error *err):
     return (<const char *>err.msg)[:err.len].decode("utf-8", "replace")
 
 
-# ---- addresses --------------------------------------------------------------------------------------------------
+# ---- addresses ---------------------------------------------------------------------------------------------
 
 
 cdef int copy_text(char *dst, size_t room, bytes text, str what) except -1:
@@ -169,7 +169,7 @@ cdef fs_endpoint *make_endpoints(list addresses) except NULL:
     return endpoints
 
 
-# ---- metadata ---------------------------------------------------------------------------------------------------
+# ---- metadata ----------------------------------------------------------------------------------------------
 
 
 def check_metadata(metadata) -> tuple:
@@ -224,11 +224,11 @@ cdef inline fs_slice bytes_slice(bytes data):
     return s
 
 
-# ---- calls ------------------------------------------------------------------------------------------------------
+# ---- calls -------------------------------------------------------------------------------------------------
 
 
-# What a finished call of a loop waits in until the loop takes it. `next` is written under the channel's lock, by
-# the loop's thread, which alone drives.
+# What a finished call of a loop waits in until the loop takes it. `next` is written under the channel's lock,
+# by the loop's thread, which alone drives.
 cdef struct Flight:
     fs_channel_call call  # first
     Flight *next
@@ -269,8 +269,8 @@ cdef class Channel:
     """Calls to a set of servers.
 
     endpoints: list of (name, "unix", path as bytes) or (name, IP address, port, scope); settings: a dict of
-    fs_channel_config's members in seconds and words (see fastserve.client.options); failure(code, details) makes
-    the exception for a call that fails.
+    fs_channel_config's members in seconds and words (see fastserve.client.options); failure(code, details)
+    makes the exception for a call that fails.
     """
 
     cdef fs_channel *c
@@ -376,7 +376,7 @@ cdef class Channel:
             raise ChannelFailure(err.code, error_text(&err))
         return 0
 
-    # ---- making a call ------------------------------------------------------------------------------------------
+    # ---- making a call -------------------------------------------------------------------------------------
 
     cdef int check(self) except -1:
         if self.closing:
@@ -489,7 +489,7 @@ cdef class Channel:
         except ReplyError as error:
             raise self.failure(FS_INTERNAL, str(error)) from None
 
-    # ---- by threads -----------------------------------------------------------------------------------------------
+    # ---- by threads ----------------------------------------------------------------------------------------
 
     cdef int wait(self, Call call, bint start) except -1:
         """Until the call is over; on an exception it is cancelled."""
@@ -592,7 +592,7 @@ cdef class Channel:
             first += rows
         return calls, sizes, parallel
 
-    # ---- by an event loop -----------------------------------------------------------------------------------------
+    # ---- by an event loop ----------------------------------------------------------------------------------
 
     def attach(self, loop):
         """Lets the loop drive: from now on every method is for its thread alone."""
@@ -729,7 +729,7 @@ cdef class Channel:
             return self.decode_reply(calls[0], replies[0], into)
         return self.join_replies(replies, rows, into)
 
-    # ---- the rest -------------------------------------------------------------------------------------------------
+    # ---- the rest ------------------------------------------------------------------------------------------
 
     def update(self, list endpoints):
         """Replaces the endpoints: those that stay keep their connections."""

@@ -3,8 +3,8 @@
 A request is pieces: an array goes as it lies in its own memory, through the buffer protocol, and stays pinned
 for as long as the request lives. A reply's arrays lie over the reply's own bytes. What must be converted is:
 arrays that are not contiguous or not in this machine's byte order, strings, lists and scalars (by numpy's
-rules); on the way back varints, short lists of values and strings. Any thread, under the GIL. numpy is imported
-by the first call that needs it, ml_dtypes only by a reply that has such a type.
+rules); on the way back varints, short lists of values and strings. Any thread, under the GIL. numpy is
+imported by the first call that needs it, ml_dtypes only by a reply that has such a type.
 """
 
 cimport cython
@@ -169,7 +169,7 @@ cdef Memory shared_memory():
     return shared
 
 
-# ---- which model, and which outputs ---------------------------------------------------------------------------
+# ---- which model, and which outputs ------------------------------------------------------------------------
 
 
 @cython.final
@@ -231,7 +231,7 @@ def _output_names(outputs):
     return names
 
 
-# ---- inputs -----------------------------------------------------------------------------------------------------
+# ---- inputs ------------------------------------------------------------------------------------------------
 
 
 cdef int dtype_of(const char *format, Py_ssize_t size) noexcept nogil:
@@ -521,7 +521,7 @@ cdef uint8_t *utf8_write(const uint32_t *text, size_t width, uint8_t *dst) noexc
     return dst
 
 
-# ---- the request ------------------------------------------------------------------------------------------------
+# ---- the request -------------------------------------------------------------------------------------------
 
 
 @cython.final
@@ -578,8 +578,8 @@ cdef bytes join(const fs_slice *pieces, uint32_t n, size_t total):
 
 
 def encode_request(model, inputs, version=None, label=None, signature=None, outputs=None, first_row=0, rows=None):
-    """A PredictRequest's bytes: rows [first_row, first_row + rows) of each input, by default all. Inputs without
-    dimensions go whole. Raises TypeError and ValueError as `Client.predict` does."""
+    """A PredictRequest's bytes: rows [first_row, first_row + rows) of each input, by default all. Inputs
+    without dimensions go whole. Raises TypeError and ValueError as `Client.predict` does."""
     cdef Inputs native = Inputs(shared_memory(), inputs)
     cdef Request request
     if rows is not None and not (native.rows >= 0 and 0 <= first_row and 0 <= rows <= native.rows - first_row):
@@ -589,7 +589,7 @@ def encode_request(model, inputs, version=None, label=None, signature=None, outp
     return join(request.pieces, request.n_pieces, request.bytes)
 
 
-# ---- the reply --------------------------------------------------------------------------------------------------
+# ---- the reply ---------------------------------------------------------------------------------------------
 
 
 @cython.final
@@ -753,8 +753,8 @@ cdef tuple model_of(const fs_model_ref *model):
 
 
 cdef tuple decode(Block reply, Memory memory, dict into, object limit_bytes):
-    """Puts a reply's outputs into `into`, arrays by name; returns (model, version, signature). The reply's bytes
-    become the arrays' memory, and are good for nothing else afterwards. ReplyError."""
+    """Puts a reply's outputs into `into`, arrays by name; returns (model, version, signature). The reply's
+    bytes become the arrays' memory, and are good for nothing else afterwards. ReplyError."""
     cdef fs_predict_reply parsed
     cdef fs_tensor_view *views = NULL
     cdef fs_arena arena
@@ -881,15 +881,16 @@ cdef Block copy_block(Memory memory, data):
 
 def decode_reply(reply, into=None, limit_bytes=DECODE_LIMIT_BYTES):
     """A PredictResponse's outputs, arrays by name, in `into` or a new dict, and (model, version or None,
-    signature). Strings become arrays of bytes objects. ReplyError where the bytes are none, or claim shapes of
-    more than `limit_bytes` beyond themselves."""
+    signature). Strings become arrays of bytes objects. ReplyError where the bytes are none, or claim shapes
+    of more than `limit_bytes` beyond themselves."""
     cdef Memory memory = shared_memory()
     into = {} if into is None else into
     return into, decode(copy_block(memory, reply), memory, into, limit_bytes)
 
 
 def join_replies(replies, rows, limit_bytes=DECODE_LIMIT_BYTES):
-    """As decode_reply, for the replies to consecutive chunks of `rows` rows each: one array for each output."""
+    """As decode_reply, for the replies to consecutive chunks of `rows` rows each: one array for each
+    output."""
     cdef Memory memory = shared_memory()
     into = {}
     parts = [copy_block(memory, reply) for reply in replies]

@@ -1,5 +1,5 @@
-/* predict_call: requests written as pieces, which must be what the server's parser reads, and replies read. The
- * bytes are compared with protobuf's own in tests/native/test_client_codec.py. */
+/* predict_call: requests written as pieces, which must be what the server's parser reads, and replies read.
+ * The bytes are compared with protobuf's own in tests/native/test_client_codec.py. */
 #include "predict_call.h"
 
 #include "check.h"
@@ -67,7 +67,8 @@ static void test_request_bytes(void)
     const fs_slice filter[] = {fs_slice_of("y")};
     static const char expected[] =
         "\x0a\x0d\x0a\x01m\x12\x03\x08\xac\x02\x1a\x03sig"
-        "\x12\x1b\x0a\x01x\x12\x16\x08\x01\x12\x08\x12\x02\x08\x02\x12\x02\x08\x01\x22\x08\0\0\x80\x3f\0\0\0\x40"
+        "\x12\x1b\x0a\x01x\x12\x16\x08\x01\x12\x08\x12\x02\x08\x02\x12\x02\x08\x01"
+        "\x22\x08\0\0\x80\x3f\0\0\0\x40"
         "\x12\x12\x0a\x01s\x12\x0d\x08\x07\x12\x04\x12\x02\x08\x02\x42\x01" "a\x42\x00"
         "\x1a\x01y";
     size_t bytes;
@@ -98,7 +99,8 @@ static void test_pieces(void)
     static float large[ROWS * 3];
     static int64_t small[4];
     const int64_t large_dims[] = {ROWS, 3}, small_dims[] = {4};
-    fs_tensor a = tensor_of(FS_DT_FLOAT, 2, large_dims, large), b = tensor_of(FS_DT_INT64, 1, small_dims, small);
+    fs_tensor a = tensor_of(FS_DT_FLOAT, 2, large_dims, large);
+    fs_tensor b = tensor_of(FS_DT_INT64, 1, small_dims, small);
     fs_call_input inputs[] = {
         {fs_slice_of("a"), &a, 0, -1}, {fs_slice_of("b"), &b, 0, -1}, {fs_slice_of("c"), &a, 100, 200},
     };
@@ -134,6 +136,7 @@ static void test_rows(void)
     static uint8_t data[ROWS * 100 * 16];
     static char text[ROWS * 2][8];
     fs_slice strings[ROWS * 2];
+    const fs_model_ref model = {.name = fs_slice_of("m")};
     for (size_t i = 0; i < sizeof data; i++)
         data[i] = (uint8_t)(i * 7 % 2);
     for (int i = 0; i < ROWS * 2; i++) {
@@ -141,7 +144,8 @@ static void test_rows(void)
         strings[i] = (fs_slice){(const uint8_t *)text[i], (size_t)len};
     }
     for (size_t d = 0; d < sizeof dtypes / sizeof dtypes[0]; d++) {
-        for (int64_t inner = dtypes[d] == FS_DT_STRING ? 2 : 100; inner >= 0; inner -= inner > 1 ? inner - 1 : 1) {
+        for (int width = 0; width < 3; width++) {
+            const int64_t inner = width == 2 && dtypes[d] != FS_DT_STRING ? 100 : width;
             const int64_t dims[] = {ROWS, inner};
             const void *at = dtypes[d] == FS_DT_STRING ? (const void *)strings : data;
             fs_tensor t = tensor_of(dtypes[d], 2, dims, at);
@@ -150,13 +154,13 @@ static void test_rows(void)
                 for (int64_t rows = 0; rows <= ROWS - first; rows += 3) {
                     fs_call_input input = {fs_slice_of("x"), &t, first, rows};
                     size_t bytes;
-                    uint8_t *whole = write_whole(&(fs_model_ref){.name = fs_slice_of("m")}, &input, 1, NULL, 0,
-                                                 &bytes);
+                    uint8_t *whole = write_whole(&model, &input, 1, NULL, 0, &bytes);
                     fs_predict_request r;
                     fs_tensor_view view;
                     CHECK_OK(fs_predict_parse(&arena, whole, bytes, &r));
                     REQUIRE(r.n_inputs == 1);
-                    CHECK_OK(fs_tensor_view_parse(&arena, r.inputs[0].proto.data, r.inputs[0].proto.len, &view));
+                    fs_slice proto = r.inputs[0].proto;
+                    CHECK_OK(fs_tensor_view_parse(&arena, proto.data, proto.len, &view));
                     CHECK_EQ(view.dtype, dtypes[d]);
                     CHECK_EQ(view.dims[0], rows);
                     CHECK_EQ(view.dims[1], inner);
@@ -233,7 +237,8 @@ static int parse(const void *data, size_t len, fs_predict_reply *out)
 static void test_reply(void)
 {
     fs_predict_reply r;
-    CHECK_OK(PARSE("\x0a\x17\x0a\x01p\x12\x12\x08\x01\x12\x08\x12\x02\x08\x01\x12\x02\x08\x01\x2a\x04\0\0\0\x40"
+    CHECK_OK(PARSE("\x0a\x17\x0a\x01p\x12\x12\x08\x01\x12\x08\x12\x02\x08\x01\x12\x02\x08\x01"
+                   "\x2a\x04\0\0\0\x40"
                    "\x0a\x05\x0a\x01q\x12\x00"
                    "\x12\x0b\x0a\x01m\x12\x03\x08\xac\x02\x1a\x01s",
                    &r));
@@ -256,11 +261,12 @@ static void test_reply(void)
     SLICE_IS(r.model.signature, "s");
     CHECK_EQ(PARSE("\x0a\x06\x0a\x01p\x12\x01\x08\x0a\x07\x0a\x01p\x12\x02\x08\x02", &r), -FS_INTERNAL);
 
-    /* Not a message, cut short, not UTF-8; a request is none of its own, for its inputs are a ModelSpec here. */
+    /* Not a message, cut short, not UTF-8. */
     static const struct { const char *bytes; size_t len; } refused[] = {
 #define BYTES(text) {text, sizeof(text) - 1}
         BYTES("\x00"), BYTES("\x0a"), BYTES("\x0a\x02\x0a"), BYTES("\x0a\x03\x0a\x01\xff"), BYTES("\x0c"),
-        BYTES("\x12\x01\x0c"), BYTES("\x12\x03\x0a\x01\xff"), BYTES("<html>\r\n"), BYTES("\x0a\x05\x0a\x01p\x12"),
+        BYTES("\x12\x01\x0c"), BYTES("\x12\x03\x0a\x01\xff"), BYTES("<html>\r\n"),
+        BYTES("\x0a\x05\x0a\x01p\x12"),
     };
     for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++)
         CHECK_EQ(parse(refused[i].bytes, refused[i].len, &r), -FS_INTERNAL);
@@ -300,7 +306,7 @@ static void test_in_place(void)
     IN_PLACE("\x08\x01\x12\x04\x12\x02\x08\x01\x2d" "abcd", 9);                   /* one, not packed */
     IN_PLACE("\x08\x09\x12\x04\x12\x02\x08\x02\x52\x02\x01\x02", -1);             /* varints */
     IN_PLACE("\x08\x09\x12\x04\x12\x02\x08\x01\x22\x08" "abcdefgh", 10);          /* content of such a type */
-    IN_PLACE("\x08\x08\x12\x04\x12\x02\x08\x01\x4a\x08" "abcdefgh", 10);          /* a complex number is two */
+    IN_PLACE("\x08\x08\x12\x04\x12\x02\x08\x01\x4a\x08" "abcdefgh", 10);          /* complex: two each */
     IN_PLACE("\x08\x08\x12\x04\x12\x02\x08\x02\x4a\x08" "abcdefgh", -1);
     IN_PLACE("\x08\x0a\x12\x04\x12\x02\x08\x01\x5a\x01\x01", -1);
     IN_PLACE("\x08\x18\x12\x04\x12\x02\x08\x02\x92\x01\x02\x01\x02", 11);         /* float8_val */
@@ -325,7 +331,7 @@ static void test_out_of_memory(void)
     uint8_t *reply = malloc(300 * 8);
     REQUIRE(reply != NULL);
     for (int i = 0; i < 300; i++) { /* more outputs than a small reply has: the map grows */
-        uint8_t one[] = {0x0a, 6, 0x0a, 2, (uint8_t)('a' + i / 26), (uint8_t)('a' + i % 26), 0x12, 0};
+        const uint8_t one[] = {0x0a, 6, 0x0a, 2, (uint8_t)('a' + i / 26), (uint8_t)('a' + i % 26), 0x12, 0};
         memcpy(reply + 8 * i, one, sizeof one);
     }
     int most = 0;

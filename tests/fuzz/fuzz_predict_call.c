@@ -1,8 +1,8 @@
 /* fuzz_predict_call: any bytes as a PredictResponse, as a client takes it.
  *
- * What parses is used where it lies where it can be, which must be what decoding gives, and decoded otherwise, up
- * to a bound on what it claims. What was decoded is then sent: written as a request, whole and by rows, whose
- * pieces must be a request with the same elements. */
+ * What parses is used where it lies where it can be, which must be what decoding gives, and decoded
+ * otherwise, up to a bound on what it claims. What was decoded is then sent: written as a request, whole and
+ * by rows, whose pieces must be a request with the same elements. */
 #include <stdlib.h>
 #include <string.h>
 
