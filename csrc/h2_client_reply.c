@@ -300,6 +300,7 @@ static void on_goaway(fs_h2_client *h2, const nghttp2_goaway *frame)
 
 int fs_h2_client_on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *user)
 {
+    (void)session;
     fs_h2_client *h2 = user;
     fs_exchange *x;
     switch (frame->hd.type) {
@@ -333,12 +334,6 @@ int fs_h2_client_on_frame(nghttp2_session *session, const nghttp2_frame *frame, 
     case NGHTTP2_GOAWAY:
         on_goaway(h2, &frame->goaway);
         break;
-    case NGHTTP2_PUSH_PROMISE:
-        /* Sent before our SETTINGS were read; afterwards nghttp2 takes it as the error that it is. */
-        if (nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->push_promise.promised_stream_id,
-                                      NGHTTP2_REFUSED_STREAM) != 0)
-            fs_h2_client_no_memory(h2);
-        break;
     default:
         break;
     }
@@ -350,9 +345,6 @@ int fs_h2_client_on_stream_close(nghttp2_session *session, int32_t stream_id, ui
 {
     (void)session;
     fs_h2_client *h2 = user;
-    /* A stream that a server wants to push is none of ours. */
-    if ((stream_id & 1) == 0)
-        return 0;
     h2->streams--;
     fs_exchange *x = exchange_of(h2, stream_id);
     if (x == NULL)

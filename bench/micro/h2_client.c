@@ -85,7 +85,7 @@ static double cpu_ns(void)
 static fs_h2_client *client_new(world *w)
 {
     fs_h2_client *client =
-        fs_h2_client_new(&limits, &handler, w, fs_slice_of("localhost:8500"), fs_slice_of("http"), w->slab, 0);
+        fs_h2_client_new(&limits, &handler, w, fs_slice_of("host:8500"), fs_slice_of("http"), w->slab, 0);
     REQUIRE(client != NULL);
     return client;
 }
