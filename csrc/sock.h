@@ -21,6 +21,7 @@ typedef struct fs_sock {
     int64_t full_us;     /* since when it has taken nothing, while there is a rest */
     bool read_wants_write; /* TLS: to read on, the socket must take bytes first; */
     bool write_wants_read; /*   to write on, it must have some */
+    int broken;          /* errno of the call that failed; 0: none, or the peer hung up */
 } fs_sock;
 
 /* Bytes moved, for the owner's counters. */
@@ -34,8 +35,8 @@ int fs_sock_open(fs_sock *sock, int fd, fs_tls *tls, fs_slab *slab);
 void fs_sock_close(fs_sock *sock); /* once is enough, more often does no harm */
 
 /* Reads once. > 0: so many bytes are in buf. 0: nothing there now. -FS_UNAVAILABLE: the peer is gone, or TLS
- * found the bytes wrong. With TLS there may be more that the socket's readiness does not show: call until 0.
- * */
+ * found the bytes wrong. Fewer than `room`: if there is more, the socket's readiness shows it. With TLS and
+ * exactly `room` it may not: read again. */
 int64_t fs_sock_read(fs_sock *sock, uint8_t *buf, size_t room, fs_sock_moved *moved);
 
 /* Writes `len` bytes, keeping what the socket does not take; only when there is no rest. 0; -FS_UNAVAILABLE:
@@ -44,6 +45,10 @@ int fs_sock_write(fs_sock *sock, const uint8_t *data, size_t len, int64_t now_us
 
 /* Goes on with the rest. 0: all is out, or the socket is full again (sock->rest tells); negative as above. */
 int fs_sock_flush(fs_sock *sock, int64_t now_us, fs_sock_moved *moved);
+
+/* After -FS_UNAVAILABLE: what it was, in words ("Connection reset by peer", "the peer closed it", TLS's own).
+ * In `buf`, constant, or the tls's. */
+const char *fs_sock_why(const fs_sock *sock, char *buf, size_t room);
 
 /* What to wait for, besides what the owner itself wants. */
 static inline bool fs_sock_wants_write(const fs_sock *sock)

@@ -41,9 +41,14 @@ enum fs_tls_want { FS_TLS_DONE = 0, FS_TLS_WANTS_READ = 1, FS_TLS_WANTS_WRITE = 
  * remedy where there is one ("certificate verify failed: unable to get local issuer certificate"). */
 int fs_tls_handshake(fs_tls *tls, fs_error *err);
 
-/* As recv(2) and send(2): > 0: bytes; 0: *want says what for; negative: closed or broken. */
+/* As recv(2) and send(2): > 0: bytes; 0: *want says what for; negative: closed or broken, fs_tls_why says how.
+ * Read fills `buf` as far as there is something. What was to be written when it wanted something must come
+ * first when it is called again, at whatever address. */
 int64_t fs_tls_read(fs_tls *tls, uint8_t *buf, size_t room, enum fs_tls_want *want);
 int64_t fs_tls_write(fs_tls *tls, const uint8_t *data, size_t len, enum fs_tls_want *want);
+
+/* Why reading or writing has failed, in words; "" when the peer has closed. Until fs_tls_free. */
+const char *fs_tls_why(const fs_tls *tls);
 
 /* Says close_notify, if it can be said at once. */
 void fs_tls_bye(fs_tls *tls);
