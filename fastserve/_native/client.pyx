@@ -477,13 +477,13 @@ cdef class Channel:
         cdef int endpoint = call.flight.call.endpoint
         return f"{self.names[endpoint]}: " if 0 <= endpoint < len(self.names) else ""
 
-    cdef tuple decode_reply(self, Call call, Block reply, dict into):
+    cdef tuple decode_reply(self, Call call, Block reply, object into):
         try:
             return decode(reply, self.memory, into, self.decode_limit)
         except ReplyError as error:
             raise self.failure(FS_INTERNAL, f"{self.who(call)}{error}") from None
 
-    cdef tuple join_replies(self, list replies, list rows, dict into):
+    cdef tuple join_replies(self, list replies, list rows, object into):
         try:
             return decode_joined(replies, rows, self.memory, into, self.decode_limit)
         except ReplyError as error:
@@ -534,7 +534,7 @@ cdef class Channel:
         reply = self.reply_of(call)
         return PyBytes_FromStringAndSize(<const char *>reply.data, reply.len)
 
-    def predict(self, tuple spec not None, inputs, timeout, metadata, dict into not None) -> tuple:
+    def predict(self, tuple spec not None, inputs, timeout, metadata, into) -> tuple:
         """Puts the outputs into `into`; (model, version, signature). `spec` is Spec's arguments."""
         cdef Call call
         self.check()
@@ -546,7 +546,7 @@ cdef class Channel:
             self.leave()
         return self.decode_reply(call, self.reply_of(call), into)
 
-    def predict_many(self, tuple spec not None, inputs, choose, timeout, metadata, dict into not None) -> tuple:
+    def predict_many(self, tuple spec not None, inputs, choose, timeout, metadata, into) -> tuple:
         """As predict, in chunks: choose(rows) gives their sizes, and how many may be under way at once."""
         cdef Call call
         cdef list calls, rows, replies = []
@@ -696,7 +696,7 @@ cdef class Channel:
             raise
         return PyBytes_FromStringAndSize(<const char *>reply.data, reply.len)
 
-    async def predict_async(self, tuple spec not None, inputs, timeout, metadata, dict into not None):
+    async def predict_async(self, tuple spec not None, inputs, timeout, metadata, into):
         cdef Call call
         self.check()
         call = self.new_call(PREDICT, new_request(Spec(*spec), Inputs(self.memory, inputs), 0, -1), timeout, metadata)
@@ -707,7 +707,7 @@ cdef class Channel:
             raise
         return self.decode_reply(call, reply, into)
 
-    async def predict_many_async(self, tuple spec not None, inputs, choose, timeout, metadata, dict into not None):
+    async def predict_many_async(self, tuple spec not None, inputs, choose, timeout, metadata, into):
         cdef Call call
         cdef list calls, rows, futures = [], replies = []
         cdef int parallel, taken = 0

@@ -66,5 +66,5 @@ cdef class Block:
 
 cdef Request new_request(Spec spec, Inputs inputs, int64_t first_row, int64_t rows)
 cdef Block new_block(uint8_t *data, size_t len)
-cdef tuple decode(Block reply, Memory memory, dict into, object limit_bytes)
-cdef tuple decode_joined(list replies, list rows, Memory memory, dict into, object limit_bytes)
+cdef tuple decode(Block reply, Memory memory, object into, object limit_bytes)
+cdef tuple decode_joined(list replies, list rows, Memory memory, object into, object limit_bytes)

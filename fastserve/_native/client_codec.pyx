@@ -752,7 +752,7 @@ cdef tuple model_of(const fs_model_ref *model):
     )
 
 
-cdef tuple decode(Block reply, Memory memory, dict into, object limit_bytes):
+cdef tuple decode(Block reply, Memory memory, object into, object limit_bytes):
     """Puts a reply's outputs into `into`, arrays by name; returns (model, version, signature). The reply's
     bytes become the arrays' memory, and are good for nothing else afterwards. ReplyError."""
     cdef fs_predict_reply parsed
@@ -848,7 +848,7 @@ cdef object join_output(str alias, list parts, list rows, Memory memory, uint64_
     return numpy().ndarray(shape, dtype, block)
 
 
-cdef tuple decode_joined(list replies, list rows, Memory memory, dict into, object limit_bytes):
+cdef tuple decode_joined(list replies, list rows, Memory memory, object into, object limit_bytes):
     """The replies to chunks of `rows` rows each, joined by rows into one array for each output."""
     cdef list parts = [Part(memory, reply) for reply in replies]
     cdef Part first = parts[0]

@@ -47,7 +47,7 @@ def parse_targets(addresses: str | Iterable[str]) -> tuple[Target, ...]:
 def _parse(text: str) -> Target:
     if "://" in text:
         raise ValueError(f"address {text!r}: expected {EXPECTED}; for TLS say tls=Tls()")
-    if text.startswith(":"):
+    if text.startswith(":") and text.count(":") == 1:
         raise ValueError(f"address {text!r}: a host is missing; expected {EXPECTED}")
     try:
         address = parse_address(text)
@@ -57,7 +57,10 @@ def _parse(text: str) -> Target:
         return Target(text, "localhost", 0, (text, "unix", os.fsencode(address.path)))
     if address.port == 0:
         raise ValueError(f"address {text!r}: port 0 is none to connect to")
-    return Target(text, address.host, address.port, _literal(address))
+    literal = _literal(address)
+    if literal is None and text.startswith("["):
+        raise ValueError(f"address {text!r}: {address.host!r} is no IPv6 address")
+    return Target(text, address.host, address.port, literal)
 
 
 def _literal(address: TcpAddress) -> Endpoint | None:
