@@ -35,6 +35,32 @@ static void test_timeouts(void)
     CHECK_EQ(timeout("--5S"), -1);
 }
 
+static const char *written(int64_t us)
+{
+    static _Thread_local char text[FS_GRPC_TIMEOUT_ROOM + 1];
+    text[fs_grpc_timeout_write(us, text)] = '\0';
+    return text;
+}
+
+static void test_timeouts_written(void)
+{
+    CHECK_STR(written(1), "1u");
+    CHECK_STR(written(250000), "250000u");
+    CHECK_STR(written(99999999), "99999999u");
+    CHECK_STR(written(100000000), "100000m");
+    CHECK_STR(written(100000001), "100001m"); /* rounded up: never less than was asked for */
+    CHECK_STR(written(INT64_C(99999999000)), "99999999m");
+    CHECK_STR(written(INT64_C(99999999001)), "100000S");
+    CHECK_STR(written(INT64_C(99999999000000)), "99999999S");
+    CHECK_STR(written(INT64_C(99999999000001)), "1666667M");
+    CHECK_STR(written(INT64_C(99999999) * 60 * 1000000 + 1), "1666667H");
+    CHECK_STR(written(INT64_MAX), "99999999H");
+    for (int64_t us = 1; us < INT64_C(99999999) * 3600 * 1000000 / 7; us = us * 7 + 3) {
+        int64_t read = timeout(written(us));
+        CHECK(read >= us && read - us < (us >> 16) + 1000);
+    }
+}
+
 static void test_encodings(void)
 {
     CHECK_EQ(fs_grpc_encoding((const uint8_t *)"gzip", 4), FS_GZIP);
@@ -99,6 +125,36 @@ static void test_percent_encoding(void)
     CHECK_EQ(fs_grpc_percent_encode("ab", 2, out, 0), 0);
 }
 
+static size_t decode(const char *text, char *out, size_t room)
+{
+    return fs_grpc_percent_decode((const uint8_t *)text, strlen(text), out, room);
+}
+
+static void test_percent_decoding(void)
+{
+    char out[64];
+    CHECK_EQ(decode("%20a%c3%A9%0a%%", out, sizeof out), 7);
+    CHECK_MEM(out, " a\xc3\xa9\n%%", 7);
+    CHECK_EQ(decode("%", out, sizeof out), 1);
+    CHECK_EQ(decode("%4", out, sizeof out), 2);
+    CHECK_EQ(decode("%4g%zz", out, sizeof out), 6);
+    CHECK_MEM(out, "%4g%zz", 6);
+    CHECK_EQ(decode("%%41", out, sizeof out), 2);
+    CHECK_MEM(out, "%A", 2);
+    CHECK_EQ(decode("", out, sizeof out), 0);
+    memset(out, 'x', sizeof out);
+    CHECK_EQ(decode("ab%41c", out, 2), 4); /* all are counted, what fits is written */
+    CHECK_MEM(out, "abx", 3);
+
+    /* What is encoded comes back. */
+    char text[256], encoded[3 * sizeof text], back[sizeof text];
+    for (size_t i = 0; i < sizeof text; i++)
+        text[i] = (char)i;
+    size_t n = fs_grpc_percent_encode(text, sizeof text, encoded, sizeof encoded);
+    CHECK_EQ(fs_grpc_percent_decode((const uint8_t *)encoded, n, back, sizeof back), sizeof text);
+    CHECK_MEM(back, text, sizeof text);
+}
+
 static void test_prefixes(void)
 {
     uint8_t prefix[FS_GRPC_PREFIX_BYTES];
@@ -113,9 +169,11 @@ static void test_prefixes(void)
 int main(void)
 {
     test_timeouts();
+    test_timeouts_written();
     test_encodings();
     test_content_types();
     test_percent_encoding();
+    test_percent_decoding();
     test_prefixes();
     return check_done();
 }
