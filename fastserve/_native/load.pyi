@@ -174,7 +174,7 @@ def run(
         measured) must be given; a replay may have neither, and ends with its last time.
     interval_s: length of the intervals; 0.0: none.
     timeout_s: a request fails when it is not answered so long after it was due; with send_deadline the
-        server is told (grpc-timeout).
+        server is told (grpc-timeout). Connecting may take as long, but no longer than 5 s.
     reply_bytes: how long a good reply is, for each body; -1: any length.
     http_headers: further headers; with "grpc" they are metadata.
     processor: the processor that the generator's thread stays on.
