@@ -87,7 +87,8 @@ static void leave(fs_channel *channel)
     uint32_t n_wakes = channel->n_wakes;
     memcpy(wakes, channel->wakes, n_wakes * sizeof *wakes);
     channel->n_wakes = 0;
-    bool poke = channel->poke || (channel->driver != NULL && fs_timers_due(&channel->timers) < channel->driver_until_us);
+    bool late = channel->driver != NULL && fs_timers_due(&channel->timers) < channel->driver_until_us;
+    bool poke = channel->poke || late;
     if (poke)
         channel->driver_until_us = 0; /* once is enough */
     channel->poke = false;
@@ -140,8 +141,9 @@ void fs_channel_settle(fs_channel *channel)
 
 static void read_wire(fs_channel *channel, fs_wire *wire)
 {
-    bool more = wire->link.state != FS_LINK_CLOSED && fs_link_read(&wire->link, channel->in, FS_CHANNEL_BUFFER_BYTES,
-                                                                   channel->now_us, &channel->moved);
+    fs_link *link = &wire->link;
+    bool more = link->state != FS_LINK_CLOSED &&
+                fs_link_read(link, channel->in, FS_CHANNEL_BUFFER_BYTES, channel->now_us, &channel->moved);
     channel->n_more += (uint32_t)more - (uint32_t)wire->more;
     wire->more = more;
     fs_wire_touch(channel, wire);
@@ -286,9 +288,10 @@ static void hand_on(fs_channel *channel)
 bool fs_channel_wait(fs_channel *channel, fs_channel_call *call, int64_t until_us)
 {
     enter(channel);
-    if (call->done) {
+    if (call->state == FS_CALL_RESTING) { /* done, or given up */
+        bool done = call->done;
         leave(channel);
-        return true;
+        return done;
     }
     fs_waiter waiter = {0};
     call->waiter = &waiter;
@@ -343,7 +346,7 @@ void fs_channel_start(fs_channel *channel, fs_channel_call *call)
 bool fs_channel_cancel(fs_channel *channel, fs_channel_call *call)
 {
     enter(channel);
-    bool open = !call->done;
+    bool open = call->state != FS_CALL_RESTING;
     if (open) {
         fs_call_cancel(channel, call);
         fs_channel_settle(channel);
@@ -360,7 +363,8 @@ static bool same(const fs_endpoint *a, const fs_endpoint *b)
            strcmp(a->name, b->name) == 0;
 }
 
-/* The table for these endpoints, from servers that are there and new ones. Nothing has changed when it fails. */
+/* The table for these endpoints, from servers that are there and new ones. When it fails nothing has changed.
+ * */
 static int renew(fs_channel *channel, const fs_endpoint *endpoints, uint32_t n)
 {
     fs_peer **peers = calloc((size_t)n + 1, sizeof *peers);

@@ -189,7 +189,6 @@ static int attempt_start(fs_channel *channel, fs_channel_call *call, fs_wire *wi
     attempt->probe = fs_balance_begin(&server->peer, channel->now_us);
     server->attempts++;
     wire->outstanding++;
-    wire->link.due_us = 0; /* what it waits for may have changed */
     fs_wire_touch(channel, wire);
     call->attempts += call->attempts < UINT16_MAX;
     call->tries[hedge] = attempt;
@@ -204,7 +203,6 @@ static void attempt_drop(fs_channel *channel, fs_attempt *attempt)
         return; /* freed when its turn comes to be settled */
     fs_h2_client_cancel(attempt->wire->link.h2, &attempt->exchange);
     attempt->wire->outstanding--;
-    attempt->wire->link.due_us = 0;
     fs_wire_touch(channel, attempt->wire);
     fs_balance_end(&attempt->server->peer, attempt->probe);
     fs_slab_free(attempt);
@@ -412,7 +410,8 @@ static void judge(fs_channel *channel, fs_attempt *attempt)
     if (exchange->unprocessed)
         return;
     /* A reply that is too large for us is no fault of the server's. */
-    if (exchange->code == FS_UNAVAILABLE || (!exchange->answered && exchange->code != FS_RESOURCE_EXHAUSTED)) {
+    bool lost = !exchange->answered && exchange->code != FS_RESOURCE_EXHAUSTED;
+    if (lost || exchange->code == FS_UNAVAILABLE) {
         fs_server_failed(channel, server, attempt->probe);
         attempt->wire->blamed = true;
     } else {
@@ -468,8 +467,8 @@ static fs_choice choose(fs_channel *channel, uint64_t avoid)
                              channel->now_us);
 }
 
-/* Makes an attempt, or lets the call wait for a connection, or ends it. False when it waits and any other would,
- * too. */
+/* Makes an attempt, or lets the call wait for a connection, or ends it. False when it waits, as any other
+ * would. */
 static bool place(fs_channel *channel, fs_channel_call *call)
 {
     if (channel->now_us >= call->deadline_us) {
@@ -542,7 +541,8 @@ void fs_call_begin(fs_channel *channel, fs_channel_call *call)
     call->pace = channel->config.hedge_percentile > 0 ? pace_of(channel, call->path) : 0;
     channel->stats.calls++;
     const fs_channel_config *config = &channel->config;
-    double retry = channel->retry_tokens + config->retry_ratio, hedge = channel->hedge_tokens + config->hedge_ratio;
+    double retry = channel->retry_tokens + config->retry_ratio;
+    double hedge = channel->hedge_tokens + config->hedge_ratio;
     channel->retry_tokens = retry < config->retry_burst ? retry : config->retry_burst;
     channel->hedge_tokens = hedge < config->hedge_burst ? hedge : config->hedge_burst;
     if (fs_timers_promise(&channel->timers) != 0) {

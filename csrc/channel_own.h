@@ -56,7 +56,9 @@ struct fs_wire {
     uint64_t key;          /* what epoll says: generation and place in the table */
     int64_t opened_us;     /* 0: not yet */
     uint32_t outstanding;  /* attempts */
-    uint32_t events;       /* that epoll watches */
+    uint32_t events;       /* that epoll watches, */
+    int watched;           /*   by this copy of the socket: after a fork a child may hold the socket, too, and
+                                closing ours would not take it out of the epoll, nor could anything else */
     bool touched, more, answered, closed;
     bool blamed;           /* attempts on it were counted as the server's failures */
     bool ours;             /* we closed it, which blames nobody */
@@ -167,7 +169,6 @@ void fs_wire_touch(fs_channel *channel, fs_wire *wire);
 /* Flushes, then draws the conclusions from the state. */
 void fs_wire_turn(fs_channel *channel, fs_wire *wire);
 void fs_wires_reap(fs_channel *channel);
-void fs_wire_close(fs_channel *channel, fs_wire *wire);
 /* When each server may be dialled again, for calls that wait. */
 void fs_servers_watch(fs_channel *channel);
 

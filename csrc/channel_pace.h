@@ -9,11 +9,11 @@
 #include <stdint.h>
 
 enum {
-    FS_PACE_STEPS = 8,                       /* slots to a doubling: a value is known to one part in eight */
+    FS_PACE_STEPS = 8,                            /* slots to a doubling: values are known to an eighth */
     FS_PACE_SLOTS = (32 - 3 + 1) * FS_PACE_STEPS, /* up to 2^32 us */
     FS_PACE_EVERY = 16,
-    FS_PACE_LEAST = 32,                      /* values before the quantile says anything */
-    FS_PACE_FADE = 1024,                     /* values at which all counts are halved */
+    FS_PACE_LEAST = 32,                           /* values before the quantile says anything */
+    FS_PACE_FADE = 1024,                          /* values at which all counts are halved */
 };
 
 typedef struct fs_pace {
@@ -26,7 +26,7 @@ typedef struct fs_pace {
 bool fs_pace_record(fs_pace *pace, int64_t us, double quantile);
 
 /* The lower median of what is known among `n` values (zeros are not known), which it sorts; 0 when none is.
- * Over endpoints it says how long a call takes on a server that is well, even while fewer than half are not. */
+ * Over endpoints it says how long a call takes on a server that is well, as long as half of them are. */
 int64_t fs_pace_median(int64_t *values_us, uint32_t n);
 
 #endif

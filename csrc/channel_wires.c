@@ -1,7 +1,10 @@
 /* channel_wires: see channel_own.h: endpoints and their connections. */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <unistd.h>
 
 #include "channel_own.h"
 
@@ -224,16 +227,18 @@ void fs_server_dial(fs_channel *channel, fs_server *server)
     channel->wires[place] = wire;
     wire->key = (uint64_t)++channel->generation << 32 | place;
     wire->timer.kind = FS_TIMER_WIRE;
+    wire->watched = -1;
     wire->server = server;
     wire->next = server->wires;
     server->wires = wire;
     if (fs_link_dial(&wire->link, &server->link, (const struct sockaddr *)&server->endpoint.address,
                      server->endpoint.address_len, channel->slab, channel->now_us) == 0) {
         wire->events = EPOLLIN | EPOLLOUT;
+        wire->watched = fcntl(wire->link.sock.fd, F_DUPFD_CLOEXEC, 0);
         struct epoll_event event = {.events = wire->events, .data.u64 = wire->key};
-        if (epoll_ctl(channel->epoll, EPOLL_CTL_ADD, wire->link.sock.fd, &event) != 0) {
+        if (wire->watched < 0 || epoll_ctl(channel->epoll, EPOLL_CTL_ADD, wire->watched, &event) != 0) {
             fs_error why;
-            fs_fail(&why, FS_UNAVAILABLE, "epoll has no room for another connection");
+            fs_fail(&why, FS_UNAVAILABLE, "no room for another connection: %s", strerror(errno));
             fs_link_close(&wire->link, &why);
         }
     }
@@ -252,6 +257,10 @@ static void bury(fs_channel *channel, fs_wire *wire)
     channel->wires[(uint32_t)wire->key] = NULL;
     channel->n_more -= wire->more;
     fs_timers_forget(&channel->timers, &wire->timer);
+    if (wire->watched >= 0) {
+        epoll_ctl(channel->epoll, EPOLL_CTL_DEL, wire->watched, NULL);
+        close(wire->watched);
+    }
     wire->closed = true;
     wire->next_dead = channel->dead;
     channel->dead = wire;
@@ -269,9 +278,15 @@ static void watch(fs_channel *channel, fs_wire *wire)
     if (events == wire->events)
         return;
     struct epoll_event event = {.events = events, .data.u64 = wire->key};
-    if (epoll_ctl(channel->epoll, EPOLL_CTL_MOD, wire->link.sock.fd, &event) != 0)
+    if (epoll_ctl(channel->epoll, EPOLL_CTL_MOD, wire->watched, &event) != 0)
         fs_link_close(&wire->link, NULL);
     wire->events = events;
+}
+
+static void flush(fs_channel *channel, fs_link *link)
+{
+    if (link->state != FS_LINK_CLOSED)
+        fs_link_flush(link, channel->out, FS_CHANNEL_BUFFER_BYTES, channel->now_us, &channel->moved);
 }
 
 void fs_wire_turn(fs_channel *channel, fs_wire *wire)
@@ -281,10 +296,11 @@ void fs_wire_turn(fs_channel *channel, fs_wire *wire)
     wire->touched = false;
     if (wire->closed)
         return;
-    if (link->state != FS_LINK_CLOSED && link->due_us <= now_us)
+    flush(channel, link);
+    if (link->state != FS_LINK_CLOSED && link->due_us <= now_us) {
         fs_link_tick(link, now_us);
-    if (link->state != FS_LINK_CLOSED)
-        fs_link_flush(link, channel->out, FS_CHANNEL_BUFFER_BYTES, now_us, &channel->moved);
+        flush(channel, link);
+    }
     if (link->state != FS_LINK_CLOSED)
         watch(channel, wire);
     if (link->state != FS_LINK_CLOSED && wire->server->gone && wire->outstanding == 0) {
@@ -302,13 +318,6 @@ void fs_wire_turn(fs_channel *channel, fs_wire *wire)
     int64_t due_us = link->due_us > now_us + TICK_LEAST_US ? link->due_us : now_us + TICK_LEAST_US;
     if (wire->timer.at == 0 || wire->timer.due_us > due_us)
         fs_timers_set(&channel->timers, &wire->timer, due_us);
-}
-
-void fs_wire_close(fs_channel *channel, fs_wire *wire)
-{
-    wire->ours = true;
-    fs_link_close(&wire->link, NULL);
-    bury(channel, wire);
 }
 
 void fs_wires_reap(fs_channel *channel)

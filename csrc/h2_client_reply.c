@@ -358,6 +358,11 @@ int fs_h2_client_on_stream_close(nghttp2_session *session, int32_t stream_id, ui
     } else if (stream_id == h2->unsent_id) {
         SAY(x, FS_RESOURCE_EXHAUSTED, "The call's headers cannot be sent: %s",
             nghttp2_strerror(h2->unsent_error));
+    } else if (error_code == NGHTTP2_REFUSED_STREAM && !x->headers_seen) {
+        /* A server's own is an RST_STREAM frame: this is what nghttp2 says of headers that it had no memory
+         * to send. */
+        SAY(x, FS_RESOURCE_EXHAUSTED, "Out of memory");
+        x->unprocessed = true;
     } else {
         SAY(x, FS_INTERNAL, "The server's answer broke the rules of HTTP/2: %s",
             h2->rule[0] != '\0' ? h2->rule : nghttp2_http2_strerror(error_code));

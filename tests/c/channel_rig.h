@@ -1,8 +1,8 @@
 /* channel_rig: servers in the same process for the tests of channels: some that answer, and some that do not.
  *
- * Included by tests/c/test_channel.c and tests/stress/stress_channel.c, once in each. A rig_server is an fs_io
- * thread with a handler that echoes, late or never or with an error, and counts; a rig_raw is a listener whose
- * connections are treated badly on purpose. All waiting has a limit. */
+ * Included by tests/c/test_channel.c and tests/stress/stress_channel.c, once in each. A rig_server is an
+ * fs_io thread with a handler that echoes, late or never or with an error, and counts; a rig_raw is a listener
+ * whose connections are treated badly on purpose. All waiting has a limit. */
 #ifndef FS_CHANNEL_RIG_H
 #define FS_CHANNEL_RIG_H
 
@@ -393,13 +393,14 @@ static void rig_raw_read(rig_raw *r, int i)
 {
     static _Thread_local uint8_t buf[1 << 16];
     ssize_t n = recv(r->fds[i], buf, sizeof buf, MSG_DONTWAIT);
-    if (n == 0 || (n > 0 && r->sessions[i] != NULL && nghttp2_session_mem_recv(r->sessions[i], buf, (size_t)n) < 0)) {
+    nghttp2_session *session = r->sessions[i];
+    if (n == 0 || (n > 0 && session != NULL && nghttp2_session_mem_recv(session, buf, (size_t)n) < 0)) {
         rig_raw_drop(r, i);
         return;
     }
     const uint8_t *data;
     ssize_t len;
-    while (r->sessions[i] != NULL && (len = nghttp2_session_mem_send(r->sessions[i], &data)) > 0) {
+    while (session != NULL && (len = nghttp2_session_mem_send(session, &data)) > 0) {
         if (send(r->fds[i], data, (size_t)len, MSG_NOSIGNAL) < 0)
             break;
     }
@@ -519,7 +520,8 @@ typedef struct rig_call {
 
 static void rig_on_done(fs_channel_call *call)
 {
-    atomic_fetch_add_explicit(&((rig_call *)call)->done, 1, memory_order_release); /* pairs with who reads it */
+    /* release: pairs with the acquire of who looks at the result. */
+    atomic_fetch_add_explicit(&((rig_call *)call)->done, 1, memory_order_release);
 }
 
 /* `timeout_us` 0: no deadline. */
@@ -543,7 +545,7 @@ static bool rig_echoed(const rig_call *c)
     return c->call.code == FS_OK && c->call.reply_bytes == 16 && memcmp(c->call.reply, c->body, 16) == 0;
 }
 
-static int rig_end(rig_call *c)
+static inline int rig_end(rig_call *c)
 {
     CHECK_EQ(atomic_load_explicit(&c->done, memory_order_acquire), 1);
     if (c->call.code == FS_OK)
@@ -556,7 +558,7 @@ static int rig_end(rig_call *c)
 }
 
 /* Makes a call and waits for it. Its code. */
-static int rig_make(fs_channel *channel, rig_call *c, int64_t timeout_us)
+static inline int rig_make(fs_channel *channel, rig_call *c, int64_t timeout_us)
 {
     static atomic_ulong numbers;
     rig_call_set(c, atomic_fetch_add_explicit(&numbers, 1, memory_order_relaxed), timeout_us);

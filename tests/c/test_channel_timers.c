@@ -80,7 +80,8 @@ static void test_the_quantile_is_known_to_one_part_in_eight(void)
             fs_pace pace = {0};
             uint32_t seed = 7;
             for (int i = 0; i < 800; i++)
-                fs_pace_record(&pace, (int64_t)(1000 + next_random(&seed) % 9000) << scale >> 6, quantiles[q]);
+                fs_pace_record(&pace, (int64_t)(1000 + next_random(&seed) % 9000) << scale >> 6,
+                               quantiles[q]);
             double exact = (1000 + 9000 * quantiles[q]) * (double)(1 << scale) / 64;
             double top = (double)(UINT64_C(1) << 32) - 1;
             exact = exact < top ? exact : top;
