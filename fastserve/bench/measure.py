@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastserve.bench.processes import busy_fraction, usage
+from fastserve.bench.processes import busy_fraction, machine_s, usage
 from fastserve.bench.requests import Log, Request
 from fastserve.bench.result import Point, Window, latencies
 from fastserve.bench.target import Protocol, Target
@@ -112,6 +112,7 @@ class Meter:
             bytes_out=got.bytes_out,
             cpu_s=watch.cpu_s(got.seconds),
             rss_bytes=watch.rss_bytes(),
+            others=watch.others(),
             generator_cpu_s=got.cpu_s,
             behind_p99_ns=got.behind_ns.value_at(0.99),
             behind_max_ns=got.behind_ns.max,
@@ -163,14 +164,25 @@ def _interval(interval: Any) -> tuple[float, int, int, int, float, float, float,
     return (round(start_s, 3), sent, done, failed, p50, p90, p99, most)
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """Readings of one moment; all but the first are CPU seconds."""
+
+    now_s: float
+    server: float
+    own: float
+    machine: float
+    in_use: float
+
+
 class _Watch:
-    """The server's CPU time while the generator measures, from samples in its progress calls."""
+    """CPU time while the generator measures, from samples in its progress calls."""
 
     def __init__(self, pid: int | None, tick: Callable[[float], None] | None) -> None:
         self._pid = pid
         self._tick = tick
         self._began = time.monotonic()
-        self._samples: list[tuple[float, float]] = []
+        self._samples: list[_Sample] = []
 
     def look(self, progress: Any) -> None:
         now = time.monotonic()
@@ -178,17 +190,26 @@ class _Watch:
             self._tick(now - self._began)
         if self._pid is None or not progress["measuring"]:
             return
-        if not self._samples or now - self._samples[-1][0] >= _SAMPLE_S:
+        if not self._samples or now - self._samples[-1].now_s >= _SAMPLE_S:
             used = usage(self._pid)
             if used is not None:
-                self._samples.append((now, used.cpu_s))
+                self._samples.append(_Sample(now, used.cpu_s, time.process_time(), *machine_s()))
 
     def cpu_s(self, seconds: float) -> float | None:
-        """In a window of so many seconds; None when it was not watched long enough to say."""
+        """The server's in a window of so many seconds; None when it was not watched long enough to say."""
         if len(self._samples) < 2:
             return None
-        (start, cpu), (end, cpu_after) = self._samples[0], self._samples[-1]
-        return round((cpu_after - cpu) / (end - start) * seconds, 4)
+        first, last = self._samples[0], self._samples[-1]
+        return round((last.server - first.server) / (last.now_s - first.now_s) * seconds, 4)
+
+    def others(self) -> float | None:
+        """How much of the machine neither the server nor this process used; None as above."""
+        if len(self._samples) < 2:
+            return None
+        first, last = self._samples[0], self._samples[-1]
+        ours = last.server - first.server + last.own - first.own
+        share = (last.in_use - first.in_use - ours) / max(last.machine - first.machine, 0.01)
+        return round(min(max(share, 0.0), 1.0), 4)
 
     def rss_bytes(self) -> int | None:
         used = usage(self._pid) if self._pid is not None else None

@@ -71,6 +71,12 @@ def busy_fraction(seconds: float) -> float:
     return max(0.0, 1.0 - (idle_after - idle) / max(1, total_after - total))
 
 
+def machine_s() -> tuple[float, float]:
+    """Processor seconds since the machine began: all of them, and those in use."""
+    total, idle = _machine_ticks()
+    return total * _TICK_S, (total - idle) * _TICK_S
+
+
 def _machine_ticks() -> tuple[int, int]:
     """All; idle and waiting for a disk."""
     fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]

@@ -16,12 +16,14 @@ from fastserve.bench.result import Step
 class Try:
     """What a window at one rate showed. share: of the requests sent, those answered well within the bound.
 
-    generator_late: the load generator was what kept the rate from being higher.
+    generator_late: the load generator was what kept the rate from being higher. disturbed: others kept the
+    machine busy meanwhile.
     """
 
     value_ms: float
     share: float
     generator_late: bool = False
+    disturbed: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class _Ramp:
         self._attempt = attempt
         self._how = how
         self._steps: list[Step] = []
-        self._late = False
+        self._late = self._disturbed = False
 
     def run(self, start: float) -> Answer:
         kept, refused = self._bracket(max(start, self._how.least_rate))
@@ -104,7 +106,7 @@ class _Ramp:
         return kept, refused
 
     def _confirmed(self, rate: float) -> bool:
-        return all(self._try(rate).kept for _ in range(self._how.confirmations))
+        return all(self._keeps(rate) for _ in range(self._how.confirmations))
 
     def _lower(self, rate: float) -> float:
         """The first lower rate that is kept; 0.0 when none is."""
@@ -117,9 +119,12 @@ class _Ramp:
         return 0.0
 
     def _keeps(self, rate: float) -> bool:
-        """One window, or the majority of three where the first is a near thing."""
+        """One window, or the majority of three where the first is a near thing.
+
+        Being refused while others keep the machine busy is a near thing; being kept nevertheless is not.
+        """
         tries = [self._try(rate)]
-        if self._near(tries[0]):
+        if self._near(tries[0]) or (self._disturbed and not tries[0].kept):
             tries.append(self._try(rate))
             if tries[0].kept != tries[1].kept:
                 tries.append(self._try(rate))
@@ -135,6 +140,7 @@ class _Ramp:
         kept = got.share >= self._how.quantile
         if not kept and got.generator_late:
             self._late = True
+        self._disturbed = got.disturbed
         step = Step(rate=rate, value_ms=got.value_ms, share=got.share, kept=kept)
         self._steps.append(step)
         return step

@@ -12,11 +12,11 @@ from fastserve.bench.compare import compare_targets
 from fastserve.bench.report_rows import Row, base_target, rows
 from fastserve.bench.result import Point, Result, Run, Window, merged
 from fastserve.bench.svg_plot import Axis, Series, chart, linear_axis, log_axis, marker
-from fastserve.bench.units import bytes_text, digits, rate_text, ratio_text, time_text
+from fastserve.bench.units import bytes_text, number_tick, rate_text, ratio_text, time_tick
 
 _NINES = ((0.0, "0 %"), (0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %"), (0.9999, "99.99 %"))
 _TOP = 0.9999
-_GAP_S = 0.0
+_FAR_APART = 12  # rates of which no linear axis shows both
 
 _STYLE = """
 :root{color-scheme:light dark;--back:#fff;--text:#1b1f24;--soft:#59636e;--grid:#d9dee3;--frame:#8c959f;
@@ -184,24 +184,28 @@ def _curves(run: Run) -> list[str]:
                     series.append(Series(f"{info.name}, {kind} loop", points, color, dash, markers=True))
         if sum(len(one.points) for one in series) < 3:
             continue
-        x = linear_axis(
-            "Answers per second", max(x for one in series for x, _ in one.points), lambda v: f"{v:,.10g}"
-        )
-        y = log_axis(f"Latency, {name}", [y for one in series for _, y in one.points], time_text)
+        rates = [x for one in series for x, _ in one.points]
+        if max(rates) > _FAR_APART * min(rates):
+            x = log_axis("Answers per second", rates, number_tick)
+        else:
+            x = linear_axis("Answers per second", max(rates), number_tick)
+        y = log_axis(f"Latency, {name}", [y for one in series for _, y in one.points], time_tick)
         title = f"{name} against throughput"
         charts.append(_figure(chart(f"{run.title}: {title}", x, y, series), f"{title}. Dashed: closed loop."))
     return charts
 
 
 def _curve(run: Run, target: str, kind: str, name: str) -> list[tuple[float, float]]:
+    """In the order of the load, so that a curve bends back where a server does less under more."""
     found = []
     for point in run.points:
         windows = run.rounds_of(target, point.label)
         if point.kind == kind and windows:
             at = (mean(windows, "rate"), mean(windows, name))
             if all(map(math.isfinite, at)):
-                found.append(at)
-    return sorted(found)
+                load = point.rate + point.fraction + point.connections * point.in_flight
+                found.append((load, at))
+    return [at for _, at in sorted(found)]
 
 
 def _cdf(run: Run, point: Point, by_target: dict[str, list[Window]]) -> str:
@@ -215,7 +219,7 @@ def _cdf(run: Run, point: Point, by_target: dict[str, list[Window]]) -> str:
                 break
         points = [(value, min(share, _TOP)) for value, share in points]
         series.append(Series(target, points, _color(run, target)))
-    x = log_axis("Latency", [x for one in series for x, _ in one.points], time_text)
+    x = log_axis("Latency", [x for one in series for x, _ in one.points], time_tick)
     y = Axis("Requests within", 0.0, _TOP, _NINES, lambda share: -math.log10(1 - min(share, _TOP)))
     return _figure(
         chart(f"{run.title}, {point.label}: latencies", x, y, series),
@@ -228,12 +232,12 @@ def _over_time(run: Run, point: Point, by_target: dict[str, list[Window]]) -> st
     values = [y for lines in every.values() for line in lines for _, y in line]
     if not values:
         return ""
-    y = log_axis("Latency", values, time_text)
+    y = log_axis("Latency", values, time_tick)
     figures = []
     for target, lines in every.items():
         color = _color(run, target)
         end = max((x for line in lines for x, _ in line), default=1.0)
-        x = linear_axis("Measured time, rounds one after the other (s)", end, digits)
+        x = linear_axis("Measured time, rounds one after the other (s)", end, number_tick)
         series = [
             Series(f"{target}, {name}", line, color, dash)
             for name, line, dash in zip(("p50", "p99", "maximum"), lines, ("", "6 3", "1 3"), strict=True)
@@ -256,7 +260,7 @@ def _timeline(windows: Sequence[Window]) -> list[list[tuple[float, float]]]:
             if done:
                 for line, value in zip(lines, (p50, p99, most), strict=True):
                     line.append((offset + start_s, value * 1e3))
-        offset += window.seconds + _GAP_S
+        offset += window.seconds
     return lines
 
 
@@ -274,6 +278,11 @@ def _machine(result: Result) -> Iterator[str]:
     busy = [window.busy_before for run in result.runs for window in run.windows]
     if busy:
         facts["busy before the windows"] = f"mean {sum(busy) / len(busy):.0%}, at most {max(busy):.0%}"
+    others = [window.others for run in result.runs for window in run.windows if window.others is not None]
+    if others:
+        facts["used by others in the windows"] = (
+            f"mean {sum(others) / len(others):.0%}, at most {max(others):.0%}"
+        )
     for key, value in facts.items():
         if value:
             text = bytes_text(value) if key == "memory bytes" else str(value)

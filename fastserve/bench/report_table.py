@@ -14,6 +14,7 @@ from fastserve.bench.report_rows import base_target, rows
 from fastserve.bench.result import Result, Run
 from fastserve.bench.units import rate_text, ratio_text, value_text
 
+DISTURBED = 0.1
 _COLORS = {BETTER: "green", WORSE: "red", SAME: "dim"}
 _COLUMNS = ("offered", "answers", "p50", "p90", "p99", "p99.9", "max", "CPU each", "memory", "failed")
 
@@ -53,6 +54,12 @@ def show_run(console: Console, run: Run) -> None:
         if found_changes:
             console.print()
             console.print(_ratios(f"compared with {base}", found_changes))
+    busy = [window for window in run.windows if (window.others or 0.0) > DISTURBED]
+    if busy:
+        console.print(
+            f"[yellow]others used more than {DISTURBED:.0%} of the machine in {len(busy)} of "
+            f"{len(run.windows)} windows[/]"
+        )
     late = [window for window in run.windows if "generator full" in window.failed]
     if late:
         console.print(f"[yellow]the load generator was full in {len(late)} windows[/]")

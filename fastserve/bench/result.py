@@ -70,6 +70,8 @@ class Window(Struct, frozen=True, kw_only=True):
     # Of the server and its children, in the window; None for a server that is not ours.
     cpu_s: float | None
     rss_bytes: int | None
+    # How much of the machine others used meanwhile, 0 to 1: neither the server nor the generator.
+    others: float | None
     # Of the generator: its CPU time, and how late it was itself.
     generator_cpu_s: float
     behind_p99_ns: int

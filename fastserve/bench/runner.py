@@ -31,8 +31,11 @@ _SEARCH_WINDOWS = 16
 _SEARCH_REQUESTS = 20
 _SEARCH_TIMEOUT_BOUNDS = 10
 _LEAST_TIMEOUT_S = 1.0
-# The generator is the limit when it is itself later than this share of the bound.
+# The generator is the limit when it is itself later than this share of the bound, and works all the time.
 _LATE_SHARE = 0.5
+_LATE_CPU = 0.7
+# A window in which others used more of the machine than this does not count for much.
+_DISTURBED = 0.1
 
 
 class Observer(Protocol):
@@ -238,14 +241,16 @@ def judged(window: Window, quantile: float, bound_ms: float) -> Try:
     """What a window says about an objective. Requests that failed count as late."""
     histogram = merged([window])
     within = share_within(histogram.cdf(), bound_ms * 1e6) * window.done
-    late = window.behind_p99_ns > _LATE_SHARE * bound_ms * 1e6 or "generator full" in window.failed
+    late = window.behind_p99_ns > _LATE_SHARE * bound_ms * 1e6
+    late = late and window.generator_cpu_s > _LATE_CPU * window.seconds
     value = histogram.value_at(min(1.0, quantile * window.sent / window.done)) if window.done else math.inf
     if window.done < quantile * window.sent:
         value = math.inf
     return Try(
         value_ms=value / 1e6 if math.isfinite(value) else bound_ms * _SEARCH_TIMEOUT_BOUNDS,
         share=within / window.sent if window.sent else 0.0,
-        generator_late=late,
+        generator_late=late or "generator full" in window.failed,
+        disturbed=(window.others or 0.0) > _DISTURBED,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 560, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 14, 12, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 76, 14, 12, 46
 _MOST_POINTS = 240
 
 Scale = Callable[[float], float]

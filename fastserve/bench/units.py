@@ -19,6 +19,18 @@ def time_text(nanoseconds: float) -> str:
     return "0 ns"
 
 
+def time_tick(nanoseconds: float) -> str:
+    """As time_text, without digits that say nothing: "10 ms"."""
+    for size, unit in _TIMES:
+        if nanoseconds >= size * 0.9995:
+            return f"{nanoseconds / size:.4g} {unit}"
+    return "0"
+
+
+def number_tick(value: float) -> str:
+    return f"{value:,.10g}"
+
+
 def digits(value: float) -> str:
     """Three digits, more before the point: "1,234", "12.3", "0.123"."""
     if not math.isfinite(value):
