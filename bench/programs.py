@@ -15,7 +15,7 @@ def curves(quick: bool) -> list[str]:
     workloads = [str(path) for path in sorted((HERE / "workloads").glob("*.toml"))]
     command = [sys.executable, "-m", "fastserve", "bench", "run", *workloads]
     command += ["--start", "fastserve", "--start", "grpc-aio"]
-    command += ["--json", str(RESULTS / "curves.json"), "--html", str(RESULTS / "curves.html")]
+    command += ["--out", str(RESULTS / "curves.json"), "--html", str(RESULTS / "curves.html")]
     return [*command, *(["--quick"] if quick else [])]
 
 
