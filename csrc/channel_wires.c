@@ -13,6 +13,9 @@ enum {
     SOON_US = 1000000,
     /* A link that says that it is due again and again is not asked more often than this. */
     TICK_LEAST_US = 1000,
+    /* A server is not dialled more often than this, whatever the configuration says: an address that fails at
+     * once would be dialled again and again within one round of work. */
+    REST_LEAST_US = 1000,
 };
 
 static void on_end(void *ctx, fs_exchange *exchange)
@@ -126,7 +129,8 @@ static void refused(fs_channel *channel, fs_server *server, const char *why, boo
     server->why[len] = '\0';
     /* A fifth more or less, so that many clients of a server that comes back do not all call at once. */
     double jitter = 0.8 + 0.4 * fs_channel_random(channel);
-    server->peer.rest_until_us = channel->now_us + (int64_t)((double)server->rest_us * jitter);
+    int64_t rest_us = (int64_t)((double)server->rest_us * jitter);
+    server->peer.rest_until_us = channel->now_us + (rest_us > REST_LEAST_US ? rest_us : REST_LEAST_US);
     int64_t twice_us = server->rest_us * 2;
     server->rest_us = twice_us < config->reconnect_max_us ? twice_us : config->reconnect_max_us;
     if (blame)

@@ -1,8 +1,8 @@
 /* channel_rig: servers in the same process for the tests of channels: some that answer, and some that do not.
  *
  * Included by tests/c/test_channel.c and tests/stress/stress_channel.c, once in each. A rig_server is an
- * fs_io thread with a handler that echoes, late or never or with an error, and counts; a rig_raw is a listener
- * whose connections are treated badly on purpose. All waiting has a limit. */
+ * fs_io thread with a handler that echoes, late or never or with an error, and counts; a rig_raw is a
+ * listener whose connections are treated badly on purpose. All waiting has a limit. */
 #ifndef FS_CHANNEL_RIG_H
 #define FS_CHANNEL_RIG_H
 

@@ -3,6 +3,7 @@
  * What the servers saw is counted on their side. Each wait has a limit; where time matters, the bounds are
  * several times what a quiet machine needs. */
 #include <signal.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 
 #include "channel_rig.h"
@@ -44,7 +45,7 @@ static void start(fs_channel *channel, rig_call *c, int64_t timeout_us)
     fs_channel_start(channel, &c->call);
 }
 
-/* Two servers in a process of their own: one that may be killed, and whose memory does not run out with ours. */
+/* Two servers in a process of their own, which may be killed, and whose memory does not run out with ours. */
 static pid_t server_apart(uint16_t *ports)
 {
     int fds[2];
@@ -410,6 +411,48 @@ static void test_wait_for_ready(void)
     rig_free(s);
 }
 
+static void test_unix_sockets(void)
+{
+    rig_server *s = rig_new();
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    snprintf(addr.sun_path + 1, sizeof addr.sun_path - 1, "fastserve-test-%d", (int)getpid()); /* abstract */
+    fs_endpoint there = {.address_len = sizeof addr};
+    memcpy(&there.address, &addr, sizeof addr);
+    snprintf(there.name, sizeof there.name, "unix:%s", addr.sun_path + 1);
+    fs_channel_config config = rig_config();
+    config.endpoints = &there;
+    config.n_endpoints = 1;
+    config.reconnect_first_us = 0;
+    config.reconnect_max_us = 0;
+    fs_error err;
+    fs_channel *channel = fs_channel_new(&config, &err);
+    REQUIRE(channel != NULL);
+
+    /* Nobody listens, which connect(2) says at once. */
+    rig_call c;
+    CHECK_EQ(rig_make(channel, &c, 0), FS_UNAVAILABLE);
+    CHECK(rig_says(&c, "no connection: unix:fastserve-test-"));
+    CHECK(rig_says(&c, "connect: Connection refused"));
+    config.wait_for_ready = true;
+    fs_channel *patient = fs_channel_new(&config, &err);
+    REQUIRE(patient != NULL);
+    CHECK_EQ(rig_make(patient, &c, 30000), FS_DEADLINE_EXCEEDED);
+    fs_channel_free(patient);
+
+    int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    REQUIRE(listener >= 0 && bind(listener, (struct sockaddr *)&addr, sizeof addr) == 0 &&
+            listen(listener, 4) == 0);
+    rig_pause(5000); /* it rests after it refused */
+    start(channel, &c, 0);
+    int fd = accept(listener, NULL, NULL);
+    REQUIRE(fd >= 0 && fs_io_adopt(s->io, fd) == 0);
+    CHECK_EQ(finish(channel, &c), FS_OK);
+    CHECK_EQ(rig_make(channel, &c, 0), FS_OK);
+    close(listener);
+    fs_channel_free(channel);
+    rig_free(s);
+}
+
 static void test_servers_that_speak_something_else(void)
 {
     static const enum rig_manner manners[] = {RIG_HANG_UP, RIG_GARBAGE};
@@ -445,7 +488,15 @@ static void test_a_server_that_never_says_a_word(void)
     int64_t from_us = fs_now_us();
     CHECK_EQ(rig_make(channel, &c, 0), FS_UNAVAILABLE); /* and not never */
     CHECK(fs_now_us() - from_us < 5000000);
+    CHECK(rig_says(&c, "timed out after 50 ms"));
     fs_channel_free(channel);
+
+    config.connect_timeout_us = 5000000;
+    channel = rig_channel(config, PORTS(r->port), 1);
+    CHECK_EQ(rig_make(channel, &c, 20000), FS_DEADLINE_EXCEEDED);
+    CHECK(rig_says(&c, "deadline exceeded after 20 ms (still connecting to 127.0.0.1:"));
+    fs_channel_free(channel);
+    config.connect_timeout_us = 50000;
 
     /* It gets no calls while there is another. */
     channel = rig_channel(config, PORTS(s->port, r->port), 2);
@@ -1273,6 +1324,7 @@ int main(void)
     test_a_server_that_is_not_there_is_passed_over();
     test_all_refuse();
     test_wait_for_ready();
+    test_unix_sockets();
     test_servers_that_speak_something_else();
     test_a_server_that_never_says_a_word();
     test_what_no_server_looked_at_is_made_again_at_once();

@@ -1,6 +1,6 @@
-/* Channels under threads: callers that wait, with deadlines and without, one that drives as an event loop does,
- * one that gives up other threads' calls, and one that makes servers fail, die, come back and change places.
- * Every call ends exactly once, and nothing is outstanding in the end.
+/* Channels under threads: callers that wait, with deadlines and without, one that drives as an event loop
+ * does, one that gives up other threads' calls, and one that makes servers fail, die, come back and change
+ * places. Every call ends exactly once, and nothing is outstanding in the end.
  *
  * stress_channel [items]   a call for every 20 items */
 #include "channel_rig.h"
@@ -252,7 +252,8 @@ static void run(long calls, enum fs_balance balance)
          cancelled = RIG_GET(&sc, cancelled);
     printf("%ld calls: %ld ok, %ld failed, %ld late, %ld cancelled; %" PRIu64 " retries, %" PRIu64
            " unprocessed, %" PRIu64 " hedges (%" PRIu64 " won)\n",
-           calls, ok, failed, late, cancelled, stats.retries, stats.unprocessed, stats.hedges, stats.hedge_wins);
+           calls, ok, failed, late, cancelled, stats.retries, stats.unprocessed, stats.hedges,
+           stats.hedge_wins);
     CHECK_EQ(stats.calls, calls);
     CHECK_EQ(ok + failed + late + cancelled, calls);
     CHECK(ok > calls / 4);
