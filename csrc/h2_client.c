@@ -14,8 +14,9 @@
 #include "h2_client_call.h"
 
 enum {
-    USUAL_HEADERS = 32, /* with more of them the list does not fit the stack's array */
-    FRAME_TYPE_AT = 3,  /* in a frame's head */
+    USUAL_HEADERS = 32,    /* with more of them the list does not fit the stack's array */
+    FRAME_TYPE_AT = 3,     /* in a frame's head */
+    LEAST_CALL_BYTES = 64, /* on the wire: what no call gets by with much less than */
 };
 
 /* Names and values that live as long as the session are not copied. */
@@ -279,9 +280,12 @@ static bool may_submit(const fs_h2_client *h2)
     return h2->waiting.head != NULL && h2->base.failed == 0 && !h2->going && h2->streams < allowed(h2);
 }
 
+/* No more than there is room for, so that what waits, waits here. */
 static void submit_waiting(fs_h2_client *h2)
 {
-    while (may_submit(h2)) {
+    for (size_t most = (h2->base.out_room - h2->base.out_len) / LEAST_CALL_BYTES + 1; most > 0; most--) {
+        if (!may_submit(h2))
+            break;
         fs_exchange *x = h2->waiting.head;
         int rc = submit(h2, x);
         if (rc == 0)

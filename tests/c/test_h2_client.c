@@ -1229,6 +1229,33 @@ static void test_before_settings_and_with_none(void)
     world_free(w);
 }
 
+static void test_thousands_started_at_once(void)
+{
+    enum { MANY = 3000 };
+    fs_h2_limits server_limits = server_usual;
+    server_limits.max_concurrent_streams = 100000;
+    world *w = world_new(&usual, &server_limits);
+    pump(w);
+    job *jobs[MANY];
+    uint64_t before = fs_slab_read(w->slab).system_allocs;
+    for (int i = 0; i < MANY; i++)
+        jobs[i] = start(w, "/t/Echo", 50);
+    CHECK_EQ(fs_slab_read(w->slab).system_allocs, before); /* a call that waits costs nothing */
+    CHECK_EQ(fs_h2_client_room(w->client), 100000 - MANY);
+    for (int i = 0; i < MANY; i += 3)
+        fs_h2_client_cancel(w->client, &jobs[i]->x);
+    pump(w);
+    CHECK_EQ(w->served, MANY - MANY / 3);
+    for (int i = 0; i < MANY; i++) {
+        if (i % 3 == 0)
+            CHECK_EQ(jobs[i]->ended, 0);
+        else
+            check_echo(jobs[i]);
+        job_free(jobs[i]);
+    }
+    world_free(w);
+}
+
 static void test_stream_numbers_used_up(void)
 {
     world *w = world_raw(&usual);
@@ -1752,6 +1779,7 @@ int main(void)
     test_neighbours_cancelled_from_inside();
     test_calls_wait_for_the_servers_limit();
     test_before_settings_and_with_none();
+    test_thousands_started_at_once();
     test_stream_numbers_used_up();
     test_goaway();
     test_goaway_with_headers_not_out();
