@@ -1,12 +1,13 @@
 /* conn: one socket and its session, without a loop: reads when told to, writes until the socket is full.
  *
- * Called by io on the thread that owns the connection. Knows system calls and h2; knows no epoll and no
+ * Called by io on the thread that owns the connection. Knows sock and h2; knows no epoll and no
  * other connection. Buffers for reading and writing are the caller's, one per thread; a connection has memory
  * of its own only while its socket is full. */
 #ifndef FS_CONN_H
 #define FS_CONN_H
 
 #include "h2.h"
+#include "sock.h"
 
 enum fs_conn_state {
     FS_CONN_OPEN,
@@ -24,21 +25,12 @@ enum fs_conn_state {
 
 typedef struct fs_conn {
     fs_h2 *h2;
-    fs_slab *slab;
-    int fd;
+    fs_sock sock;
     enum fs_conn_state state;
-    uint8_t *rest;        /* what the socket did not take; a slab block, NULL for none */
-    size_t rest_len, rest_at;
-    int64_t full_us;      /* since when the socket has taken nothing */
     int64_t linger_us;    /* until when */
     int64_t due_us;       /* when fs_conn_tick has something to do; 0: it should look */
     int64_t stall_timeout_us;
 } fs_conn;
-
-/* Bytes moved by one call, for the owner's counters. */
-typedef struct fs_conn_moved {
-    size_t in, out;
-} fs_conn_moved;
 
 /* Takes over `fd`, a connected stream socket. 0, or -FS_RESOURCE_EXHAUSTED: `fd` is still the caller's.
  * The handler's rpcs carry `owner` as rpc->conn. */
@@ -51,11 +43,11 @@ void fs_conn_close(fs_conn *conn);
 /* Each of these sets conn->state; when it is FS_CONN_CLOSED, fs_conn_close is due.
  *
  * Reads once, up to `room` bytes through `buf`, and hands it to the session. */
-void fs_conn_read(fs_conn *conn, uint8_t *buf, size_t room, int64_t now_us, fs_conn_moved *moved);
+void fs_conn_read(fs_conn *conn, uint8_t *buf, size_t room, int64_t now_us, fs_sock_moved *moved);
 
 /* Writes, through `buf`, until there is nothing to say or the socket is full; then goes on to the next state
  * when the session is over. */
-void fs_conn_flush(fs_conn *conn, uint8_t *buf, size_t room, int64_t now_us, fs_conn_moved *moved);
+void fs_conn_flush(fs_conn *conn, uint8_t *buf, size_t room, int64_t now_us, fs_sock_moved *moved);
 
 /* Time-outs; a flush is due afterwards. */
 void fs_conn_tick(fs_conn *conn, int64_t now_us);
@@ -63,11 +55,11 @@ void fs_conn_tick(fs_conn *conn, int64_t now_us);
 /* Whether the owner should wait for the socket to take more, and for it to have more. */
 static inline bool fs_conn_wants_write(const fs_conn *conn)
 {
-    return conn->rest != NULL;
+    return fs_sock_wants_write(&conn->sock);
 }
 static inline bool fs_conn_wants_read(const fs_conn *conn)
 {
-    return conn->rest == NULL || fs_h2_unsent_bytes(conn->h2) < FS_CONN_PAUSE_BYTES;
+    return conn->sock.rest == NULL || fs_h2_unsent_bytes(conn->h2) < FS_CONN_PAUSE_BYTES;
 }
 
 #endif

@@ -175,13 +175,13 @@ static void watch(fs_io *io, member *m)
         return;
     m->events = events;
     struct epoll_event event = {.events = events, .data.ptr = m};
-    if (epoll_ctl(io->epoll, EPOLL_CTL_MOD, m->conn.fd, &event) != 0)
+    if (epoll_ctl(io->epoll, EPOLL_CTL_MOD, m->conn.sock.fd, &event) != 0)
         m->conn.state = FS_CONN_CLOSED;
 }
 
 static void flush_touched(fs_io *io)
 {
-    fs_conn_moved moved = {0};
+    fs_sock_moved moved = {0};
     uint64_t calls = 0; /* as far as they changed; wraps */
     while (io->touched != NULL) {
         member *m = io->touched;
@@ -267,7 +267,7 @@ static void *run(void *user)
         io->now_us = fs_now_us();
         add(&io->wakes, 1);
         bool mail = false, orders = false;
-        fs_conn_moved moved = {0};
+        fs_sock_moved moved = {0};
         for (int i = 0; i < n; i++) {
             void *what = events[i].data.ptr;
             if (what == &io->mail) {

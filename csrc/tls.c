@@ -1,7 +1,7 @@
 /* tls: see tls.h.
  *
  * Nothing here is global: each context opens the library (which stays, once it is there) and looks its
- * functions up. OpenSSL writes with write(2), so a process that uses TLS must ignore SIGPIPE, as Python does. */
+ * functions up. */
 #include "tls.h"
 
 #include <arpa/inet.h>

@@ -2,7 +2,8 @@
  *
  * Used by sock, on the thread that owns the connection; a context may be shared by connections of several
  * threads. The only file that knows OpenSSL, which it opens at run time (libssl.so.3, else libssl.so.1.1):
- * the build needs none, and security fixes come with the system. At least TLS 1.2; ALPN "h2" is demanded. */
+ * the build needs none, and security fixes come with the system. At least TLS 1.2; ALPN "h2" is demanded.
+ * OpenSSL writes with write(2): a process that uses TLS must ignore SIGPIPE, as Python does. */
 #ifndef FS_TLS_H
 #define FS_TLS_H
 
