@@ -1,9 +1,10 @@
 /* memory_server: answers every gRPC call with the same bytes, for measuring load generators. A program of its
  * own.
  *
- *   memory_server REPLY_BYTES [PROCESSOR]
+ *   memory_server REPLY_BYTES PROCESSOR SPIN_NS
  *
- * Listens on a port of 127.0.0.1 that it prints, and ends with its standard input. It looks at the frames of
+ * Listens on a port of 127.0.0.1 that it prints, and ends with its standard input. PROCESSOR -1: any. It spins
+ * SPIN_NS before each answer, so that it can be what limits the rate. It looks at the frames of
  * HTTP/2 but not into headers, and its answer is one block of bytes with the stream's number filled in, so that
  * what limits a measurement is the generator and the kernel. It keeps flow control and answers SETTINGS and
  * PING; it is no server for anything else. One thread, one epoll. Knows nothing of FastServe. */
@@ -18,6 +19,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -50,6 +52,7 @@ typedef struct answer {
     size_t data_bytes;       /* that count against the window */
     size_t *stream_at;       /* where the stream's number goes */
     size_t n_streams;
+    int64_t spin_ns;
 } answer;
 
 static _Noreturn void die(const char *what)
@@ -125,6 +128,16 @@ static uint8_t *room(conn *c, size_t len)
     return c->out + c->out_len - len;
 }
 
+static void spin(int64_t ns)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    int64_t begin_ns = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+    do {
+        clock_gettime(CLOCK_MONOTONIC, &t);
+    } while ((int64_t)t.tv_sec * 1000000000 + t.tv_nsec - begin_ns < ns);
+}
+
 static void reply(conn *c, const answer *a, uint32_t stream)
 {
     uint8_t *dst = room(c, a->len);
@@ -145,6 +158,8 @@ static void reply_to_waiting(conn *c, const answer *a)
 
 static void request_is_whole(conn *c, const answer *a, uint32_t stream)
 {
+    if (a->spin_ns > 0)
+        spin(a->spin_ns);
     if (c->n_waiting == 0 && c->window >= (int64_t)a->data_bytes) {
         reply(c, a, stream);
         return;
@@ -289,11 +304,11 @@ static void serve(int epoll, int listener, const answer *a)
 
 int main(int argc, char **argv)
 {
-    if (argc < 2 || argc > 3) {
-        fprintf(stderr, "usage: memory_server REPLY_BYTES [PROCESSOR]\n");
+    if (argc != 4) {
+        fprintf(stderr, "usage: memory_server REPLY_BYTES PROCESSOR SPIN_NS\n");
         return 2;
     }
-    if (argc == 3) {
+    if (atoi(argv[2]) >= 0) {
         cpu_set_t set;
         CPU_ZERO(&set);
         CPU_SET((unsigned)atoi(argv[2]), &set);
@@ -301,6 +316,7 @@ int main(int argc, char **argv)
             die("sched_setaffinity");
     }
     answer a = make_answer((size_t)atol(argv[1]));
+    a.spin_ns = atol(argv[3]);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof address;
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), epoll = epoll_create1(0);

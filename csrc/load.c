@@ -651,17 +651,20 @@ static int64_t patience_ns(const fs_load *load)
     return left_ns > 0 ? left_ns : 0;
 }
 
-/* epoll_wait with a nanosecond's resolution: an epoll is itself something to poll. */
+/* An open loop is to wake in time, to the nanosecond: an epoll is itself something to poll. Nothing else that a
+ * run waits for is so pressing. */
 static int sleep_for_events(fs_load *load, struct epoll_event *events)
 {
     int64_t left_ns = patience_ns(load);
-    if (left_ns > 0) {
+    int left_ms = (int)((left_ns + 999999) / 1000000);
+    if (is_open_loop(load) && left_ns > 0) {
         struct pollfd poll_fd = {.fd = load->epoll, .events = POLLIN};
         struct timespec timeout = {.tv_sec = left_ns / 1000000000, .tv_nsec = left_ns % 1000000000};
         if (ppoll(&poll_fd, 1, &timeout, NULL) <= 0)
             return 0;
+        left_ms = 0;
     }
-    int n = epoll_wait(load->epoll, events, EVENTS, 0);
+    int n = epoll_wait(load->epoll, events, EVENTS, left_ms);
     return n > 0 ? n : 0;
 }
 

@@ -10,6 +10,7 @@ from concurrent import futures
 from typing import Any
 
 from core_driver import PREDICT, Core, predict_request, servable
+
 from fastserve._native.load import LoadResult, run
 
 BODY = predict_request("m", struct.pack("<f", 2.0), [1, 1])

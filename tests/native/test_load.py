@@ -1,4 +1,4 @@
-"""The load generator and its histogram, against a core on the null runtime and small servers of the tests' own."""
+"""The load generator and its histogram, against a core on the null runtime and small servers of our own."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from typing import Any
 import grpc
 import pytest
 from core_driver import PREDICT, Core, predict_request, servable
-from fastserve._native.load import Histogram, LoadError, LoadResult, Progress, Tls, run
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastserve._native.load import Histogram, LoadError, LoadResult, Progress, Tls, run
 from fastserve.errors import FastServeError
 
 ONE_ROW = predict_request("half", struct.pack("<f", 2.0), [1, 1])
@@ -30,7 +30,7 @@ NOT_A_NUMBER = predict_request("nan", struct.pack("<f", float("nan")), [1, 1])
 NOBODYS = predict_request("nobody", struct.pack("<f", 2.0), [1, 1])
 
 
-# ---- histogram ------------------------------------------------------------------------------------
+# ---- histogram -------------------------------------------------------------------------------------
 
 
 def filled(values: list[int]) -> Histogram:
@@ -114,9 +114,7 @@ def test_a_histogram_merged_into_itself_doubles() -> None:
         ([(5, 1), (6, 1)], 6, 5),
     ],
 )
-def test_pairs_of_no_histogram_are_refused(
-    pairs: list[tuple[int, int]], minimum: int, maximum: int
-) -> None:
+def test_pairs_of_no_histogram_are_refused(pairs: list[tuple[int, int]], minimum: int, maximum: int) -> None:
     with pytest.raises(ValueError):
         Histogram.from_pairs(pairs, minimum, maximum, 0.0)
 
@@ -130,7 +128,7 @@ def test_values_that_cannot_be_counted_are_refused() -> None:
             Histogram().value_at(quantile)
 
 
-# ---- gRPC ---------------------------------------------------------------------------------------------
+# ---- gRPC ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -317,7 +315,7 @@ def test_a_server_that_does_not_answer_is_waited_for_so_long(core: Core) -> None
         assert 0.3 <= time.monotonic() - began < 10.0
 
 
-# ---- HTTP --------------------------------------------------------------------------------------------------
+# ---- HTTP ------------------------------------------------------------------------------------------
 
 
 class Recorder(socketserver.ThreadingTCPServer):
@@ -360,7 +358,9 @@ def post(server: Recorder, bodies: list[bytes], **how: Any) -> LoadResult:
 
 
 def test_http_answers_are_counted_and_weighed(recorder: Recorder) -> None:
-    result = post(recorder, [b"a", b"bb", b""], connections=3, in_flight=1, requests=90, reply_bytes=[1, 2, 0])
+    result = post(
+        recorder, [b"a", b"bb", b""], connections=3, in_flight=1, requests=90, reply_bytes=[1, 2, 0]
+    )
     check(result)
     assert (result.done, result.failed) == (90, {})
     assert result.per_body_done == [30, 30, 30]
@@ -381,7 +381,7 @@ def test_a_replay_keeps_the_times_of_the_log(recorder: Recorder) -> None:
     assert sorted(body for _, body in came) == sorted(bodies[i] for i in order)
 
 
-# ---- stopping it ----------------------------------------------------------------------------------------------
+# ---- stopping it -----------------------------------------------------------------------------------
 
 
 def test_ctrl_c_ends_the_run(core: Core) -> None:
@@ -414,7 +414,7 @@ def test_progress_is_shown_on_the_calling_thread_and_may_end_the_run(core: Core)
     assert shown[-1]["done"] == result.done == 10
 
 
-# ---- arguments ------------------------------------------------------------------------------------------------
+# ---- arguments -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -454,7 +454,13 @@ def test_progress_is_shown_on_the_calling_thread_and_may_end_the_run(core: Core)
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(how: dict[str, Any], says: str) -> None:
-    how = {"address": ("127.0.0.1", 1), "bodies": [b""], "path": "/a/b", "authority": "x", "requests": 1} | how
+    how = {
+        "address": ("127.0.0.1", 1),
+        "bodies": [b""],
+        "path": "/a/b",
+        "authority": "x",
+        "requests": 1,
+    } | how
     with pytest.raises(ValueError, match=says):
         run(how.pop("address"), how.pop("bodies"), **how)
 
