@@ -62,12 +62,14 @@ class _Ramp:
 
     def run(self, start: float) -> Answer:
         kept, refused = self._bracket(max(start, self._how.least_rate))
-        while kept:
-            kept, refused = self._bisect(kept, refused)
-            if self._out_of_tries() or self._confirmed(kept):
-                break
-            # What looked good was luck: the limit is below.
-            refused, kept = kept, self._lower(kept)
+        kept, refused = self._bisect(kept, refused)
+        step = self._how.resolution
+        while kept and not self._out_of_tries() and not self._confirmed(kept):
+            # What looked good was luck: the limit is below, the further the more often that happens.
+            refused, kept = kept, kept / step
+            step **= 1.5
+            if kept < self._how.least_rate:
+                kept = 0.0
         return Answer(kept, refused, self._steps, self._limit(refused))
 
     def _limit(self, refused: float) -> str:
@@ -97,7 +99,7 @@ class _Ramp:
         return kept, refused
 
     def _bisect(self, kept: float, refused: float) -> tuple[float, float]:
-        while refused and refused / kept > self._how.resolution and not self._out_of_tries():
+        while kept and refused and refused / kept > self._how.resolution and not self._out_of_tries():
             middle = (kept * refused) ** 0.5
             if self._keeps(middle):
                 kept = middle
@@ -107,16 +109,6 @@ class _Ramp:
 
     def _confirmed(self, rate: float) -> bool:
         return all(self._keeps(rate) for _ in range(self._how.confirmations))
-
-    def _lower(self, rate: float) -> float:
-        """The first lower rate that is kept; 0.0 when none is."""
-        step = self._how.resolution
-        while rate > self._how.least_rate and not self._out_of_tries():
-            rate = max(rate / step, self._how.least_rate)
-            if self._keeps(rate):
-                return rate
-            step *= self._how.resolution
-        return 0.0
 
     def _keeps(self, rate: float) -> bool:
         """One window, or the majority of three where the first is a near thing.
