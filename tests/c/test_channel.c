@@ -865,13 +865,14 @@ static void test_calls_that_must_not_be_made_twice_are_not_hedged(void)
     rig_server *s[2] = {rig_new(), rig_new()};
     fs_channel_config config = rig_config();
     config.hedge_percentile = 90;
+    config.hedge_ratio = 1;
     config.hedge_min_us = 1000;
     fs_channel *channel = rig_channel(config, PORTS(s[0]->port, s[1]->port), 2);
     settle(channel, 2);
     time_calls(channel, 200, 0);
     uint64_t before = fs_channel_read(channel).hedges;
-    RIG_SET(s[0], delay_us, 20000);
-    RIG_SET(s[1], delay_us, 20000);
+    RIG_SET(s[0], delay_us, 200000);
+    RIG_SET(s[1], delay_us, 200000);
     rig_call c;
     rig_call_set(&c, 1, 0);
     c.call.no_retry = true;
@@ -892,14 +893,15 @@ static void test_the_first_answer_counts_but_a_failure_that_may_be_retried_does_
     rig_server *s[2] = {rig_new(), rig_new()};
     fs_channel_config config = rig_config();
     config.hedge_percentile = 90;
+    config.hedge_ratio = 1;
     config.hedge_min_us = 2000;
     fs_channel *channel = rig_channel(config, PORTS(s[0]->port, s[1]->port), 2);
     settle(channel, 2);
     time_calls(channel, 200, 0);
     /* Both are slow; while the first attempt is under way the other server fails. */
     for (int i = 0; i < 2; i++) {
-        RIG_SET(s[0], delay_us, 30000);
-        RIG_SET(s[1], delay_us, 30000);
+        RIG_SET(s[0], delay_us, 200000);
+        RIG_SET(s[1], delay_us, 200000);
         rig_call c;
         start(channel, &c, 0);
         RIG_WAIT(rig_kept(s[0]) + rig_kept(s[1]) == 1);
@@ -1180,6 +1182,7 @@ static void test_cancelling_with_a_hedge_under_way(void)
     rig_server *s[2] = {rig_new(), rig_new()};
     fs_channel_config config = rig_config();
     config.hedge_percentile = 90;
+    config.hedge_ratio = 1;
     config.hedge_min_us = 1000;
     fs_channel *channel = rig_channel(config, PORTS(s[0]->port, s[1]->port), 2);
     settle(channel, 2);
