@@ -62,7 +62,7 @@ wheel: .venv/.made  ## a manylinux wheel in dist/, with nghttp2 inside, tried in
 demo: build .venv/.tensorflow  ## train, serve and score a click-through ranker
 	$(BIN)/python examples/ranking/demo.py $(ARGS)
 
-bench: build .venv/.tensorflow .make/system-bench  ## measure, print one table, write JSON beside it
+bench: build .venv/.tensorflow .make/system-bench  ## measure: tables here, JSON and HTML in bench/results
 	$(MAKE) -s -C tests/c bench
 	$(BIN)/python bench/run.py $(ARGS)
 

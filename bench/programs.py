@@ -15,18 +15,25 @@ def curves(quick: bool) -> list[str]:
     workloads = [str(path) for path in sorted((HERE / "workloads").glob("*.toml"))]
     command = [sys.executable, "-m", "fastserve", "bench", "run", *workloads]
     command += ["--start", "fastserve", "--start", "grpc-aio"]
-    command += ["--out", str(RESULTS / "curves.json"), "--html", str(RESULTS / "curves.html")]
+    command += ["--out", _result("curves.json", quick), "--html", _result("curves.html", quick)]
     return [*command, *(["--quick"] if quick else [])]
 
 
 def client_codec(quick: bool) -> list[str]:
-    """A request's and a reply's encoding, beside the stock client's."""
-    return [sys.executable, str(HERE / "client_codec.py"), "--seconds", "1" if quick else "8"]
+    """A request's encoding and a reply's decoding, beside the stock client's."""
+    command = [sys.executable, str(HERE / "client_codec.py"), "--seconds", "1" if quick else "8"]
+    return [*command, "--out", _result("client_codec.json", quick)]
 
 
 def client_rtt(quick: bool) -> list[str]:
     """Round trips of fastserve.client and of grpcio, and how long the import takes."""
-    return [sys.executable, str(HERE / "client_rtt.py"), *(["--quick"] if quick else [])]
+    command = [sys.executable, str(HERE / "client_rtt.py"), *(["--quick"] if quick else [])]
+    return [*command, "--out", _result("client_rtt.json", quick)]
+
+
+def _result(name: str, quick: bool) -> str:
+    """Rough figures do not replace the others: git ignores results/dev*."""
+    return str(RESULTS / (f"dev_{name}" if quick else name))
 
 
 PROGRAMS: dict[str, Callable[[bool], list[str]]] = {

@@ -1,7 +1,7 @@
 """Runs the benchmarks: the cases in one table and one JSON file, then the programs with theirs.
 
     make bench                              or: python bench/run.py
-    python bench/run.py --quick             short windows, for development: the figures are rough
+    python bench/run.py --quick             short windows: rough figures, in results/dev*
     python bench/run.py --only million      one case or program; may be repeated
 
 Exit code 0 when every row that has a bar passes, 1 when one fails, 2 when something could not be measured.
@@ -45,8 +45,9 @@ def main(argv: list[str] | None = None) -> int:
         "--only", metavar="NAME", action="append", choices=names, default=[], help=f"of {', '.join(names)}"
     )
     parser.add_argument("--patience", type=float, default=20.0, help="seconds to wait for a quiet machine")
-    parser.add_argument("--name", default="latest", help="the cases' results/NAME.json (default: latest)")
+    parser.add_argument("--name", help="the cases' results/NAME.json (default: latest, or dev with --quick)")
     arguments = parser.parse_args(argv)
+    arguments.name = arguments.name or ("dev" if arguments.quick else "latest")
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=180)
