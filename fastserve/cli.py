@@ -1,4 +1,4 @@
-"""The `fastserve` command: serve, check, inspect, version, bench.
+"""The `fastserve` command: serve, check, inspect, predict, version, bench.
 
 Only arguments and exit codes are here. Each command imports what it needs when it runs, so that
 `fastserve --help` is there at once. Exit codes: 0 done, 1 it did not work, 2 the command line or the
@@ -149,6 +149,53 @@ def inspect(directory: str, xla: bool, tags: tuple[str, ...]) -> None:
     from fastserve.cli_inspect import show
 
     sys.exit(show(directory, tags, xla=xla))
+
+
+@main.command()
+@click.argument("model")
+@click.option("--input", "source", required=True, metavar="FILE", help="JSON or .npz; - is standard input.")
+@click.option(
+    "--address",
+    "addresses",
+    multiple=True,
+    default=("127.0.0.1:8500",),
+    show_default=True,
+    help="HOST:PORT or unix:PATH. May be repeated.",
+)
+@click.option("--signature", metavar="NAME", help="Default: serving_default.")
+@click.option("--version", "version_number", type=click.IntRange(0), help="Default: the newest.")
+@click.option("--label", metavar="NAME", help="A version label, instead of --version.")
+@click.option(
+    "--only", "outputs", metavar="NAME", multiple=True, help="An output that is wanted. Default: all."
+)
+@click.option("--output", metavar="FILE", type=click.Path(dir_okay=False), help="Write .npz, print nothing.")
+@click.option("--dtype", "dtypes", metavar="NAME=DTYPE", multiple=True, help="Of an input in JSON.")
+@click.option("--timeout", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds.")
+@click.option("--header", "headers", metavar="NAME=VALUE", multiple=True, help="Metadata of the call.")
+@click.option("--compression", type=click.Choice(["gzip", "deflate"]), help="Of the request.")
+@click.option("--tls", is_flag=True, help="TLS, trusting the system's authorities.")
+@click.option("--tls-ca", metavar="FILE", help="TLS, trusting these authorities (PEM).")
+@click.option("--tls-cert", metavar="FILE", help="Our certificate, with --tls-key.")
+@click.option("--tls-key", metavar="FILE", help="Its key.")
+@click.option("--tls-server-name", metavar="HOST", help="What the server's certificate must be for.")
+def predict(model: str, **options: Any) -> None:
+    """Call MODEL on a server and print its outputs as JSON.
+
+    JSON inputs are as in TensorFlow Serving's REST API: {"inputs": {"x": [[1, 2], [3, 4]]}} or
+    {"instances": [{"x": [1, 2]}, {"x": [3, 4]}]}; their dtypes are the signature's where the server
+    tells them, unless --dtype says otherwise; where it does not, float32 and int64.
+
+    \b
+    Examples:
+        fastserve predict ranker --input rows.json
+        fastserve predict ranker --input batch.npz --output scores.npz --address ranker:8500
+        echo '{"inputs": {"x": [1.5]}}' | fastserve predict half_plus_two --input -
+    """
+    from fastserve.cli_predict import ask_of, run
+
+    text = run(ask_of(model, options))
+    if text:
+        click.echo(text)
 
 
 @main.command()

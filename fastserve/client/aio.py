@@ -6,9 +6,10 @@ import asyncio
 import socket
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastserve._native.client import Channel, ClosedError
+from fastserve.client import methods
 from fastserve.client.addresses import Endpoint, Target, endpoints_of, unresolved
 from fastserve.client.base import (
     DEFAULT_EJECT,
@@ -24,6 +25,10 @@ from fastserve.client.chunks import chooser
 from fastserve.client.errors import ConnectError, RpcError
 from fastserve.client.options import Eject, Hedge, Keepalive, Options, Retry, Tls
 from fastserve.client.prediction import Prediction
+
+if TYPE_CHECKING:
+    from fastserve.client.examples import Examples
+    from fastserve.client.messages import ModelMetadata, VersionStatus
 
 
 class AsyncClient:
@@ -123,6 +128,68 @@ class AsyncClient:
             self._failed(error)
             raise
         return answer
+
+    async def classify(
+        self,
+        model: str,
+        examples: Examples,
+        *,
+        context: Mapping[str, Any] | None = None,
+        version: int | None = None,
+        label: str | None = None,
+        signature: str | None = None,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> list[list[tuple[str, float]]]:
+        """See Client.classify."""
+        message = methods.examples_request(model, examples, context, version, label, signature)
+        reply = await self.call(methods.CLASSIFY, message, timeout=timeout, metadata=metadata)
+        return methods.classifications(reply)
+
+    async def regress(
+        self,
+        model: str,
+        examples: Examples,
+        *,
+        context: Mapping[str, Any] | None = None,
+        version: int | None = None,
+        label: str | None = None,
+        signature: str | None = None,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> methods.Values:
+        """See Client.regress."""
+        message = methods.examples_request(model, examples, context, version, label, signature)
+        reply = await self.call(methods.REGRESS, message, timeout=timeout, metadata=metadata)
+        return methods.regressions(reply)
+
+    async def metadata(
+        self,
+        model: str,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> ModelMetadata:
+        """See Client.metadata."""
+        message = methods.metadata_request(model, version, label)
+        reply = await self.call(methods.METADATA, message, timeout=timeout, metadata=metadata)
+        return methods.model_metadata(reply)
+
+    async def status(
+        self,
+        model: str,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> list[VersionStatus]:
+        """See Client.status."""
+        message = methods.status_request(model, version, label)
+        reply = await self.call(methods.STATUS, message, timeout=timeout, metadata=metadata)
+        return methods.statuses(reply)
 
     async def call(
         self, path: str, message: bytes, *, timeout: float | None = None, metadata: Metadata = ()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastserve._native.client import Channel, ClosedError
+from fastserve.client import methods
 from fastserve.client.addresses import Endpoint, Target, resolve
 from fastserve.client.base import (
     DEFAULT_EJECT,
@@ -23,6 +24,10 @@ from fastserve.client.chunks import chooser
 from fastserve.client.errors import ConnectError, RpcError
 from fastserve.client.options import Eject, Hedge, Keepalive, Options, Retry, Tls
 from fastserve.client.prediction import Prediction
+
+if TYPE_CHECKING:
+    from fastserve.client.examples import Examples
+    from fastserve.client.messages import ModelMetadata, VersionStatus
 
 
 class Client:
@@ -149,6 +154,75 @@ class Client:
             self._failed(error)
             raise
         return answer
+
+    def classify(
+        self,
+        model: str,
+        examples: Examples,
+        *,
+        context: Mapping[str, Any] | None = None,
+        version: int | None = None,
+        label: str | None = None,
+        signature: str | None = None,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> list[list[tuple[str, float]]]:
+        """Classify: for each example its classes, each a label and a score.
+
+        examples: {feature: column} or a list of {feature: value}, see fastserve.client.examples; context: one
+        example whose features all of them share. The rest as in predict. ValueError for what cannot be sent;
+        RpcError.
+        """
+        message = methods.examples_request(model, examples, context, version, label, signature)
+        reply = self.call(methods.CLASSIFY, message, timeout=timeout, metadata=metadata)
+        return methods.classifications(reply)
+
+    def regress(
+        self,
+        model: str,
+        examples: Examples,
+        *,
+        context: Mapping[str, Any] | None = None,
+        version: int | None = None,
+        label: str | None = None,
+        signature: str | None = None,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> methods.Values:
+        """Regress: float32 [n], the value of each example. Arguments as in classify."""
+        message = methods.examples_request(model, examples, context, version, label, signature)
+        reply = self.call(methods.REGRESS, message, timeout=timeout, metadata=metadata)
+        return methods.regressions(reply)
+
+    def metadata(
+        self,
+        model: str,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> ModelMetadata:
+        """GetModelMetadata: the model's signatures with their inputs and outputs, and which version has
+        them. RpcError, NOT_FOUND for a model that is not served."""
+        message = methods.metadata_request(model, version, label)
+        reply = self.call(methods.METADATA, message, timeout=timeout, metadata=metadata)
+        return methods.model_metadata(reply)
+
+    def status(
+        self,
+        model: str,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> list[VersionStatus]:
+        """GetModelStatus: the state of each version of the model, or of the one asked for. RpcError,
+        NOT_FOUND for a model that the server does not know."""
+        message = methods.status_request(model, version, label)
+        reply = self.call(methods.STATUS, message, timeout=timeout, metadata=metadata)
+        return methods.statuses(reply)
 
     def call(
         self, path: str, message: bytes, *, timeout: float | None = None, metadata: Metadata = ()

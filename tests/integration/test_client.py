@@ -1,9 +1,9 @@
-"""The client against a server of grpcio's: every way a call can go, plain and over TLS, by threads and by loops."""
+"""The client against a server of grpcio's: every way a call can go, plain and over TLS, by threads and by
+loops."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import gc
 import os
 import signal
@@ -21,6 +21,8 @@ import grpc
 import numpy as np
 import pytest
 import uvloop
+from stock_server import StockServer
+
 from fastserve.client import (
     AsyncClient,
     Cancelled,
@@ -39,13 +41,12 @@ from fastserve.client import (
     Unimplemented,
 )
 from fastserve.client.errors import STATUS_NAMES
-from stock_server import PREDICT, StockServer
 
 Array = np.ndarray[Any, Any]
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
 
 
-# ---- one test, three clients ----------------------------------------------------------------------------------
+# ---- one test, three clients -------------------------------------------------------------------------------
 
 
 class Caller:
@@ -101,11 +102,13 @@ def caller(request: pytest.FixtureRequest) -> Iterator[Caller]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[StockServer]:
-    with StockServer(methods={"/test.Raw/Echo": lambda data, _: data, "/test.Raw/Nothing": lambda *_: b""}) as one:
+    with StockServer(
+        methods={"/test.Raw/Echo": lambda data, _: data, "/test.Raw/Nothing": lambda *_: b""}
+    ) as one:
         yield one
 
 
-# ---- answers ----------------------------------------------------------------------------------------------------
+# ---- answers -----------------------------------------------------------------------------------------------
 
 
 def test_arrays_go_there_and_back(caller: Caller, server: StockServer) -> None:
@@ -140,7 +143,9 @@ def test_the_model_is_chosen_as_asked(caller: Caller, server: StockServer) -> No
     assert server.requests[-1].model_spec.version_label == "stable"
 
 
-@pytest.mark.parametrize("options", [{}, {"chunk_rows": 77}, {"chunk_rows": 10, "parallel": 3}, {"parallel": 4}])
+@pytest.mark.parametrize(
+    "options", [{}, {"chunk_rows": 77}, {"chunk_rows": 10, "parallel": 3}, {"parallel": 4}]
+)
 def test_many_rows_are_cut_and_joined(caller: Caller, server: StockServer, options: dict[str, Any]) -> None:
     client = caller.open(server.address, connections=2)
     x, words = np.arange(3000.0).reshape(1000, 3), np.array([f"w{i}" for i in range(1000)])
@@ -184,7 +189,7 @@ def test_large_messages_pass(caller: Caller, server: StockServer) -> None:
     assert np.array_equal(client.predict("echo", {"x": large})["x"], large)
 
 
-# ---- failures ---------------------------------------------------------------------------------------------------
+# ---- failures ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", STATUS_NAMES[1:])
@@ -276,19 +281,24 @@ def test_what_is_no_http2_is_an_error(caller: Caller) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
-            for _ in range(2):
-                peer, _ = listener.accept()
+            while True:
+                try:
+                    peer, _ = listener.accept()
+                except OSError:
+                    return  # the test is over
                 with peer:
                     peer.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
                     peer.settimeout(5)
                     while peer.recv(4096):
                         pass
 
-        thread = threading.Thread(target=serve, daemon=True)
+        thread = threading.Thread(target=serve)
         thread.start()
         client = caller.open(f"127.0.0.1:{listener.getsockname()[1]}", retry=None)
         with pytest.raises(RpcError):
             client.predict("echo", {"x": X}, timeout=3)
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 def test_retries_end_well(caller: Caller) -> None:
@@ -320,7 +330,7 @@ def test_waiting_for_a_server_that_is_not_there_yet(caller: Caller) -> None:
         client.predict("echo", {"x": X}, timeout=0.2)
 
 
-# ---- several servers --------------------------------------------------------------------------------------------
+# ---- several servers ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("balance", ["round_robin", "least_outstanding"])
@@ -352,7 +362,7 @@ def test_a_name_and_both_kinds_of_sockets(caller: Caller, tmp_path: Path, server
         assert local.calls["echo"] > 0
 
 
-# ---- headers and compression --------------------------------------------------------------------------------------
+# ---- headers and compression -------------------------------------------------------------------------------
 
 
 def test_metadata_arrives(caller: Caller, server: StockServer) -> None:
@@ -396,11 +406,12 @@ def test_compressed_replies_are_understood(caller: Caller, compression: grpc.Com
             client.predict("large-2000000", {})
 
 
-# ---- TLS --------------------------------------------------------------------------------------------------------
+# ---- TLS ---------------------------------------------------------------------------------------------------
 
 
 class Certificates:
-    """An authority, a server's certificate for localhost and 127.0.0.1, a client's, and those of a stranger."""
+    """An authority, a server's certificate for localhost and 127.0.0.1, a client's, and those of a
+    stranger."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -486,7 +497,9 @@ def test_certificates_that_do_not_verify_are_refused(
     caller: Caller, secure: StockServer, certificates: Certificates
 ) -> None:
     with pytest.raises(TlsError, match="verify failed"):
-        caller.open(secure.address, tls=Tls(ca=certificates.path("stranger.pem")), retry=None).predict("echo", {})
+        caller.open(secure.address, tls=Tls(ca=certificates.path("stranger.pem")), retry=None).predict(
+            "echo", {}
+        )
     with pytest.raises(TlsError, match="verify failed"):  # the system's list does not have it
         caller.open(secure.address, tls=Tls(), retry=None).predict("echo", {})
     with StockServer(credentials=certificates.server("other-host")) as elsewhere:
@@ -518,7 +531,7 @@ def test_pem_that_is_none_is_named(caller: Caller, certificates: Certificates) -
         caller.open("127.0.0.1:1", tls=mixed).predict("echo", {})
 
 
-# ---- threads ------------------------------------------------------------------------------------------------------
+# ---- threads -----------------------------------------------------------------------------------------------
 
 
 def test_threads_share_a_client(server: StockServer) -> None:
@@ -602,7 +615,7 @@ def test_calls_of_others_do_not_wait_for_a_slow_one(server: StockServer) -> None
         assert slow.result()["x"].shape == (4, 3)
 
 
-# ---- event loops ----------------------------------------------------------------------------------------------
+# ---- event loops -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -717,18 +730,11 @@ def test_a_client_that_is_dropped_with_its_loop_is_no_harm(server: StockServer) 
         gc.collect()
 
 
-# ---- what stays behind --------------------------------------------------------------------------------------------
+# ---- what stays behind -------------------------------------------------------------------------------------
 
 
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
-
-
-def rss_bytes() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) << 10
-    raise KeyError("VmRSS")
 
 
 def test_clients_leave_no_descriptors(caller: Caller, server: StockServer) -> None:
@@ -749,31 +755,8 @@ def test_clients_leave_no_descriptors(caller: Caller, server: StockServer) -> No
         once()
     gc.collect()
     deadline = time.monotonic() + 5
-    while descriptors() > before and time.monotonic() < deadline:  # the server's own ends close when it sees it
+    while (
+        descriptors() > before and time.monotonic() < deadline
+    ):  # the server's own ends close when it sees it
         time.sleep(0.02)
     assert descriptors() <= before
-
-
-def test_calls_leave_no_memory(caller: Caller) -> None:
-    reply = Path(__file__)  # any bytes will do
-    data = reply.read_bytes() * 4
-    with StockServer(methods={"/test.Raw/Echo": lambda data, _: data}) as own:
-        client = caller.open(own.address, retry=None)
-
-        def work(rounds: int) -> None:
-            for i in range(rounds):
-                assert len(client.call("/test.Raw/Echo", data)) == len(data)
-                client.predict("echo", {"x": np.zeros(50_000), "w": ["a"] * 100})
-                if i % 5 == 0:
-                    with pytest.raises(RpcError):
-                        client.predict("garbage", {"x": X})
-
-        work(60)
-        before = rss_bytes()
-        work(120)
-        assert rss_bytes() - before < 24 << 20  # 120 rounds send and receive 100 MB
-
-
-def test_base64_of_metadata_is_that_of_grpc() -> None:
-    assert base64.b64encode(b"\0\xff").rstrip(b"=") == b"AP8"
-    assert PREDICT.endswith("/Predict")
