@@ -557,9 +557,8 @@ static void tick(fs_load *load)
                 load->result.reconnects++;
                 dial(load, conn);
             }
-        } else {
-            fs_load_conn_tick(conn, now_us(load));
-            touch(load, conn);
+        } else if (fs_load_conn_tick(conn, now_us(load)) || conn->idle != NULL) {
+            touch(load, conn); /* with requests that could not be started, too */
         }
     }
 }

@@ -175,7 +175,7 @@ static void http_flush(fs_load_conn *conn, int64_t now_us, fs_sock_moved *moved)
     }
 }
 
-static void http_tick(fs_load_conn *conn, int64_t now_us)
+static bool http_tick(fs_load_conn *conn, int64_t now_us)
 {
     const fs_load_target *target = conn->target;
     if (conn->http.state == FS_LOAD_COMING && now_us - conn->http.dialled_us >= target->connect_timeout_us)
@@ -183,6 +183,7 @@ static void http_tick(fs_load_conn *conn, int64_t now_us)
     else if (conn->http.state == FS_LOAD_OPEN && conn->http.sock.rest != NULL &&
              now_us - conn->http.sock.full_us >= target->stall_timeout_us)
         http_failed(conn, "send", ETIMEDOUT);
+    return conn->http.state == FS_LOAD_DOWN;
 }
 
 static int http_start(fs_load_conn *conn, fs_load_call *call, int64_t now_us, fs_sock_moved *moved)
@@ -286,12 +287,14 @@ void fs_load_conn_flush(fs_load_conn *conn, uint8_t *buf, size_t room, int64_t n
         fs_link_flush(&conn->link, buf, room, now_us, moved);
 }
 
-void fs_load_conn_tick(fs_load_conn *conn, int64_t now_us)
+bool fs_load_conn_tick(fs_load_conn *conn, int64_t now_us)
 {
     if (conn->target->http)
-        http_tick(conn, now_us);
-    else if (conn->link.due_us <= now_us)
-        fs_link_tick(&conn->link, now_us);
+        return http_tick(conn, now_us);
+    if (conn->link.due_us > now_us)
+        return false;
+    fs_link_tick(&conn->link, now_us);
+    return true;
 }
 
 void fs_load_conn_close(fs_load_conn *conn)

@@ -94,7 +94,7 @@ void fs_load_conn_cancel(fs_load_conn *conn, fs_load_call *call);
 /* As those of link. */
 bool fs_load_conn_read(fs_load_conn *conn, uint8_t *buf, size_t room, int64_t now_us, fs_sock_moved *moved);
 void fs_load_conn_flush(fs_load_conn *conn, uint8_t *buf, size_t room, int64_t now_us, fs_sock_moved *moved);
-void fs_load_conn_tick(fs_load_conn *conn, int64_t now_us);
+bool fs_load_conn_tick(fs_load_conn *conn, int64_t now_us); /* whether a flush is due */
 void fs_load_conn_close(fs_load_conn *conn);
 int fs_load_conn_fd(const fs_load_conn *conn);
 bool fs_load_conn_wants_write(const fs_load_conn *conn);
