@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent import futures
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -24,6 +25,7 @@ from hypothesis import strategies as st
 from fastserve._native.load import Histogram, LoadError, LoadResult, Progress, Tls, run
 from fastserve.errors import FastServeError
 
+CERTIFICATES = Path(__file__).parents[1] / "certificates"
 ONE_ROW = predict_request("half", struct.pack("<f", 2.0), [1, 1])
 TWO_ROWS = predict_request("half", struct.pack("<2f", 2.0, 4.0), [2, 1])
 NOT_A_NUMBER = predict_request("nan", struct.pack("<f", float("nan")), [1, 1])
@@ -251,14 +253,19 @@ def test_metadata_and_deadline_reach_the_server() -> None:
 class grpc_server:
     """A grpcio server with one method for everything; gives itself and its port."""
 
-    def __init__(self, method: Any, port: int = 0) -> None:
+    def __init__(self, method: Any, port: int = 0, credentials: grpc.ServerCredentials | None = None) -> None:
         class Handler(grpc.GenericRpcHandler):
             def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
                 return grpc.unary_unary_rpc_method_handler(method)
 
         self.server = grpc.server(futures.ThreadPoolExecutor(2))
         self.server.add_generic_rpc_handlers((Handler(),))
-        self.port = self.server.add_insecure_port(f"127.0.0.1:{port}")
+        address = f"127.0.0.1:{port}"
+        self.port = (
+            self.server.add_insecure_port(address)
+            if credentials is None
+            else self.server.add_secure_port(address, credentials)
+        )
         self.server.start()
 
     def __enter__(self) -> tuple[grpc.Server, int]:
@@ -266,6 +273,27 @@ class grpc_server:
 
     def __exit__(self, *exception: object) -> None:
         self.server.stop(None).wait(10)
+
+
+def test_tls_is_spoken_with_and_without_a_certificate_of_our_own() -> None:
+    def echo(request: bytes, context: grpc.ServicerContext) -> bytes:
+        return request
+
+    pem = {path.name: path.read_bytes() for path in CERTIFICATES.glob("*.*")}
+    pair = [(pem["server.key"], pem["server.pem"])]
+    for mutual in (False, True):
+        credentials = grpc.ssl_server_credentials(pair, pem["ca.pem"] if mutual else None, mutual)
+        with grpc_server(echo, credentials=credentials) as (_, port):
+            how: dict[str, Any] = {"path": "/t.T/Echo", "authority": "localhost", "reply_bytes": [3]}
+            tls = Tls("localhost", ca=pem["ca.pem"])
+            if mutual:
+                tls = tls._replace(certificate=pem["client.pem"], key=pem["client.key"])
+            result = run(("127.0.0.1", port), [b"abc"], in_flight=4, requests=200, tls=tls, **how)
+            assert (result.done, result.failed) == (200, {})
+            with pytest.raises(LoadError, match="TLS: .*verify"):
+                run(("127.0.0.1", port), [b""], in_flight=1, requests=1, tls=Tls("localhost"), **how)
+    with pytest.raises(LoadError, match="certificate|PEM"):
+        run(("127.0.0.1", port), [b""], in_flight=1, requests=1, tls=Tls("localhost", ca=b"no"), **how)
 
 
 def test_a_lost_connection_is_dialled_again_and_the_run_goes_on() -> None:
