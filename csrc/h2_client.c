@@ -156,7 +156,7 @@ static ssize_t on_read(nghttp2_session *session, int32_t stream_id, uint8_t *buf
     (void)source;
     const fs_exchange *x = exchange_of(user, stream_id);
     if (x == NULL)
-        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE; /* given up, without memory to say so */
     size_t n = x->message_bytes + FS_GRPC_PREFIX_BYTES - x->sent;
     *flags |= NGHTTP2_DATA_FLAG_NO_COPY;
     if (n <= room)
