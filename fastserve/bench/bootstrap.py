@@ -84,16 +84,31 @@ def ratio(
     value = mean(new, name) / mean(old, name) if new and old else math.nan
     if not math.isfinite(value):
         return Estimate(math.nan, math.nan, math.nan)
-    left, right = _logarithms(new, name, seed=1), _logarithms(old, name, seed=2)
-    rounds = min(len(new), len(old))
-    if paired and len(new) == len(old) and rounds >= _PAIRED_FROM:
+    return _ratio(_logarithms(new, name, seed=1), _logarithms(old, name, seed=2), confidence, paired)
+
+
+def ratio_of_values(
+    new: Sequence[float], old: Sequence[float], confidence: float = CONFIDENCE, paired: bool = False
+) -> Estimate:
+    """As ratio, of one positive value for each round, of which nothing more is known."""
+    return _ratio(_plain(new), _plain(old), confidence, paired)
+
+
+def _plain(values: Sequence[float]) -> _Rounds:
+    return _Rounds(np.log(np.array(values, np.float64)), np.zeros((len(values), REPLICATES)))
+
+
+def _ratio(left: _Rounds, right: _Rounds, confidence: float, paired: bool) -> Estimate:
+    counts = len(left.values), len(right.values)
+    rounds = min(counts)
+    center = float(left.values.mean() - right.values.mean())
+    if paired and counts[0] == counts[1] and rounds >= _PAIRED_FROM:
         both = _Rounds(left.values - right.values, left.within - right.within)
         differences, freedom = both.means(seed=3), float(rounds - 1)
     else:
         differences, freedom = left.means(seed=3) - right.means(seed=4), _freedom(left, right)
     low, high = _interval(differences, freedom, confidence)
-    center = math.log(value)
-    return Estimate(value, math.exp(center + min(low, 0.0)), math.exp(center + max(high, 0.0)))
+    return Estimate(math.exp(center), math.exp(center + min(low, 0.0)), math.exp(center + max(high, 0.0)))
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ def digits(value: float) -> str:
     """Three digits, more before the point: "1,234", "12.3", "0.123"."""
     if not math.isfinite(value):
         return "-"
+    value = value if abs(value) >= 1000 else float(f"{value:.3g}")
     if value == 0:
         return "0"
     places = max(0, 2 - math.floor(math.log10(abs(value))))
