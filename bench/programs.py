@@ -19,6 +19,16 @@ def curves(quick: bool) -> list[str]:
     return [*command, *(["--quick"] if quick else [])]
 
 
+def generator(quick: bool) -> list[str]:
+    """The load generator beside h2load, and what it makes of a stall."""
+    command = [
+        sys.executable,
+        str(HERE / "generator.py"),
+        *(["--seconds", "1", "--rounds", "2"] if quick else []),
+    ]
+    return [*command, "--out", _result("generator.json", quick)]
+
+
 def client_codec(quick: bool) -> list[str]:
     """A request's encoding and a reply's decoding, beside the stock client's."""
     command = [sys.executable, str(HERE / "client_codec.py"), "--seconds", "1" if quick else "8"]
@@ -37,6 +47,7 @@ def _result(name: str, quick: bool) -> str:
 
 
 PROGRAMS: dict[str, Callable[[bool], list[str]]] = {
+    "generator": generator,
     "client_codec": client_codec,
     "client_rtt": client_rtt,
     "curves": curves,
