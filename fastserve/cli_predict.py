@@ -311,6 +311,8 @@ def _write_npz(path: str, answer: Prediction) -> None:
 
 def ask_of(model: str, options: Mapping[str, Any]) -> Ask:
     """From the options of the command. InputError."""
+    if options["label"] is not None and options["version_number"] is not None:
+        raise InputError("--version or --label, not both")
     headers = []
     for pair in options["headers"]:
         name, equals, value = pair.partition("=")
