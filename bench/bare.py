@@ -1,24 +1,20 @@
-"""Builds and runs bare_loop.c: what TensorFlow gives one thread when nothing stands around it."""
+"""Runs bare_loop.c: what TensorFlow gives one thread when nothing stands around it."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import shutil
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-SOURCE = HERE / "bare_loop.c"
-PROGRAM = HERE / ".cache" / "bare_loop"
+from compiled import compiled
+
 _MAX_BATCHES = 64
 
 
 class BareError(RuntimeError):
-    """The program could not be built or failed."""
+    """The program failed, or has nothing to run on."""
 
 
 @dataclass(frozen=True)
@@ -30,23 +26,6 @@ class BareRun:
     run_us_min: float
     run_us_median: float
     command: str
-
-
-def build() -> Path:
-    """Compiles the program when there is none or an older one than its source."""
-    if PROGRAM.exists() and PROGRAM.stat().st_mtime >= SOURCE.stat().st_mtime:
-        return PROGRAM
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        raise BareError("no C compiler: install gcc, or set CC")
-    PROGRAM.parent.mkdir(exist_ok=True)
-    command = [compiler, "-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror"]
-    done = subprocess.run(
-        [*command, "-o", str(PROGRAM), str(SOURCE), "-ldl"], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise BareError(f"{' '.join(command)} failed:\n{done.stderr}")
-    return PROGRAM
 
 
 def library_dir() -> str:
@@ -93,7 +72,7 @@ class IdleProcess:
 
 
 def _command(model: dict[str, Any], session_config: bytes) -> list[str]:
-    command = [str(build()), "--library-dir", library_dir(), "--model", model["path"]]
+    command = [str(compiled("bare_loop", "-ldl")), "--library-dir", library_dir(), "--model", model["path"]]
     command += ["--config", session_config.hex()]
     for feed in model["feeds"]:
         command += ["--feed", feed["tensor"], str(feed["dtype"]), str(feed["row_bytes"])]

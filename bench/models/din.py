@@ -18,7 +18,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from exporting import SEED, Export, Fields, Size, Weights, counts, layer, main, relu_layers, zipf, zipf_fields
+from exporting import (
+    SEED,
+    Export,
+    Fields,
+    LogScale,
+    Size,
+    Weights,
+    counts,
+    layer,
+    main,
+    relu_layers,
+    zipf,
+    zipf_fields,
+)
 
 ITEMS = 300_000
 CATEGORIES = 5_000
@@ -62,14 +75,12 @@ def make(size: Size) -> Export:
     items, categories = min(ITEMS, size.table), min(CATEGORIES, size.table)
     fields = Fields(USER, min(USER_ROWS, size.table))
     recorded = rows(size, items)
-    logged = np.log1p(recorded["dense"])
+    scaled = LogScale(recorded["dense"])
 
     class Din(tf.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__(name="din")
             weights = Weights()
-            self.mean = tf.constant(logged.mean(axis=0))
-            self.scale = tf.constant(1.0 / (logged.std(axis=0) + 1e-3))
             self.items = weights.embedding("items", items, WIDTH)
             self.categories = weights.embedding("categories", categories, WIDTH)
             self.users = weights.embedding("users", fields.table_rows, USER_WIDTH)
@@ -110,7 +121,7 @@ def make(size: Size) -> Export:
             mask = tf.cast(tf.not_equal(history_items, 0), tf.float32)
             interest = self.interest(target, history, mask)
             profile = tf.reshape(tf.gather(self.users, fields.rows_of(user)), [-1, len(USER) * USER_WIDTH])
-            features = (tf.math.log1p(tf.maximum(dense, 0.0)) - self.mean) * self.scale
+            features = scaled(dense)
             together = tf.concat([target, interest, target * interest, profile, features], axis=1)
             return {"score": tf.sigmoid(layer(relu_layers(together, self.tower), self.head))}
 

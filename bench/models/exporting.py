@@ -96,6 +96,20 @@ def relu_layers(inputs: Any, layers: list[tuple[Any, Any]]) -> Any:
     return inputs
 
 
+class LogScale:
+    """Counts to logarithms of mean 0 and deviation 1 over the recorded rows, inside the graph."""
+
+    def __init__(self, dense: Floats) -> None:
+        logged = np.log1p(dense)
+        self._mean = logged.mean(axis=0)
+        self._scale = 1.0 / (logged.std(axis=0) + 1e-3)
+
+    def __call__(self, dense: Any) -> Any:
+        import tensorflow as tf
+
+        return (tf.math.log1p(tf.maximum(dense, 0.0)) - self._mean) * self._scale
+
+
 class Fields:
     """Categorical fields that share one table: each field has a range of rows of its own, so that one gather
     looks all of them up. Ids are taken modulo the field's rows inside the graph, so any int64 is valid."""

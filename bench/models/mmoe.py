@@ -8,7 +8,19 @@ features; towers of 64.
 from __future__ import annotations
 
 import numpy as np
-from exporting import SEED, Export, Fields, Size, Weights, counts, layer, main, relu_layers, zipf_fields
+from exporting import (
+    SEED,
+    Export,
+    Fields,
+    LogScale,
+    Size,
+    Weights,
+    counts,
+    layer,
+    main,
+    relu_layers,
+    zipf_fields,
+)
 
 DENSE = 40
 CARDINALITIES = (200_000, 150_000, 50_000) + (10_000,) * 5 + (1_000,) * 8 + (50,) * 8
@@ -27,14 +39,12 @@ def make(size: Size) -> Export:
     width = DENSE + n_fields * WIDTH
     rng = np.random.default_rng(SEED)
     dense = counts(rng, size.rows, DENSE)
-    logged = np.log1p(dense)
+    scaled = LogScale(dense)
 
     class Mmoe(tf.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__(name="mmoe")
             weights = Weights()
-            self.mean = tf.constant(logged.mean(axis=0))
-            self.scale = tf.constant(1.0 / (logged.std(axis=0) + 1e-3))
             self.embedding = weights.embedding("embedding", fields.table_rows, WIDTH)
             self.experts = [weights.tower(f"expert_{n}", (width, *EXPERT)) for n in range(EXPERTS)]
             self.gates = [weights.dense(f"gate_{task}", width, EXPERTS) for task in TASKS]
@@ -48,7 +58,7 @@ def make(size: Size) -> Export:
             ]
         )
         def predict(self, dense, sparse):  # type: ignore[no-untyped-def]
-            features = (tf.math.log1p(tf.maximum(dense, 0.0)) - self.mean) * self.scale
+            features = scaled(dense)
             embedded = tf.gather(self.embedding, fields.rows_of(sparse))
             shared = tf.concat([features, tf.reshape(embedded, [-1, n_fields * WIDTH])], axis=1)
             experts = tf.stack([relu_layers(shared, expert) for expert in self.experts], axis=1)

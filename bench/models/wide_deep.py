@@ -8,7 +8,19 @@ Deep: embeddings of width 8 and the dense features through three layers of 256.
 from __future__ import annotations
 
 import numpy as np
-from exporting import SEED, Export, Fields, Size, Weights, counts, layer, main, relu_layers, zipf_fields
+from exporting import (
+    SEED,
+    Export,
+    Fields,
+    LogScale,
+    Size,
+    Weights,
+    counts,
+    layer,
+    main,
+    relu_layers,
+    zipf_fields,
+)
 
 DENSE = 600
 CARDINALITIES = (
@@ -29,15 +41,13 @@ def make(size: Size) -> Export:
     rng = np.random.default_rng(SEED)
     dense = counts(rng, min(size.rows, ROWS), DENSE)
     dense[:, ::2] = rng.random(dense[:, ::2].shape) ** 3  # rates: every other feature is between 0 and 1
-    logged = np.log1p(dense)
+    scaled = LogScale(dense)
     left, right = rng.choice(n_fields, CROSSES), rng.choice(n_fields, CROSSES)
 
     class WideDeep(tf.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__(name="wide_deep")
             weights = Weights()
-            self.mean = tf.constant(logged.mean(axis=0))
-            self.scale = tf.constant(1.0 / (logged.std(axis=0) + 1e-3))
             self.linear = weights.dense("linear", DENSE, 1)
             self.id_weights = weights.embedding("id_weights", fields.table_rows, 1, 0.1)
             self.cross_weights = weights.embedding("cross_weights", CROSSES * CROSS_ROWS, 1, 0.1)
@@ -52,7 +62,7 @@ def make(size: Size) -> Export:
             ]
         )
         def predict(self, dense, sparse):  # type: ignore[no-untyped-def]
-            features = (tf.math.log1p(tf.maximum(dense, 0.0)) - self.mean) * self.scale
+            features = scaled(dense)
             rows = fields.rows_of(sparse)
             pairs = tf.gather(sparse, left, axis=1) * 1_000_003 + tf.gather(sparse, right, axis=1)
             crossed = tf.math.floormod(pairs, CROSS_ROWS) + tf.range(CROSSES, dtype=tf.int64) * CROSS_ROWS

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from program_file import program_file
 
 from fastserve._native.load import Histogram, LoadResult
 
-BENCH = Path(__file__).parents[2] / "bench"
 GOOD: dict[str, Any] = {
     "sent": 3,
     "done": 3,
@@ -32,12 +30,7 @@ GOOD: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def drive() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_drive", BENCH / "drive.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_drive"] = module
-    spec.loader.exec_module(module)
-    return module
+    return program_file("bench/drive.py")
 
 
 @pytest.fixture

@@ -3,15 +3,11 @@ successes."""
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-BENCH = Path(__file__).parents[2] / "bench"
+from program_file import program_file
 
 REPORT = """\
 starting benchmark...
@@ -27,12 +23,7 @@ time for connect:      850us       850us       850us         0us   100.00%
 
 @pytest.fixture(scope="module")
 def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_generator", BENCH / "generator.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_generator"] = module
-    spec.loader.exec_module(module)
-    return module
+    return program_file("bench/generator.py")
 
 
 def test_a_report_is_read(generator: ModuleType) -> None:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from program_file import program_file
 
 BENCH = Path(__file__).parents[2] / "bench"
 
 
 @pytest.fixture(scope="module")
 def programs() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_programs", BENCH / "programs.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_programs"] = module
-    spec.loader.exec_module(module)
-    return module
+    return program_file("bench/programs.py")
 
 
 def test_every_program_is_there_and_has_the_options_that_it_is_given(programs: ModuleType) -> None:

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 import threading
 import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-BENCH = Path(__file__).parents[2] / "bench"
-
-
-def _module(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"bench_{name}", BENCH / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[f"bench_{name}"] = module
-    spec.loader.exec_module(module)
-    return module
+from program_file import program_file
 
 
 @pytest.fixture(scope="module")
 def servers() -> ModuleType:
-    return _module("servers")
+    return program_file("bench/servers.py")
 
 
 @pytest.fixture(scope="module")
 def process() -> ModuleType:
-    return _module("process")
+    return program_file("bench/process.py")
 
 
 def test_counters_between_two_readings_are_differences(servers: ModuleType) -> None:

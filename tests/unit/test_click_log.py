@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
-
-SOURCE = Path(__file__).parents[2] / "examples" / "ranking" / "click_log.py"
+from program_file import program_file
 
 
 @pytest.fixture(scope="module")
 def click_log() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("click_log_under_test", SOURCE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["click_log_under_test"] = module
-    spec.loader.exec_module(module)
-    return module
+    return program_file("examples/ranking/click_log.py")
 
 
 def test_equal_seeds_give_equal_days_and_days_differ(click_log: ModuleType) -> None:

@@ -1,0 +1,21 @@
+"""Loads a Python file that is no package's: the programs of bench/ and examples/."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+def program_file(path: str) -> ModuleType:
+    """The module in REPO/path. It may not import its neighbours, which are not on sys.path."""
+    name = "program_" + path.removesuffix(".py").replace("/", "_")
+    spec = importlib.util.spec_from_file_location(name, REPO / path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
