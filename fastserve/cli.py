@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from fastserve.cli_bench import bench
+from fastserve.cli_tune import tune
 from fastserve.errors import FastServeError
 from fastserve.version import __version__
 
@@ -210,3 +211,4 @@ def version() -> None:
 
 
 main.add_command(bench)
+main.add_command(tune)

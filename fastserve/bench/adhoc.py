@@ -43,7 +43,7 @@ def adhoc_workload(
     elif in_flight is not None:
         closed = (Closed(connections=connections, in_flight=in_flight),)
         load = Load(closed=closed, window_s=duration_s, warmup_s=warmup_s, rounds=rounds)
-    source = Requests(rows=_rows(rows), count=64)
+    source = Requests(rows=parse_rows(rows), count=64)
     if requests is not None:
         source = Requests(source="file", file=os.path.abspath(requests))
     return Workload(
@@ -58,7 +58,8 @@ def adhoc_workload(
     )
 
 
-def _rows(text: str) -> int | tuple[int, ...]:
+def parse_rows(text: str) -> int | tuple[int, ...]:
+    """ "100" or "100:700". Raises TargetError."""
     low, colon, high = text.partition(":")
     try:
         span = (int(low), int(high)) if colon else (int(low), int(low))

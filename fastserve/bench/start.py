@@ -14,7 +14,7 @@ from fastserve.bench.child import Child
 from fastserve.bench.daemon_config import with_options, write_config
 from fastserve.bench.target import Plan, Target, TargetError, at_address
 
-_READY_TIMEOUT_S = 300.0
+READY_TIMEOUT_S = 300.0
 
 # Modules that each kind needs beyond FastServe's own, and what to install for them.
 _NEEDS = {
@@ -81,11 +81,12 @@ def _fastserve(
     child.start(
         [sys.executable, "-m", "fastserve", "serve", str(config), "--strict", "--ready-file", str(ready)]
     )
-    addresses = child.wait_until(lambda: _ready_addresses(ready), _READY_TIMEOUT_S)
+    addresses = child.wait_until(lambda: ready_addresses(ready), READY_TIMEOUT_S)
     return _named(plan, at_address(plan.name, addresses[0]), child)
 
 
-def _ready_addresses(ready: Path) -> list[str] | None:
+def ready_addresses(ready: Path) -> list[str] | None:
+    """The addresses in FastServe's ready file; None while it is not there."""
     try:
         addresses: list[str] = json.loads(ready.read_text())["addresses"]
     except (FileNotFoundError, ValueError):
@@ -100,7 +101,7 @@ def _reference(plan: Plan, child: Child, model: str, version: Path, signature: s
     for key, value in plan.options.items():
         command += [f"--{key.replace('_', '-')}", str(value)]
     child.start(command, {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"})
-    address = child.wait_until(lambda: _said_ready(child), _READY_TIMEOUT_S)
+    address = child.wait_until(lambda: _said_ready(child), READY_TIMEOUT_S)
     return _named(plan, at_address(plan.name, address, "grpc" if protocol == "grpc" else "http"), child)
 
 
