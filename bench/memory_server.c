@@ -3,11 +3,11 @@
  *
  *   memory_server REPLY_BYTES PROCESSOR SPIN_NS
  *
- * Listens on a port of 127.0.0.1 that it prints, and ends with its standard input. PROCESSOR -1: any. It spins
- * SPIN_NS before each answer, so that it can be what limits the rate. It looks at the frames of
- * HTTP/2 but not into headers, and its answer is one block of bytes with the stream's number filled in, so that
- * what limits a measurement is the generator and the kernel. It keeps flow control and answers SETTINGS and
- * PING; it is no server for anything else. One thread, one epoll. Knows nothing of FastServe. */
+ * Listens on a port of 127.0.0.1 that it prints, and ends with its standard input. PROCESSOR -1: any. It
+ * spins SPIN_NS before each answer, so that it can be what limits the rate. It looks at the frames of HTTP/2
+ * but not into headers, and its answer is one block of bytes with the stream's number filled in, so that what
+ * limits a measurement is the generator and the kernel. It keeps flow control and answers SETTINGS and PING;
+ * it is no server for anything else. One thread, one epoll. Knows nothing of FastServe. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -98,7 +98,7 @@ static void answer_add(answer *a, const void *payload, size_t len, int type, int
     a->len += 9 + len;
 }
 
-/* HEADERS, the message in DATA frames, trailers: HPACK without a dynamic table, so the same for every stream. */
+/* HEADERS, the message in DATA frames, trailers: HPACK without a dynamic table is the same for each stream. */
 static answer make_answer(size_t reply_bytes)
 {
     static const uint8_t headers[] = "\x88\x0f\x10\x10" "application/grpc";
@@ -109,8 +109,10 @@ static answer make_answer(size_t reply_bytes)
     for (size_t i = 0; i < reply_bytes; i++)
         message[5 + i] = (uint8_t)(i * 37);
     answer_add(&a, headers, sizeof headers - 1, HEADERS, 4);
-    for (size_t at = 0; at < a.data_bytes; at += FRAME_BYTES)
-        answer_add(&a, message + at, a.data_bytes - at < FRAME_BYTES ? a.data_bytes - at : FRAME_BYTES, DATA, 0);
+    for (size_t at = 0; at < a.data_bytes; at += FRAME_BYTES) {
+        size_t left = a.data_bytes - at;
+        answer_add(&a, message + at, left < FRAME_BYTES ? left : FRAME_BYTES, DATA, 0);
+    }
     answer_add(&a, trailers, sizeof trailers - 1, HEADERS, 5);
     free(message);
     return a;
@@ -215,8 +217,9 @@ static void receive(conn *c, const answer *a, const uint8_t *data, size_t len)
             c->payload_have = 0;
         } else {
             n = len < c->payload_len - c->payload_have ? len : c->payload_len - c->payload_have;
-            if (c->payload_have < SMALL)
-                memcpy(c->small + c->payload_have, data, n < SMALL - c->payload_have ? n : SMALL - c->payload_have);
+            size_t kept = c->payload_have < SMALL ? SMALL - c->payload_have : 0;
+            if (kept > 0)
+                memcpy(c->small + c->payload_have, data, n < kept ? n : kept);
             c->payload_have += (uint32_t)n;
         }
         data += n;

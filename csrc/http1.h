@@ -44,8 +44,8 @@ int64_t fs_http1_take(fs_http1 *http, const uint8_t *data, size_t len, fs_error 
  * and err when something is missing. */
 int fs_http1_close(fs_http1 *http, fs_error *err);
 
-/* Writes the head of a POST with a body of `body_bytes`; returns how long it is. When that is more than `room`,
- * what was written is of no use. A JSON content-type is written unless one of `headers` is a content-type. */
+/* Writes the head of a POST with a body of `body_bytes`; returns how long it is. When that is more than
+ * `room`, what was written is of no use. A JSON content-type is written unless one of `headers` is one. */
 size_t fs_http1_head_write(uint8_t *dst, size_t room, fs_slice path, fs_slice host, const fs_header *headers,
                            uint32_t n_headers, size_t body_bytes);
 

@@ -7,9 +7,9 @@
  * What is measured. A closed loop keeps `in_flight` requests on each connection; a request's time runs from
  * when it is handed to its connection, so a server that stalls is simply asked less. An open loop sends when
  * requests are due, whatever the answers do, and a request's time runs from when it was due: a stall is in
- * the latency of everything that was due meanwhile. Requests for which no connection has room wait here, first
- * come, first served, and their time runs on. Requests belong to the window by the time that theirs runs from;
- * throughput is what arrived in the window. */
+ * the latency of everything that was due meanwhile. Requests for which no connection has room wait here,
+ * first come, first served, and their time runs on. Requests belong to the window by the time that theirs
+ * runs from; throughput is what arrived in the window. */
 #ifndef FS_LOAD_H
 #define FS_LOAD_H
 
@@ -53,8 +53,8 @@ typedef struct fs_load_config {
     uint64_t n_times;
 
     int64_t warmup_ns;
-    int64_t duration_ns;          /* of the window; 0: */
-    uint64_t requests;            /*   it ends when so many were answered; 0 as well: with the recorded times */
+    int64_t duration_ns;          /* of the window; 0: it ends */
+    uint64_t requests;            /*   when so many were answered; 0 as well: with the recorded times */
     int64_t interval_ns;          /* 0: no intervals */
     int64_t timeout_us;           /* of a request, from when its time runs */
     bool send_deadline;           /* tell the server */

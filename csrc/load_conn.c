@@ -236,6 +236,16 @@ uint32_t fs_load_conn_room(const fs_load_conn *conn)
     return fs_link_accepts(&conn->link) ? fs_h2_client_room(conn->link.h2) : 0;
 }
 
+/* What is left of a request's time, for the server to know; 0: it need not. */
+static int64_t time_left_us(const fs_load_target *target, const fs_load_call *call, int64_t now_us)
+{
+    if (target->timeout_us == 0)
+        return 0;
+    int64_t waited_us = now_us - call->since_ns / 1000;
+    int64_t left_us = target->timeout_us - (waited_us > 0 ? waited_us : 0);
+    return left_us > 0 ? left_us : 1;
+}
+
 int fs_load_conn_start(fs_load_conn *conn, fs_load_call *call, int64_t now_us, fs_sock_moved *moved)
 {
     const fs_load_target *target = conn->target;
@@ -251,7 +261,7 @@ int fs_load_conn_start(fs_load_conn *conn, fs_load_call *call, int64_t now_us, f
         exchange->n_pieces = 1;
         exchange->message_bytes = call->piece.len;
         exchange->encoding = 0; /* FS_IDENTITY */
-        exchange->timeout_us = target->timeout_us;
+        exchange->timeout_us = time_left_us(target, call, now_us);
         exchange->headers = target->headers;
         exchange->n_headers = target->n_headers;
         exchange->user = call;

@@ -37,7 +37,7 @@ typedef struct fs_load_target {
     fs_slice path;
     const fs_header *headers;
     uint32_t n_headers;
-    int64_t timeout_us;       /* that the server is told, 0: none */
+    int64_t timeout_us;       /* of a request; the server is told what is left of it. 0: it is not */
     const fs_slice *messages; /* by body; with HTTP, head and body in one */
     int64_t connect_timeout_us;
     int64_t stall_timeout_us;

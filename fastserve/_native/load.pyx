@@ -229,13 +229,12 @@ cdef class Histogram:
 
     def pairs(self):
         cdef uint32_t slot
-        if self.c.total == 0:
-            return []
-        return [
-            (slot, self.c.counts[slot])
-            for slot in range(fs_hist_slot(self.c.min), fs_hist_slot(self.c.max) + 1)
-            if self.c.counts[slot] > 0
-        ]
+        found = []
+        if self.c.total > 0:
+            for slot in range(fs_hist_slot(self.c.min), fs_hist_slot(self.c.max) + 1):
+                if self.c.counts[slot] > 0:
+                    found.append((slot, self.c.counts[slot]))
+        return found
 
     @classmethod
     def from_pairs(cls, pairs, minimum, maximum, double total_sum):
@@ -258,7 +257,7 @@ cdef class Histogram:
             raise ValueError(f"a minimum of {minimum} and a maximum of {maximum}")
         made.c.min, made.c.max, made.c.sum = minimum, maximum, total_sum
         if fs_hist_slot(made.c.min) != first or fs_hist_slot(made.c.max) != last:
-            raise ValueError(f"minimum {minimum} and maximum {maximum} are not in the slots {first} and {last}")
+            raise ValueError(f"{minimum} and {maximum} are not in the slots {first} and {last}")
         return made
 
     def cdf(self):
@@ -323,7 +322,7 @@ cdef uint64_t nanoseconds(str what, double seconds) except? 0:
 
 @cython.final
 cdef class Generator:
-    """Owns an fs_load and all that its configuration points to; that is given up when the thread has ended."""
+    """Owns an fs_load and what its configuration points to; that is given up when the thread has ended."""
 
     cdef fs_load *load
     cdef fs_load_config config
@@ -352,7 +351,7 @@ cdef class Generator:
         if len(address) == 2 and address[0] == "unix":
             host = address[1].encode() if isinstance(address[1], str) else bytes(address[1])
             if not 0 < len(host) < sizeof(unix.sun_path):
-                raise ValueError(f"{address[1]!r} is no path of a socket: 1 to {sizeof(unix.sun_path) - 1} bytes")
+                raise ValueError(f"{address[1]!r} is no path of a socket: too long, or empty")
             unix.sun_family = AF_UNIX
             memcpy(unix.sun_path, PyBytes_AS_STRING(host), len(host))
             self.config.address_len = sizeof(sockaddr_un)
@@ -424,7 +423,7 @@ cdef class Generator:
             raise ValueError("the order is empty")
         for i in range(self.order.shape[0]):
             if self.order[i] >= self.config.n_bodies:
-                raise ValueError(f"order[{i}] is {self.order[i]}, and there are {self.config.n_bodies} bodies")
+                raise ValueError(f"order[{i}] is {self.order[i]}, of {self.config.n_bodies} bodies")
         self.config.order = &self.order[0]
         self.config.n_order = self.order.shape[0]
         return 0

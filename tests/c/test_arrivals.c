@@ -25,7 +25,7 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* Mean, variance, Kolmogorov-Smirnov against the exponential distribution, and no memory of the gap before. */
+/* Mean, variance, Kolmogorov-Smirnov against the exponential distribution, no memory of the gap before. */
 static void random_gaps_are_exponential_and_independent(void)
 {
     enum { N = 200000 };
