@@ -121,7 +121,7 @@ def show(task: Task, outcome: Outcome, written: bool, beside: Path, console: Con
     how = "every neighbour of the best" if outcome.best.finished else "as many as the budget allowed"
     console.print(f"\n{tried} configurations tried, {how}, in {outcome.seconds:.0f} s")
     if not outcome.changes:
-        console.print(f"None was better; {task.file} is left as it is.", soft_wrap=True)
+        console.print(f"None that was tried is better; {task.file} is left as it is.", soft_wrap=True)
     else:
         base = outcome.best.tried[0].candidate
         console.print(f"best found: {escape(name(outcome.best.candidate, base))}", soft_wrap=True)
