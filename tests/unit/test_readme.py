@@ -113,7 +113,8 @@ def test_the_commands_are_those_there_are() -> None:
 
 def test_the_options_that_are_named_exist() -> None:
     used = set(re.findall(r"`(--[a-z-]+)", README))
-    known = {
-        name for command in main.commands.values() for option in command.params for name in option.opts
-    } | {"--help"}
-    assert used <= known
+    commands = list(main.commands.values())
+    for group in main.commands.values():
+        commands += getattr(group, "commands", {}).values()
+    known = {name for command in commands for option in command.params for name in option.opts}
+    assert used <= known | {"--help"}
