@@ -73,6 +73,7 @@ def tune(
     if importlib.util.find_spec("tomlkit") is None:
         raise FastServeError("fastserve tune needs tomlkit: pip install 'fastserve[bench]'")
     from fastserve._native.load import run as generate
+    from fastserve.bench.child import termination_as_interrupt
     from fastserve.bench.tune_run import run, write, write_json
     from fastserve.bench.tune_show import Screen, goal_text, show, task_of
 
@@ -88,7 +89,7 @@ def tune(
         connections=connections,
     )
     text = goal_text(task)
-    with Screen(task) as screen:
+    with termination_as_interrupt(), Screen(task) as screen:
         outcome, read, tuned = run(task, generate, screen)
     beside = config.with_name(config.name + ".tune.json")
     write_json(beside, task, read, tuned, outcome, text)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 from msgspec.structs import replace
 from rich.console import Console
 
+from fastserve.bench.child import termination_as_interrupt
 from fastserve.bench.machine import machine, revision, versions
 from fastserve.bench.progress import Bar
 from fastserve.bench.report_html import html
@@ -56,7 +55,7 @@ def execute(workloads: Sequence[Workload], options: Options) -> int:
     runs: list[Run] = []
     failed = ""
     try:
-        with _termination_as_interrupt(), Bar(screen) as bar:
+        with termination_as_interrupt(), Bar(screen) as bar:
             for workload in workloads:
                 bar.workload(workload.name)
                 settings = Settings(
@@ -100,20 +99,6 @@ def _write(screen: Console, result: Result, options: Options) -> None:
         options.html.parent.mkdir(parents=True, exist_ok=True)
         options.html.write_text(html(result), encoding="utf-8")
         screen.print(f"wrote {options.html}", markup=False)
-
-
-@contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does, so that what was started is ended too."""
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def adjusted(workload: Workload, **load: Any) -> Workload:

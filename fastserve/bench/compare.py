@@ -37,8 +37,9 @@ class Change:
 
     @property
     def words(self) -> str:
-        """ "faster", "slower", or the verdict."""
-        return {BETTER: "faster", WORSE: "slower"}.get(self.verdict, self.verdict)
+        """ "faster", "slower", of CPU time "less" or "more", or the verdict."""
+        better, worse = ("less", "more") if self.statistic == "cpu" else ("faster", "slower")
+        return {BETTER: better, WORSE: worse}.get(self.verdict, self.verdict)
 
 
 def compare_results(

@@ -16,6 +16,7 @@ from fastserve.bench.units import bytes_text, number_tick, rate_text, ratio_text
 
 _NINES = ((0.0, "0 %"), (0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %"), (0.9999, "99.99 %"))
 _TOP = 0.9999
+_DASHES = ("", "7 3", "2 3", "9 3 2 3", "1 4", "12 4")  # of targets, where lines have no markers
 _FAR_APART = 12  # rates of which no linear axis shows both
 
 _STYLE = """
@@ -218,7 +219,8 @@ def _cdf(run: Run, point: Point, by_target: dict[str, list[Window]]) -> str:
             if share > _TOP:
                 break
         points = [(value, min(share, _TOP)) for value, share in points]
-        series.append(Series(target, points, _color(run, target)))
+        color = _color(run, target)
+        series.append(Series(target, points, color, _DASHES[color % len(_DASHES)]))
     x = log_axis("Latency", [x for one in series for x, _ in one.points], time_tick)
     y = Axis("Requests within", 0.0, _TOP, _NINES, lambda share: -math.log10(1 - min(share, _TOP)))
     return _figure(

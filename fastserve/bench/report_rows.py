@@ -6,9 +6,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fastserve.bench.bootstrap import mean
+from fastserve.bench.bootstrap import QUANTILES, mean
 from fastserve.bench.result import Run, Window
 from fastserve.bench.units import bytes_text, rate_text, time_text, value_text
+
+_LEAST_ABOVE = 1.0  # requests above a quantile in each window
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ def rows(run: Run) -> Iterator[Row]:
 
 def _cells(windows: Sequence[Window]) -> tuple[str, ...]:
     offered = sum(window.offered for window in windows) / len(windows)
-    times = [value_text(name, mean(windows, name)) for name in ("p50", "p90", "p99", "p99.9")]
+    times = [_quantile(windows, name, share) for name, share in QUANTILES.items()]
     cpu = mean(windows, "cpu")
     memory = max((window.rss_bytes or 0 for window in windows), default=0)
     return (
@@ -44,6 +46,12 @@ def _cells(windows: Sequence[Window]) -> tuple[str, ...]:
         bytes_text(memory) if memory else "",
         _failed(windows),
     )
+
+
+def _quantile(windows: Sequence[Window], name: str, share: float) -> str:
+    """A quantile, where a window has the requests that it takes to speak of one."""
+    least = min(window.done for window in windows)
+    return value_text(name, mean(windows, name)) if least * (1 - share) >= _LEAST_ABOVE else "-"
 
 
 def _spread(windows: Sequence[Window]) -> str:

@@ -1,7 +1,7 @@
 """A workload: which model, what requests, under which load. Read from TOML.
 
 Table and key names are the file's; units are in the names; relative paths start at the file's directory.
-docs: the example below is a whole file with every key.
+The example is a whole file, with every key.
 
     [workload]
     name = "dcn_candidates"             # also the default of title and model
