@@ -408,6 +408,22 @@ static void test_wait_for_ready(void)
     CHECK_EQ(finish(channel, &c), FS_OK);
     CHECK_EQ(c.call.attempts, 1);
     fs_channel_free(channel);
+
+    /* One refuses while nobody waits for it: who does later still hears when it may be dialled again. */
+    rig_server *other = rig_new();
+    rig_stop(s);
+    config.reconnect_first_us = 200000;
+    channel = rig_channel(config, PORTS(other->port), 1);
+    settle(channel, 1);
+    fs_endpoint there[2] = {rig_endpoint(other->port), rig_endpoint(s->port)};
+    CHECK_OK(fs_channel_update(channel, there, 2));
+    RIG_WAIT((rig_make(channel, &c, 0), endpoint(channel, 1).failures == 1));
+    CHECK_OK(fs_channel_update(channel, there + 1, 1));
+    start(channel, &c, 0);
+    rig_start(s);
+    CHECK_EQ(finish(channel, &c), FS_OK);
+    fs_channel_free(channel);
+    rig_free(other);
     rig_free(s);
 }
 
@@ -615,6 +631,31 @@ static void test_a_retry_goes_elsewhere(void)
         CHECK_EQ(rig_make(channel, &c, 0), FS_OK);
         CHECK_EQ(c.call.endpoint, 1);
     }
+    fs_channel_free(channel);
+
+    /* Although the other is busier. */
+    RIG_SET(s[0], fail_next, 0);
+    config.balance = FS_LEAST_OUTSTANDING;
+    channel = rig_channel(config, PORTS(s[0]->port, s[1]->port), 2);
+    settle(channel, 2);
+    RIG_SET(s[0], delay_us, INT32_MAX);
+    RIG_SET(s[1], delay_us, INT32_MAX);
+    rig_call held[2];
+    start(channel, &held[0], 0);
+    start(channel, &held[1], 0);
+    RIG_WAIT(rig_kept(s[0]) == 1 && rig_kept(s[1]) == 1);
+    rig_release(s[0]);
+    RIG_WAIT((fs_channel_drive(channel), endpoint(channel, 0).outstanding == 0));
+    RIG_SET(s[0], fail_next, INT32_MAX);
+    RIG_SET(s[1], delay_us, 0);
+    for (int i = 0; i < 10; i++) {
+        CHECK_EQ(rig_make(channel, &c, 0), FS_OK);
+        CHECK_EQ(c.call.attempts, 2);
+        CHECK_EQ(c.call.endpoint, 1);
+    }
+    rig_release(s[1]);
+    for (int i = 0; i < 2; i++)
+        CHECK_EQ(finish(channel, &held[i]), FS_OK);
     fs_channel_free(channel);
     rig_free(s[0]);
     rig_free(s[1]);
@@ -1053,7 +1094,9 @@ static void test_deadlines(void)
 static void test_a_shorter_deadline_wakes_who_sleeps_for_a_longer_one(void)
 {
     rig_server *s = rig_new();
-    fs_channel *channel = rig_channel(rig_config(), PORTS(s->port), 1);
+    fs_channel_config config = rig_config();
+    config.connect_timeout_us = 60000000; /* or its timer would wake it, too */
+    fs_channel *channel = rig_channel(config, PORTS(s->port), 1);
     rig_call c, early;
     CHECK_EQ(rig_make(channel, &c, 0), FS_OK);
     RIG_SET(s, delay_us, INT32_MAX);
@@ -1062,8 +1105,12 @@ static void test_a_shorter_deadline_wakes_who_sleeps_for_a_longer_one(void)
     REQUIRE(pthread_create(&thread, NULL, call_in_turn, &sleeper) == 0); /* drives, without a limit */
     RIG_WAIT(rig_kept(s) == 1);
     rig_pause(5000);
+    RIG_SET(s, frozen, true); /* not a byte comes from it that could wake anybody */
     start(channel, &early, 30000); /* nobody waits for this one */
+    int64_t from_us = fs_now_us();
     RIG_WAIT(atomic_load_explicit(&early.done, memory_order_acquire) == 1);
+    CHECK(fs_now_us() - from_us < 5000000);
+    RIG_SET(s, frozen, false);
     CHECK_EQ(rig_end(&early), FS_DEADLINE_EXCEEDED);
     rig_release(s);
     pthread_join(thread, NULL);
@@ -1189,13 +1236,17 @@ static void test_cancelling_with_a_hedge_under_way(void)
     time_calls(channel, 200, 0);
     RIG_SET(s[0], delay_us, INT32_MAX);
     RIG_SET(s[1], delay_us, INT32_MAX);
-    rig_call c;
+    rig_call c, between;
     start(channel, &c, 0);
-    RIG_WAIT((fs_channel_drive(channel), rig_kept(s[0]) + rig_kept(s[1]) == 2));
+    rig_call_set(&between, 1, 0); /* after which it would be the same server's turn again */
+    between.call.no_retry = true;
+    fs_channel_start(channel, &between.call);
+    RIG_WAIT((fs_channel_drive(channel), rig_kept(s[0]) + rig_kept(s[1]) == 3));
     long before = RIG_GET(s[0], cancelled) + RIG_GET(s[1], cancelled);
     CHECK(fs_channel_cancel(channel, &c.call));
     RIG_WAIT(RIG_GET(s[0], cancelled) + RIG_GET(s[1], cancelled) == before + 2);
-    CHECK_EQ(endpoint(channel, 0).outstanding + endpoint(channel, 1).outstanding, 0);
+    CHECK_EQ(endpoint(channel, 0).outstanding + endpoint(channel, 1).outstanding, 1);
+    CHECK(fs_channel_cancel(channel, &between.call));
     fs_channel_free(channel);
     rig_free(s[0]);
     rig_free(s[1]);
