@@ -228,7 +228,8 @@ cdef inline fs_slice bytes_slice(bytes data):
 
 
 # What a finished call of a loop waits in until the loop takes it. `next` is written under the channel's lock,
-# by the loop's thread, which alone drives.
+# by the loop's thread, which alone drives. A call that is in the air has a reference of its own, unseen by the
+# garbage collector: the channel points to it.
 cdef struct Flight:
     fs_channel_call call  # first
     Flight *next
@@ -353,9 +354,14 @@ cdef class Channel:
             raise ChannelFailure(err.code, error_text(&err))
 
     def __dealloc__(self):
+        cdef Flight *flight
         # In a child process the connections are the parent's: they are left alone, TLS would say goodbye.
         if self.c is not NULL and self.pid == getpid():
             fs_channel_free(self.c)
+            while self.landed is not NULL:  # calls that nobody waits for any more
+                flight = self.landed
+                self.landed = flight.next
+                Py_DECREF(<object>flight.owner)
         if self.tls is not NULL:
             fs_tls_context_unref(self.tls)
         free(self.headers)
@@ -520,12 +526,14 @@ cdef class Channel:
         if self.closing and self.inside == 0:
             self.left.set()
 
-    def unary(self, bytes path not None, bytes message not None, timeout, metadata) -> bytes:
-        """One call of any unary method: bytes to bytes."""
+    def unary(self, bytes path not None, bytes message not None, timeout, metadata, bint again=True) -> bytes:
+        """One call of any unary method: bytes to bytes. Without `again` it is made again only if no server has
+        looked at it."""
         cdef Call call
         cdef Block reply
         self.check()
         call = self.new_call(path, message, timeout, metadata)
+        call.flight.call.no_retry = not again
         self.inside += 1
         try:
             self.wait(call, True)
@@ -630,11 +638,13 @@ cdef class Channel:
         """Starts a call; the future gives the reply's Block."""
         cdef fs_channel_call *c = &call.flight.call
         cdef int64_t due_us
+        self.check()  # the client may have been closed since the call was made
         call.future = future = self.loop.create_future()
         call.flight.landed = &self.landed
         call.flight.owner = <PyObject *>call
         c.on_done = land
         self.open.add(call)
+        Py_INCREF(call)
         with nogil:
             fs_channel_start(self.c, c)
             due_us = fs_channel_due(self.c)
@@ -658,6 +668,7 @@ cdef class Channel:
         while flight is not NULL:
             following = flight.next
             call = <Call>flight.owner
+            Py_DECREF(call)  # `call` has one, too
             self.open.discard(call)
             if not call.future.done():
                 try:
@@ -680,15 +691,17 @@ cdef class Channel:
             due_us = fs_channel_due(self.c)
         if open:
             self.open.discard(call)
+            Py_DECREF(call)
         self.deliver()
         self.arm(due_us)
         return 0
 
-    async def unary_async(self, bytes path not None, bytes message not None, timeout, metadata):
+    async def unary_async(self, bytes path not None, bytes message not None, timeout, metadata, bint again=True):
         cdef Call call
         cdef Block reply
         self.check()
         call = self.new_call(path, message, timeout, metadata)
+        call.flight.call.no_retry = not again
         try:
             reply = await self.send(call)
         except BaseException:
@@ -794,13 +807,15 @@ cdef class Channel:
             if self.timer is not None:
                 self.timer.cancel()
                 self.timer = None
+            self.deliver()
             for call in list(self.open):
                 with nogil:
                     fs_channel_cancel(self.c, &call.flight.call)
+                self.open.discard(call)
+                Py_DECREF(call)
                 if not call.future.done():
                     call.future.set_exception(self.failure(CODE_CANCELLED, "the client was closed"))
-            self.open.clear()
-            self.landed = NULL
+            self.deliver()  # what one cancellation has ended besides
         while self.inside > 0:
             self.left.wait()
         if not self.closed:

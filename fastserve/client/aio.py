@@ -192,13 +192,19 @@ class AsyncClient:
         return methods.statuses(reply)
 
     async def call(
-        self, path: str, message: bytes, *, timeout: float | None = None, metadata: Metadata = ()
+        self,
+        path: str,
+        message: bytes,
+        *,
+        idempotent: bool = True,
+        timeout: float | None = None,
+        metadata: Metadata = (),
     ) -> bytes:
         """See Client.call."""
         channel = await self._ready()
         try:
             reply: bytes = await channel.unary_async(
-                path.encode(), message, self._plan.timeout(timeout), metadata
+                path.encode(), message, self._plan.timeout(timeout), metadata, idempotent
             )
         except RpcError as error:
             self._failed(error)

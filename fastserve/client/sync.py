@@ -225,12 +225,19 @@ class Client:
         return methods.statuses(reply)
 
     def call(
-        self, path: str, message: bytes, *, timeout: float | None = None, metadata: Metadata = ()
+        self,
+        path: str,
+        message: bytes,
+        *,
+        idempotent: bool = True,
+        timeout: float | None = None,
+        metadata: Metadata = (),
     ) -> bytes:
-        """Any unary method, "/package.Service/Method", of which both messages are bytes."""
+        """Any unary method, "/package.Service/Method", of which both messages are bytes. One that is not
+        idempotent is made again only if no server has looked at it, and never hedged."""
         channel = self._ready()
         try:
-            return channel.unary(path.encode(), message, self._plan.timeout(timeout), metadata)
+            return channel.unary(path.encode(), message, self._plan.timeout(timeout), metadata, idempotent)
         except RpcError as error:
             self._failed(error)
             raise

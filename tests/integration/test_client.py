@@ -30,6 +30,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
+from fastserve._native.client_codec import encode_request
 from fastserve.client import (
     AsyncClient,
     Cancelled,
@@ -415,6 +416,10 @@ def test_retries_end_well(caller: Caller) -> None:
         with pytest.raises(RpcError):
             client.predict("status-ABORTED", {"x": X})
         assert own.calls["status-ABORTED"] == 1  # not among the codes
+        request = encode_request("flaky-50", {"x": X})
+        with pytest.raises(Unavailable):
+            client.call("/tensorflow.serving.PredictionService/Predict", request, idempotent=False)
+        assert own.calls["flaky-50"] == 1
 
 
 def test_retries_have_a_budget(caller: Caller) -> None:
