@@ -25,7 +25,7 @@ void fs_link_close(fs_link *link, const fs_error *why)
     link->state = FS_LINK_CLOSED;
     link->h2 = NULL;
     link->due_us = INT64_MAX;
-    if (link->sock.tls != NULL)
+    if (link->sock.tls != NULL && link->sock.rest == NULL) /* what is cut off is no goodbye */
         fs_tls_bye(link->sock.tls);
     fs_sock_close(&link->sock);
     fs_h2_client_free(h2, &told);
@@ -43,12 +43,15 @@ static void session_over(fs_link *link)
     fs_link_close(link, why);
 }
 
+/* TLS's own reasons may come as late as here: a server's verdict on our certificate, for one. */
 static void broken(fs_link *link)
 {
     char room[128];
     fs_error why;
     const char *how = fs_sock_why(&link->sock, room, sizeof room);
-    if (link->state == FS_LINK_SETTLING && link->sock.broken == 0 && link->sock.tls == NULL)
+    if (link->sock.tls != NULL && how == fs_tls_why(link->sock.tls))
+        fs_fail(&why, FS_UNAVAILABLE, "TLS: %s", how);
+    else if (link->state == FS_LINK_SETTLING && link->sock.broken == 0)
         fs_fail(&why, FS_UNAVAILABLE, "the server closed the connection before it spoke HTTP/2");
     else
         fs_fail(&why, FS_UNAVAILABLE, "the connection was lost: %s", how);
@@ -69,7 +72,10 @@ int fs_link_dial(fs_link *link, const fs_link_config *config, const struct socka
     do {
         rc = connect(fd, address, address_len);
     } while (rc != 0 && errno == EINTR);
-    if (rc != 0 && errno != EINPROGRESS) {
+    if (rc != 0 && errno == EAGAIN) {
+        /* A unix socket's; TCP's would be under way. There is no telling when to try again. */
+        rc = fs_fail(&link->why, FS_UNAVAILABLE, "connect: the server's queue of new connections is full");
+    } else if (rc != 0 && errno != EINPROGRESS) {
         rc = fs_fail(&link->why, FS_UNAVAILABLE, "connect: %s", strerror(errno));
     } else {
         rc = fs_sock_open(&link->sock, fd, NULL, slab);
@@ -211,6 +217,12 @@ void fs_link_flush(fs_link *link, uint8_t *buf, size_t room, int64_t now_us, fs_
         advance(link, now_us);
     if (link->state < FS_LINK_SETTLING)
         return;
+    /* What TLS reads on with may have been waiting for the socket to take bytes. */
+    bool more = link->sock.read_wants_write;
+    while (more)
+        more = fs_link_read(link, buf, room, now_us, moved);
+    if (link->state == FS_LINK_CLOSED)
+        return;
     int rc = fs_sock_flush(&link->sock, now_us, moved);
     size_t n;
     while (rc == 0 && link->sock.rest == NULL && (n = fs_h2_client_send(link->h2, buf, room, now_us)) > 0)
@@ -223,10 +235,13 @@ void fs_link_flush(fs_link *link, uint8_t *buf, size_t room, int64_t now_us, fs_
         fs_link_close(link, &why);
     } else if (link->sock.rest == NULL && fs_h2_client_done(link->h2)) {
         session_over(link);
-    } else if (link->due_us == INT64_MAX) {
+    } else {
         bool keepalive = link->config->limits->keepalive_us > 0 && fs_h2_client_active(link->h2) > 0;
-        if (keepalive || link->sock.rest != NULL)
+        if (keepalive && link->due_us == INT64_MAX)
             link->due_us = 0;
+        int64_t stalled_us = link->sock.full_us + link->config->stall_timeout_us;
+        if (link->sock.rest != NULL && link->config->stall_timeout_us > 0 && stalled_us < link->due_us)
+            link->due_us = stalled_us;
     }
 }
 

@@ -78,7 +78,9 @@ static int64_t tls_read(fs_sock *sock, uint8_t *buf, size_t room)
 {
     enum fs_tls_want want = FS_TLS_DONE;
     int64_t n = fs_tls_read(sock->tls, buf, room, &want);
-    sock->read_wants_write = n == 0 && want == FS_TLS_WANTS_WRITE;
+    sock->read_wants_write = want == FS_TLS_WANTS_WRITE;
+    if (n < 0)
+        sock->broken = fs_tls_errno(sock->tls);
     return n;
 }
 
@@ -86,7 +88,9 @@ static int64_t tls_write(fs_sock *sock, const uint8_t *data, size_t len)
 {
     enum fs_tls_want want = FS_TLS_DONE;
     int64_t n = fs_tls_write(sock->tls, data, len, &want);
-    sock->write_wants_read = n == 0 && want == FS_TLS_WANTS_READ;
+    sock->write_wants_read = want == FS_TLS_WANTS_READ;
+    if (n < 0)
+        sock->broken = fs_tls_errno(sock->tls);
     return n;
 }
 
@@ -150,8 +154,10 @@ int fs_sock_flush(fs_sock *sock, int64_t now_us, fs_sock_moved *moved)
 
 const char *fs_sock_why(const fs_sock *sock, char *buf, size_t room)
 {
+    const char *tls = sock->tls != NULL ? fs_tls_why(sock->tls) : "";
+    if (tls[0] != '\0')
+        return tls;
     if (sock->broken != 0)
         return strerror_r(sock->broken, buf, room); /* GNU's, which returns the text */
-    const char *tls = sock->tls != NULL ? fs_tls_why(sock->tls) : "";
-    return tls[0] != '\0' ? tls : "the peer closed it";
+    return "the peer closed it";
 }

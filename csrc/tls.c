@@ -1,7 +1,14 @@
 /* tls: see tls.h.
  *
  * Nothing here is global: each context opens the library (which stays, once it is there) and looks its
- * functions up. */
+ * functions up.
+ *
+ * OpenSSL does not touch the socket. It reads and writes one half of a BIO pair, and here bytes move between
+ * the other half's memory and the socket. So no write raises SIGPIPE, the socket's errors are known for what
+ * they are, and one system call may move two records.
+ *
+ * A record counts as written when the socket has taken all of it, however often that takes. So the caller has
+ * a rest for as long as there is something to send, and need not know of the pair. */
 #include "tls.h"
 
 #include <arpa/inet.h>
@@ -9,14 +16,25 @@
 #include <errno.h>
 #include <limits.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "tls_api.h"
 
+enum {
+    RECORD_BYTES = 16384,              /* of plain text, at most */
+    SEALED_BYTES = RECORD_BYTES + 256, /* of such a record as it travels */
+    PAIR_BYTES = 2 * SEALED_BYTES,     /* each way; pages that are not needed are not touched */
+    RECORD_ALERT = 21,                 /* the first byte of what a peer that speaks TLS may say first, */
+    RECORD_HANDSHAKE = 22,             /*   or this */
+};
+
 struct fs_tls_context {
     atomic_int refs;
-    bool server, verify;
+    bool server, verify, has_certificate;
     SSL_CTX *ctx;
     tls_api api;
 };
@@ -24,37 +42,62 @@ struct fs_tls_context {
 struct fs_tls {
     fs_tls_context *context;
     SSL *ssl;
-    bool shaken; /* the handshake is done */
-    bool failed; /* nothing may be said any more, not even goodbye */
+    BIO *inner;      /* OpenSSL's half of the pair, which frees it, */
+    BIO *wire;       /*   and ours */
+    int fd;
+    int broken;      /* errno of the system call that failed */
+    size_t sealed;   /* bytes of plain text in records that the socket has not taken wholly */
+    bool shaken;     /* the handshake is done */
+    bool over;       /* OpenSSL has given up, or read the peer's goodbye */
+    bool first_seen;
+    uint8_t first;   /* the peer's first byte shows whether it speaks TLS at all */
     char why[256];
-    char name[]; /* what the certificate must be for */
+    char name[];     /* what the certificate must be for */
 };
 
 static const unsigned char h2_alpn[] = {2, 'h', '2'};
 
 /* ---- the library --------------------------------------------------------------------------- */
 
+/* OpenSSL registers functions that run at exit, so it must not go before. */
+static void *open_file(const char *name)
+{
+    return dlopen(name, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+}
+
+/* As the system's linker finds it, which covers what the process has loaded already; else beside the
+ * interpreter: environments may bring an OpenSSL along. */
+static void *open_named(const char *name)
+{
+    void *library = open_file(name);
+    char path[PATH_MAX + 64];
+    ssize_t n = library == NULL ? readlink("/proc/self/exe", path, PATH_MAX) : 0;
+    if (n <= 0)
+        return library;
+    path[n] = '\0';
+    char *slash = strrchr(path, '/');
+    if (slash == NULL)
+        return NULL;
+    snprintf(slash, 64, "/../lib/%s", name);
+    return open_file(path);
+}
+
 static bool open_library(tls_api *api, fs_error *err)
 {
-    static const char *const pairs[][2] = {{"libssl.so.3", "libcrypto.so.3"},
-                                           {"libssl.so.1.1", "libcrypto.so.1.1"}};
-    void *ssl = NULL, *crypto = NULL;
-    for (size_t i = 0; ssl == NULL && i < sizeof pairs / sizeof *pairs; i++) {
-        /* OpenSSL registers functions that run at exit, so it must not go before. */
-        crypto = dlopen(pairs[i][1], RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-        if (crypto != NULL)
-            ssl = dlopen(pairs[i][0], RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-    }
+    static const char *const names[] = {"libssl.so.3", "libssl.so.1.1"};
+    void *ssl = NULL;
+    for (size_t i = 0; ssl == NULL && i < sizeof names / sizeof *names; i++)
+        ssl = open_named(names[i]);
     if (ssl == NULL) {
         fs_fail(err, FS_FAILED_PRECONDITION,
                 "TLS needs OpenSSL 3 or 1.1, and neither libssl.so.3 nor libssl.so.1.1 can be opened: "
                 "install libssl3");
         return false;
     }
-    void *found;
+    void *found; /* in libssl, or in libcrypto, which it brings along */
 #define FIND(returns, name, arguments)                                                         \
     found = dlsym(ssl, #name);                                                                 \
-    if (found == NULL && (found = dlsym(crypto, #name)) == NULL) {                             \
+    if (found == NULL) {                                                                       \
         fs_fail(err, FS_FAILED_PRECONDITION, "the OpenSSL that is installed has no %s", #name); \
         return false;                                                                          \
     }                                                                                          \
@@ -99,21 +142,24 @@ static int select_h2(SSL *ssl, const unsigned char **out, unsigned char *out_len
 }
 
 /* Calls `each` with the certificates in `pem`, one after the other; it takes each over. How many there were,
- * or negative when `each` refused one. */
+ * or negative when `each` refused one, or what looks like one cannot be read. */
 static int for_certificates(const fs_tls_context *context, const char *pem,
                             int (*each)(const fs_tls_context *context, X509 *certificate, int number))
 {
+    static const char begin[] = "-----BEGIN CERTIFICATE-----";
     const tls_api *api = &context->api;
     size_t len = strlen(pem);
     BIO *bio = len <= INT_MAX ? api->BIO_new_mem_buf(pem, (int)len) : NULL;
     if (bio == NULL)
         return -1;
-    int n = 0;
+    int n = 0, there = 0;
+    for (const char *at = strstr(pem, begin); at != NULL; at = strstr(at + 1, begin))
+        there++;
     X509 *certificate;
     while (n >= 0 && (certificate = api->PEM_read_bio_X509(bio, NULL, no_password, NULL)) != NULL)
         n = each(context, certificate, n) == 0 ? n + 1 : -1;
     api->BIO_free(bio);
-    return n;
+    return n < there ? -1 : n;
 }
 
 static int trust(const fs_tls_context *context, X509 *certificate, int number)
@@ -161,11 +207,16 @@ static int set_up(fs_tls_context *context, const fs_tls_config *config, fs_error
                       SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                           SSL_MODE_RELEASE_BUFFERS,
                       NULL);
-    api->SSL_CTX_ctrl(ctx, SSL_CTRL_SET_READ_AHEAD, 1, NULL);
-    api->SSL_CTX_set_options(ctx, SSL_OP_IGNORE_UNEXPECTED_EOF);
+    /* HTTP/2 forbids renegotiation, which would let the peer make us write in order to read. */
+    api->SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
+    api->SSL_CTX_ctrl(ctx, SSL_CTRL_SET_SESS_CACHE_MODE, SSL_SESS_CACHE_OFF, NULL);
+    if (config->server && config->verify_peer && config->ca == NULL)
+        return fs_fail(err, FS_INVALID_ARGUMENT,
+                       "to demand clients' certificates, say which CA signs them: by the system's list "
+                       "whoever has some certificate would be let in");
     if (config->ca != NULL && for_certificates(context, config->ca, trust) <= 0)
         return fs_fail(err, FS_INVALID_ARGUMENT,
-                       "the CA certificates cannot be read: there is no PEM certificate in them");
+                       "the CA certificates cannot be read: no PEM certificate, or a broken one among them");
     if (config->ca == NULL && config->verify_peer && api->SSL_CTX_set_default_verify_paths(ctx) != 1)
         return fs_fail(err, FS_FAILED_PRECONDITION, "the system's CA certificates cannot be read: %s",
                        reason(api));
@@ -174,7 +225,8 @@ static int set_up(fs_tls_context *context, const fs_tls_config *config, fs_error
     if (config->certificate != NULL) {
         if (for_certificates(context, config->certificate, present) <= 0)
             return fs_fail(err, FS_INVALID_ARGUMENT,
-                           "the certificate cannot be read: no PEM certificate, or not one that may be used");
+                           "the certificate cannot be read: no PEM certificate, a broken one in its chain, "
+                           "or one that may not be used");
         if (use_key(context, config->key) != 0)
             return fs_fail(err, FS_INVALID_ARGUMENT,
                            "the private key cannot be read or does not belong to the certificate: it must be "
@@ -206,6 +258,7 @@ fs_tls_context *fs_tls_context_new(const fs_tls_config *config, fs_error *err)
     atomic_init(&context->refs, 1);
     context->server = config->server;
     context->verify = config->verify_peer;
+    context->has_certificate = config->certificate != NULL;
     if (!open_library(&context->api, err)) {
         free(context);
         return NULL;
@@ -248,42 +301,51 @@ static bool is_ip(const char *name)
     return inet_pton(AF_INET, name, &room) == 1 || inet_pton(AF_INET6, name, &room) == 1;
 }
 
+/* Says whom the certificate must be for, and whom to ask for where one address serves several names. */
 static bool expect(fs_tls *tls, const char *name)
 {
     const tls_api *api = &tls->context->api;
     if (is_ip(name))
         return !tls->context->verify ||
                api->X509_VERIFY_PARAM_set1_ip_asc(api->SSL_get0_param(tls->ssl), name) == 1;
-    char room[256]; /* OpenSSL takes it as not constant */
-    size_t len = strlen(name);
-    if (len >= sizeof room)
-        return false;
-    memcpy(room, name, len + 1);
-    return api->SSL_ctrl(tls->ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME, 0, room) == 1 &&
+    api->SSL_set_hostflags(tls->ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+    /* The cast is in OpenSSL's own macro, too: it copies the name. */
+    return api->SSL_ctrl(tls->ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME, 0, (void *)(uintptr_t)name) == 1 &&
            (!tls->context->verify || api->SSL_set1_host(tls->ssl, name) == 1);
 }
+
+/* Keeps what goes wrong from here on in words; the first that did is what counts. */
+#define SAY(tls, ...) ((tls)->why[0] == '\0' ? snprintf((tls)->why, sizeof(tls)->why, __VA_ARGS__) : 0)
 
 fs_tls *fs_tls_new(fs_tls_context *context, int fd, const char *server_name)
 {
     const tls_api *api = &context->api;
-    const char *name = server_name != NULL ? server_name : "";
+    const char *name = server_name != NULL && !context->server ? server_name : "";
     size_t name_bytes = strlen(name) + 1;
     fs_tls *tls = calloc(1, sizeof *tls + name_bytes);
     if (tls == NULL)
         return NULL;
     memcpy(tls->name, name, name_bytes);
     tls->context = fs_tls_context_ref(context);
+    tls->fd = fd;
     api->ERR_clear_error();
     tls->ssl = api->SSL_new(context->ctx);
-    if (tls->ssl == NULL || api->SSL_set_fd(tls->ssl, fd) != 1 || (name[0] != '\0' && !expect(tls, name))) {
+    if (tls->ssl == NULL || api->BIO_new_bio_pair(&tls->inner, PAIR_BYTES, &tls->wire, PAIR_BYTES) != 1) {
         api->ERR_clear_error();
         fs_tls_free(tls);
         return NULL;
     }
-    if (context->server)
+    api->SSL_set_bio(tls->ssl, tls->inner, tls->inner);
+    if (context->server) {
         api->SSL_set_accept_state(tls->ssl);
-    else
-        api->SSL_set_connect_state(tls->ssl);
+        return tls;
+    }
+    api->SSL_set_connect_state(tls->ssl);
+    if (name[0] == '\0' ? context->verify : !expect(tls, name)) {
+        /* Without a name any certificate of a trusted CA would do. The handshake says it. */
+        SAY(tls, "\"%.150s\" is no name that the server's certificate could be for", name);
+        tls->over = true;
+    }
     return tls;
 }
 
@@ -293,125 +355,11 @@ void fs_tls_free(fs_tls *tls)
         return;
     fs_tls_context *context = tls->context;
     if (tls->ssl != NULL)
-        context->api.SSL_free(tls->ssl); /* leaves the descriptor to its owner */
+        context->api.SSL_free(tls->ssl); /* and its half of the pair */
+    if (tls->wire != NULL)
+        context->api.BIO_free(tls->wire);
     fs_tls_context_unref(context);
     free(tls);
-}
-
-static void say(fs_tls *tls, const char *text)
-{
-    size_t len = strlen(text);
-    len = len < sizeof tls->why - 1 ? len : sizeof tls->why - 1;
-    memcpy(tls->why, text, len);
-    tls->why[len] = '\0';
-}
-
-/* After a call that returned `rc` <= 0: what is wanted, or negative, and tls->why says why. */
-static int outcome(fs_tls *tls, int rc, int socket_errno)
-{
-    const tls_api *api = &tls->context->api;
-    char room[128];
-    int error = api->SSL_get_error(tls->ssl, rc);
-    if (error == SSL_ERROR_WANT_READ)
-        return FS_TLS_WANTS_READ;
-    if (error == SSL_ERROR_WANT_WRITE)
-        return FS_TLS_WANTS_WRITE;
-    tls->failed = tls->failed || error == SSL_ERROR_SSL || error == SSL_ERROR_SYSCALL;
-    if (tls->why[0] == '\0') {
-        if (error == SSL_ERROR_SSL)
-            say(tls, reason(api));
-        else if (error == SSL_ERROR_SYSCALL && socket_errno != 0)
-            say(tls, strerror_r(socket_errno, room, sizeof room));
-    }
-    api->ERR_clear_error();
-    return -FS_UNAVAILABLE;
-}
-
-/* Why a handshake failed, with the remedy where it is known. */
-static int handshake_failed(fs_tls *tls, fs_error *err)
-{
-    const tls_api *api = &tls->context->api;
-    const char *peer = tls->context->server ? "client" : "server";
-    long verdict = api->SSL_get_verify_result(tls->ssl);
-    const char *why = tls->why;
-    if (strstr(why, "certificate verify failed") != NULL && verdict != X509_V_OK) {
-        if (verdict == X509_V_ERR_HOSTNAME_MISMATCH || verdict == X509_V_ERR_IP_ADDRESS_MISMATCH)
-            return fs_fail(err, FS_UNAVAILABLE,
-                           "certificate verify failed: the server's certificate is not for \"%s\"",
-                           tls->name);
-        return fs_fail(err, FS_UNAVAILABLE, "certificate verify failed: %s",
-                       api->X509_verify_cert_error_string(verdict));
-    }
-    if (strstr(why, "wrong version number") != NULL || strstr(why, "packet length too long") != NULL ||
-        strstr(why, "http request") != NULL || strstr(why, "record layer failure") != NULL)
-        return fs_fail(err, FS_UNAVAILABLE, "the %s does not speak TLS", peer);
-    if (strstr(why, "no application protocol") != NULL)
-        return fs_fail(err, FS_UNAVAILABLE, "the %s does not offer HTTP/2 (ALPN h2)", peer);
-    if (strstr(why, "alert") != NULL)
-        return fs_fail(err, FS_UNAVAILABLE, "the %s refused: %s", peer, why);
-    if (why[0] == '\0')
-        return fs_fail(err, FS_UNAVAILABLE, "the %s closed the connection during the handshake", peer);
-    return fs_fail(err, FS_UNAVAILABLE, "%s", why);
-}
-
-int fs_tls_handshake(fs_tls *tls, fs_error *err)
-{
-    const tls_api *api = &tls->context->api;
-    api->ERR_clear_error();
-    errno = 0;
-    int rc = api->SSL_do_handshake(tls->ssl);
-    if (rc != 1) {
-        int want = outcome(tls, rc, errno);
-        return want >= 0 ? want : handshake_failed(tls, err);
-    }
-    const unsigned char *chosen = NULL;
-    unsigned len = 0;
-    api->SSL_get0_alpn_selected(tls->ssl, &chosen, &len);
-    if (len != 2 || memcmp(chosen, "h2", 2) != 0)
-        return fs_fail(err, FS_UNAVAILABLE, "the %s does not offer HTTP/2 (ALPN h2)",
-                       tls->context->server ? "client" : "server");
-    tls->shaken = true;
-    return FS_TLS_DONE;
-}
-
-int64_t fs_tls_read(fs_tls *tls, uint8_t *buf, size_t room, enum fs_tls_want *want)
-{
-    const tls_api *api = &tls->context->api;
-    size_t at = 0;
-    *want = FS_TLS_DONE;
-    api->ERR_clear_error();
-    /* What is left in OpenSSL's buffers does not show as readiness of the socket, hence all of it. */
-    while (at < room) {
-        size_t ask = room - at < INT_MAX ? room - at : INT_MAX;
-        errno = 0;
-        int n = api->SSL_read(tls->ssl, buf + at, (int)ask);
-        if (n <= 0) {
-            int rc = outcome(tls, n, errno);
-            if (rc < 0 && at == 0)
-                return rc;
-            if (rc >= 0)
-                *want = (enum fs_tls_want)rc;
-            break; /* a failure comes again when there is nothing before it */
-        }
-        at += (size_t)n;
-    }
-    return (int64_t)at;
-}
-
-int64_t fs_tls_write(fs_tls *tls, const uint8_t *data, size_t len, enum fs_tls_want *want)
-{
-    const tls_api *api = &tls->context->api;
-    *want = FS_TLS_DONE;
-    api->ERR_clear_error();
-    errno = 0;
-    int n = api->SSL_write(tls->ssl, data, len < INT_MAX ? (int)len : INT_MAX);
-    if (n > 0)
-        return n;
-    int rc = outcome(tls, n, errno);
-    if (rc < 0)
-        return rc;
-    *want = (enum fs_tls_want)rc;
-    return 0;
 }
 
 const char *fs_tls_why(const fs_tls *tls)
@@ -419,11 +367,282 @@ const char *fs_tls_why(const fs_tls *tls)
     return tls->why;
 }
 
+int fs_tls_errno(const fs_tls *tls)
+{
+    return tls->broken;
+}
+
+/* ---- the socket ---------------------------------------------------------------------------- */
+
+enum drained { BROKEN = -1, FULL = 0, CLEAR = 1 };
+
+/* Sends what OpenSSL has written. */
+static enum drained drain(fs_tls *tls)
+{
+    const tls_api *api = &tls->context->api;
+    char *data;
+    int len;
+    while ((len = api->BIO_nread0(tls->wire, &data)) > 0) {
+        ssize_t n = send(tls->fd, data, (size_t)len, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n > 0) {
+            api->BIO_nread(tls->wire, &data, (int)n);
+        } else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS)) {
+            return FULL;
+        } else if (n == 0 || errno != EINTR) {
+            tls->broken = n == 0 ? EPIPE : errno;
+            return BROKEN;
+        }
+    }
+    return CLEAR;
+}
+
+/* Receives once, for OpenSSL to read. > 0: bytes, and *dry when the socket has no more; 0: nothing is there;
+ * negative: the peer has hung up, or tls->broken says why not. */
+static int64_t fill(fs_tls *tls, bool *dry)
+{
+    const tls_api *api = &tls->context->api;
+    char *data;
+    int room = api->BIO_nwrite0(tls->wire, &data);
+    if (room <= 0)
+        return 0; /* it asks for more only when it has taken all */
+    ssize_t n;
+    do {
+        n = recv(tls->fd, data, (size_t)room, MSG_DONTWAIT);
+    } while (n < 0 && errno == EINTR);
+    if (n > 0) {
+        if (!tls->first_seen)
+            tls->first = (uint8_t)data[0];
+        tls->first_seen = true;
+        *dry = n < room;
+        return api->BIO_nwrite(tls->wire, &data, (int)n);
+    }
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+        return 0;
+    tls->broken = n < 0 ? errno : 0;
+    return -FS_UNAVAILABLE;
+}
+
+/* ---- what goes wrong ----------------------------------------------------------------------- */
+
+static const char *peer_of(const fs_tls *tls)
+{
+    return tls->context->server ? "client" : "server";
+}
+
+static bool speaks_tls(const fs_tls *tls)
+{
+    return !tls->first_seen || tls->first == RECORD_HANDSHAKE || tls->first == RECORD_ALERT;
+}
+
+static void explain_verdict(fs_tls *tls, long verdict)
+{
+    if (verdict == X509_V_ERR_HOSTNAME_MISMATCH || verdict == X509_V_ERR_IP_ADDRESS_MISMATCH)
+        SAY(tls, "certificate verify failed: the server's certificate is not for \"%.150s\"", tls->name);
+    else
+        SAY(tls, "certificate verify failed: %s", tls->context->api.X509_verify_cert_error_string(verdict));
+}
+
+/* The words are OpenSSL's own, which tells alerts apart by them: "tlsv1 alert unknown ca". */
+static void explain_alert(fs_tls *tls, const char *text)
+{
+    static const char *const about_certificates[] = {"certificate", "unknown ca"};
+    bool ours = false;
+    for (size_t i = 0; i < sizeof about_certificates / sizeof *about_certificates; i++)
+        ours = ours || strstr(text, about_certificates[i]) != NULL;
+    if (strstr(text, "no application protocol") != NULL)
+        SAY(tls, "the %s does not offer HTTP/2 (ALPN h2)", peer_of(tls));
+    else if (ours && !tls->context->has_certificate)
+        SAY(tls, "the %s demands a certificate, and there is none to show: %s", peer_of(tls), text);
+    else if (ours)
+        SAY(tls, "the %s refused our certificate: %s", peer_of(tls), text);
+    else
+        SAY(tls, "the %s refused: %s", peer_of(tls), text);
+}
+
+/* OpenSSL has given up. What it has left to say is the alert that tells the peer why. */
+static int given_up(fs_tls *tls)
+{
+    const char *text = reason(&tls->context->api);
+    long verdict = tls->context->api.SSL_get_verify_result(tls->ssl);
+    if (!speaks_tls(tls))
+        SAY(tls, "the %s does not speak TLS", peer_of(tls));
+    else if (tls->context->verify && verdict != X509_V_OK && !tls->shaken)
+        explain_verdict(tls, verdict);
+    else if (strstr(text, "alert") != NULL)
+        explain_alert(tls, text);
+    else if (strstr(text, "no application protocol") != NULL) /* what the server's side of it is called */
+        SAY(tls, "the %s does not offer HTTP/2 (ALPN h2)", peer_of(tls));
+    else
+        SAY(tls, "%s", text[0] != '\0' ? text : "OpenSSL does not say what went wrong");
+    tls->context->api.ERR_clear_error();
+    tls->over = true;
+    drain(tls);
+    return -FS_UNAVAILABLE;
+}
+
+/* After a call of OpenSSL that returned `rc`: gets for it what it asks for. FS_TLS_DONE: call it again; a
+ * want: not before then; negative: the connection is over. *dry as in fill: nothing is received when set. */
+static int serve(fs_tls *tls, int rc, bool *dry)
+{
+    int64_t n;
+    switch (tls->context->api.SSL_get_error(tls->ssl, rc)) {
+    case SSL_ERROR_WANT_READ: {
+        /* What it has to say may be what the peer waits for. When that can be said no more, what the peer had
+         * said before still counts. */
+        enum drained out = drain(tls);
+        n = *dry ? 0 : fill(tls, dry);
+        if (n < 0 || (n == 0 && out == BROKEN))
+            return -FS_UNAVAILABLE;
+        return n > 0 ? FS_TLS_DONE : out == FULL ? FS_TLS_WANTS_WRITE : FS_TLS_WANTS_READ;
+    }
+    case SSL_ERROR_WANT_WRITE:
+        switch (drain(tls)) {
+        case BROKEN:
+            return -FS_UNAVAILABLE;
+        case FULL:
+            return FS_TLS_WANTS_WRITE;
+        default:
+            return FS_TLS_DONE;
+        }
+    case SSL_ERROR_ZERO_RETURN:
+        tls->over = true;
+        return -FS_UNAVAILABLE;
+    default:
+        return given_up(tls);
+    }
+}
+
+/* ---- handshake ------------------------------------------------------------------------------ */
+
+static int handshake_failed(fs_tls *tls, fs_error *err)
+{
+    tls->over = true;
+    if (!speaks_tls(tls))
+        SAY(tls, "the %s does not speak TLS", peer_of(tls));
+    char room[128];
+    if (tls->broken != 0)
+        SAY(tls, "the connection was lost during the handshake: %s",
+            strerror_r(tls->broken, room, sizeof room)); /* GNU's, which returns the text */
+    SAY(tls, "the %s closed the connection during the handshake", peer_of(tls));
+    return fs_fail(err, FS_UNAVAILABLE, "%s", tls->why);
+}
+
+int fs_tls_handshake(fs_tls *tls, fs_error *err)
+{
+    const tls_api *api = &tls->context->api;
+    bool dry = false;
+    while (!tls->shaken) {
+        if (tls->over)
+            return handshake_failed(tls, err);
+        api->ERR_clear_error();
+        int rc = api->SSL_do_handshake(tls->ssl);
+        tls->shaken = rc == 1;
+        int want = rc == 1 ? FS_TLS_DONE : serve(tls, rc, &dry);
+        if (want < 0)
+            return handshake_failed(tls, err);
+        if (want != FS_TLS_DONE)
+            return want;
+    }
+    const unsigned char *chosen = NULL;
+    unsigned len = 0;
+    api->SSL_get0_alpn_selected(tls->ssl, &chosen, &len);
+    if (len != 2 || memcmp(chosen, "h2", 2) != 0) {
+        SAY(tls, "the %s does not offer HTTP/2 (ALPN h2)", peer_of(tls));
+        return handshake_failed(tls, err);
+    }
+    /* The last thing said is ours. */
+    switch (drain(tls)) {
+    case BROKEN:
+        return handshake_failed(tls, err);
+    case FULL:
+        return FS_TLS_WANTS_WRITE;
+    default:
+        return FS_TLS_DONE;
+    }
+}
+
+/* ---- bytes ---------------------------------------------------------------------------------- */
+
+int64_t fs_tls_read(fs_tls *tls, uint8_t *buf, size_t room, enum fs_tls_want *want)
+{
+    const tls_api *api = &tls->context->api;
+    size_t at = 0;
+    bool dry = false;
+    *want = FS_TLS_DONE;
+    /* What is left in the pair does not show as readiness of the socket, hence all of it. */
+    while (at < room) {
+        if (tls->over)
+            return at > 0 ? (int64_t)at : -FS_UNAVAILABLE;
+        api->ERR_clear_error();
+        int n = api->SSL_read(tls->ssl, buf + at, room - at < INT_MAX ? (int)(room - at) : INT_MAX);
+        if (n > 0) {
+            at += (size_t)n;
+            continue;
+        }
+        int rc = serve(tls, n, &dry);
+        if (rc < 0 && at == 0)
+            return -FS_UNAVAILABLE;
+        if (rc != FS_TLS_DONE) {
+            *want = rc < 0 ? FS_TLS_DONE : (enum fs_tls_want)rc;
+            break; /* a failure comes again when there is nothing before it */
+        }
+    }
+    return (int64_t)at;
+}
+
+/* Seals as many records as the pair has room for. How many bytes of `data`; *rc as from serve, when OpenSSL
+ * asks for something first. */
+static size_t seal(fs_tls *tls, const uint8_t *data, size_t len, int *rc)
+{
+    const tls_api *api = &tls->context->api;
+    size_t at = 0;
+    bool dry = false;
+    *rc = FS_TLS_DONE;
+    while (at < len && *rc == FS_TLS_DONE && api->BIO_ctrl_get_write_guarantee(tls->inner) >= SEALED_BYTES) {
+        api->ERR_clear_error();
+        int n = api->SSL_write(tls->ssl, data + at, len - at < RECORD_BYTES ? (int)(len - at) : RECORD_BYTES);
+        if (n > 0)
+            at += (size_t)n;
+        else
+            *rc = serve(tls, n, &dry);
+    }
+    return at;
+}
+
+int64_t fs_tls_write(fs_tls *tls, const uint8_t *data, size_t len, enum fs_tls_want *want)
+{
+    size_t done = 0;
+    *want = FS_TLS_DONE;
+    while (done < len) {
+        int rc = FS_TLS_DONE;
+        if (tls->over)
+            return -FS_UNAVAILABLE;
+        if (tls->sealed == 0)
+            tls->sealed = seal(tls, data + done, len - done, &rc);
+        enum drained out = drain(tls);
+        if (rc < 0 || out == BROKEN)
+            return -FS_UNAVAILABLE;
+        if (out == FULL) {
+            *want = FS_TLS_WANTS_WRITE; /* and what is sealed comes first when they are given again */
+            break;
+        }
+        done += tls->sealed;
+        tls->sealed = 0;
+        if (rc != FS_TLS_DONE) {
+            *want = (enum fs_tls_want)rc;
+            break;
+        }
+    }
+    return (int64_t)done;
+}
+
 void fs_tls_bye(fs_tls *tls)
 {
-    if (!tls->shaken || tls->failed)
+    const tls_api *api = &tls->context->api;
+    if (!tls->shaken || tls->over || tls->broken != 0)
         return;
-    tls->context->api.ERR_clear_error();
-    tls->context->api.SSL_shutdown(tls->ssl);
-    tls->context->api.ERR_clear_error();
+    api->ERR_clear_error();
+    api->SSL_shutdown(tls->ssl);
+    api->ERR_clear_error();
+    drain(tls);
 }

@@ -2,8 +2,7 @@
  *
  * Used by sock, on the thread that owns the connection; a context may be shared by connections of several
  * threads. The only file that knows OpenSSL, which it opens at run time (libssl.so.3, else libssl.so.1.1):
- * the build needs none, and security fixes come with the system. At least TLS 1.2; ALPN "h2" is demanded.
- * OpenSSL writes with write(2): a process that uses TLS must ignore SIGPIPE, as Python does. */
+ * the build needs none, and security fixes come with the system. At least TLS 1.2; ALPN "h2" is demanded. */
 #ifndef FS_TLS_H
 #define FS_TLS_H
 
@@ -22,8 +21,8 @@ typedef struct fs_tls_config {
     const char *ca;          /* whom to trust; a client's default is the system's list */
     const char *certificate; /* our own chain, leaf first, */
     const char *key;         /*   and its key; both or neither, a server needs them */
-    bool verify_peer;        /* a server: demand a client's certificate. A client that does not verify is
-                                open to whoever sits between */
+    bool verify_peer;        /* a server: demand a client's certificate, which needs `ca`. A client that does
+                                not verify is open to whoever sits between */
 } fs_tls_config;
 
 /* A counted context. NULL and err: no OpenSSL to open, PEM that cannot be read, a key that does not fit. */
@@ -32,7 +31,8 @@ fs_tls_context *fs_tls_context_ref(fs_tls_context *context); /* any thread that 
 void fs_tls_context_unref(fs_tls_context *context);          /* any thread; NULL is fine */
 
 /* One connection's TLS; keeps a reference to its context. `server_name`: for clients, what the certificate
- * must be for (a DNS name, or an IP address as text); NULL for servers. NULL when out of memory. */
+ * must be for (a DNS name, or an IP address as text); NULL for servers. NULL when out of memory. A client
+ * that verifies, and has no such name, fails at the handshake. */
 fs_tls *fs_tls_new(fs_tls_context *context, int fd, const char *server_name);
 void fs_tls_free(fs_tls *tls);
 
@@ -42,14 +42,16 @@ enum fs_tls_want { FS_TLS_DONE = 0, FS_TLS_WANTS_READ = 1, FS_TLS_WANTS_WRITE = 
  * remedy where there is one ("certificate verify failed: unable to get local issuer certificate"). */
 int fs_tls_handshake(fs_tls *tls, fs_error *err);
 
-/* As recv(2) and send(2): > 0: bytes; 0: *want says what for; negative: closed or broken, fs_tls_why says how.
- * Read fills `buf` as far as there is something. What was to be written when it wanted something must come
- * first when it is called again, at whatever address. */
+/* As recv(2) and send(2): > 0: bytes; 0: *want says what for; negative: closed or broken, fs_tls_why says
+ * how. Read fills `buf` as far as there is something. What was to be written when it wanted something must
+ * come first when it is called again, at whatever address. */
 int64_t fs_tls_read(fs_tls *tls, uint8_t *buf, size_t room, enum fs_tls_want *want);
 int64_t fs_tls_write(fs_tls *tls, const uint8_t *data, size_t len, enum fs_tls_want *want);
 
-/* Why reading or writing has failed, in words; "" when the peer has closed. Until fs_tls_free. */
+/* Why reading or writing has failed: OpenSSL's reason in words, "" when it has none; then the errno of the
+ * socket's call, 0 when the peer has closed. The words live until fs_tls_free. */
 const char *fs_tls_why(const fs_tls *tls);
+int fs_tls_errno(const fs_tls *tls);
 
 /* Says close_notify, if it can be said at once. */
 void fs_tls_bye(fs_tls *tls);

@@ -18,14 +18,16 @@ typedef struct x509_verify_param_st X509_VERIFY_PARAM;
 typedef struct evp_pkey_st EVP_PKEY;
 
 enum {
-    SSL_ERROR_SSL = 1, SSL_ERROR_WANT_READ = 2, SSL_ERROR_WANT_WRITE = 3, SSL_ERROR_SYSCALL = 5,
+    SSL_ERROR_WANT_READ = 2, SSL_ERROR_WANT_WRITE = 3, SSL_ERROR_ZERO_RETURN = 6,
     SSL_VERIFY_NONE = 0, SSL_VERIFY_PEER = 1, SSL_VERIFY_FAIL_IF_NO_PEER_CERT = 2,
-    SSL_CTRL_EXTRA_CHAIN_CERT = 14, SSL_CTRL_MODE = 33, SSL_CTRL_SET_READ_AHEAD = 41,
+    SSL_CTRL_EXTRA_CHAIN_CERT = 14, SSL_CTRL_MODE = 33, SSL_CTRL_SET_SESS_CACHE_MODE = 44,
     SSL_CTRL_SET_TLSEXT_HOSTNAME = 55, SSL_CTRL_SET_MIN_PROTO_VERSION = 123,
     SSL_MODE_ENABLE_PARTIAL_WRITE = 1, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER = 2, SSL_MODE_RELEASE_BUFFERS = 16,
     TLS1_2_VERSION = 0x0303,
     SSL_TLSEXT_ERR_OK = 0, SSL_TLSEXT_ERR_ALERT_FATAL = 2,
-    SSL_OP_IGNORE_UNEXPECTED_EOF = 1 << 7, /* of OpenSSL 3; 1.1 has no such bit and needs none */
+    SSL_OP_NO_COMPRESSION = 1 << 17, SSL_OP_NO_RENEGOTIATION = 1 << 30,
+    SSL_SESS_CACHE_OFF = 0,
+    X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS = 4,
     X509_V_OK = 0, X509_V_ERR_HOSTNAME_MISMATCH = 62, X509_V_ERR_IP_ADDRESS_MISMATCH = 64,
 };
 
@@ -53,7 +55,7 @@ typedef int tls_verify(int ok, X509_STORE_CTX *);
     X(int, SSL_CTX_set_alpn_protos, (SSL_CTX *, const unsigned char *, unsigned))                   \
     X(void, SSL_CTX_set_alpn_select_cb, (SSL_CTX *, tls_alpn_select *, void *))                     \
     X(SSL *, SSL_new, (SSL_CTX *))                                                                  \
-    X(int, SSL_set_fd, (SSL *, int))                                                               \
+    X(void, SSL_set_bio, (SSL *, BIO *, BIO *))                                                     \
     X(void, SSL_free, (SSL *))                                                                      \
     X(void, SSL_set_connect_state, (SSL *))                                                         \
     X(void, SSL_set_accept_state, (SSL *))                                                          \
@@ -64,11 +66,18 @@ typedef int tls_verify(int ok, X509_STORE_CTX *);
     X(int, SSL_shutdown, (SSL *))                                                                   \
     X(long, SSL_ctrl, (SSL *, int, long, void *))                                                   \
     X(int, SSL_set1_host, (SSL *, const char *))                                                    \
+    X(void, SSL_set_hostflags, (SSL *, unsigned))                                                   \
     X(X509_VERIFY_PARAM *, SSL_get0_param, (SSL *))                                                 \
     X(long, SSL_get_verify_result, (const SSL *))                                                   \
     X(void, SSL_get0_alpn_selected, (const SSL *, const unsigned char **, unsigned *))              \
     X(BIO *, BIO_new_mem_buf, (const void *, int))                                                  \
     X(int, BIO_free, (BIO *))                                                                       \
+    X(int, BIO_new_bio_pair, (BIO **, size_t, BIO **, size_t))                                      \
+    X(size_t, BIO_ctrl_get_write_guarantee, (BIO *))                                                \
+    X(int, BIO_nread0, (BIO *, char **))                                                            \
+    X(int, BIO_nread, (BIO *, char **, int))                                                        \
+    X(int, BIO_nwrite0, (BIO *, char **))                                                           \
+    X(int, BIO_nwrite, (BIO *, char **, int))                                                       \
     X(X509 *, PEM_read_bio_X509, (BIO *, X509 **, tls_password *, void *))                          \
     X(EVP_PKEY *, PEM_read_bio_PrivateKey, (BIO *, EVP_PKEY **, tls_password *, void *))            \
     X(void, X509_free, (X509 *))                                                                    \

@@ -1,7 +1,6 @@
 /* Tests of tls: both sides against each other over socket pairs. */
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -223,6 +222,101 @@ static void test_what_a_context_refuses(void)
     refused(true, NULL, "server.pem", "server.pem", "private key cannot be read");
 }
 
+/* A text made of files, one after the other; the last is cut in the middle. */
+static fs_tls_context *with_broken_end(bool server, const char *whole, const char *cut, fs_error *err)
+{
+    char *first = tls_file(whole), *second = tls_file(cut), *key = tls_file("server.key");
+    size_t len = strlen(first), half = strlen(second) / 2;
+    char *text = calloc(1, len + half + 1);
+    REQUIRE(text != NULL);
+    memcpy(text, first, len);
+    memcpy(text + len, second, half);
+    const fs_tls_config config = server ? (fs_tls_config){.server = true, .certificate = text, .key = key}
+                                        : (fs_tls_config){.ca = text, .verify_peer = true};
+    fs_tls_context *context = fs_tls_context_new(&config, err);
+    free(first);
+    free(second);
+    free(key);
+    free(text);
+    return context;
+}
+
+static void test_a_broken_certificate_among_others(void)
+{
+    fs_error err = {0};
+    CHECK(with_broken_end(false, "ca.pem", "stranger.pem", &err) == NULL);
+    CHECK(strstr(err.msg, "CA certificates cannot be read") != NULL);
+    CHECK(with_broken_end(true, "server.pem", "ca.pem", &err) == NULL);
+    CHECK(strstr(err.msg, "certificate cannot be read") != NULL);
+    CHECK(tls_context(true, NULL, "server.pem", "server.key", true, &err) == NULL);
+    CHECK(strstr(err.msg, "say which CA signs them") != NULL);
+}
+
+static void test_a_client_that_verifies_needs_a_name(void)
+{
+    char longer[400];
+    memset(longer, 'a', sizeof longer - 1);
+    longer[sizeof longer - 1] = '\0';
+    const char *names[] = {NULL, "", longer};
+    for (int i = 0; i < 3; i++) {
+        pair p = join(tls_client(), tls_server(), names[i]);
+        shake(&p);
+        CHECK_EQ(p.client.rc, -FS_UNAVAILABLE);
+        CHECK(strstr(p.client.err.msg, "is no name that the server's certificate could be for") != NULL);
+        part(&p);
+    }
+    fs_error err;
+    expect(tls_context(false, NULL, NULL, NULL, false, &err), tls_server(), NULL, NULL, NULL);
+}
+
+/* The process is not ended by SIGPIPE, which nobody ignores here. */
+static void test_writing_to_who_has_gone(void)
+{
+    pair p = join(tls_client(), tls_server(), "localhost");
+    shake(&p);
+    CHECK_EQ(p.client.rc, FS_TLS_DONE);
+    enum fs_tls_want want;
+    uint8_t room[64];
+    CHECK_EQ(fs_tls_write(p.server.tls, (const uint8_t *)"last words", 10, &want), 10);
+    shutdown(p.server.fd, SHUT_RDWR);
+    CHECK_EQ(fs_tls_write(p.client.tls, room, sizeof room, &want), -FS_UNAVAILABLE);
+    CHECK_EQ(fs_tls_errno(p.client.tls), EPIPE);
+    CHECK_STR(fs_tls_why(p.client.tls), "");
+    CHECK_EQ(fs_tls_read(p.client.tls, room, sizeof room, &want), 10);
+    CHECK_MEM(room, "last words", 10);
+    CHECK_EQ(fs_tls_read(p.client.tls, room, sizeof room, &want), -FS_UNAVAILABLE);
+    CHECK_EQ(fs_tls_errno(p.client.tls), 0);
+    fs_tls_bye(p.client.tls);
+    part(&p);
+}
+
+/* Bytes that are not a record, and a record that somebody has changed. */
+static void test_bytes_that_are_wrong(void)
+{
+    for (int i = 0; i < 2; i++) {
+        pair p = join(tls_client(), tls_server(), "localhost");
+        shake(&p);
+        enum fs_tls_want want;
+        uint8_t room[4096];
+        while (fs_tls_read(p.client.tls, room, sizeof room, &want) > 0) {
+        }
+        if (i == 0) {
+            CHECK_EQ(write(p.server.fd, "PRI * HTTP/2.0\r\n\r\n", 18), 18);
+        } else {
+            CHECK_EQ(fs_tls_write(p.server.tls, (const uint8_t *)"a few words", 11, &want), 11);
+            ssize_t n = recv(p.client.fd, room, sizeof room, 0); /* all that is there, tickets among it */
+            REQUIRE(n > 0);
+            room[n - 1] ^= 1;
+            CHECK_EQ(write(p.server.fd, room, (size_t)n), n);
+        }
+        CHECK_EQ(fs_tls_read(p.client.tls, room, sizeof room, &want), -FS_UNAVAILABLE);
+        CHECK(fs_tls_why(p.client.tls)[0] != '\0');
+        CHECK_EQ(fs_tls_read(p.client.tls, room, sizeof room, &want), -FS_UNAVAILABLE);
+        CHECK_EQ(fs_tls_write(p.client.tls, room, 10, &want), -FS_UNAVAILABLE);
+        part(&p);
+    }
+}
+
 static void test_memory_that_runs_out(void)
 {
     fs_error err;
@@ -244,13 +338,16 @@ static void test_memory_that_runs_out(void)
 
 int main(void)
 {
-    signal(SIGPIPE, SIG_IGN);
     test_bytes_travel_both_ways();
     test_goodbye_and_silence_both_read_as_the_end();
     test_certificates();
     test_client_certificates();
     test_a_peer_that_does_not_speak_tls();
     test_what_a_context_refuses();
+    test_a_broken_certificate_among_others();
+    test_a_client_that_verifies_needs_a_name();
+    test_writing_to_who_has_gone();
+    test_bytes_that_are_wrong();
     test_memory_that_runs_out();
     return check_done();
 }
