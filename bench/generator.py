@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -29,39 +28,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from compiled import compiled
+
 from fastserve._native.load import LoadResult, run
+from fastserve.bench.machine import machine as where
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "results" / "generator.json"
-PROGRAM = HERE / ".cache" / "memory_server"
 PATH = "/tensorflow.serving.PredictionService/Predict"
 WARM_UP_S = 0.3
 PREFIX = 5
 
 
 class GeneratorError(RuntimeError):
-    """A program is missing or failed, or not every request was answered well."""
+    """h2load is missing or failed, or not every request was answered well."""
 
 
 # ---- the server ------------------------------------------------------------------------------------
-
-
-def build() -> Path:
-    """Compiles memory_server when there is none or an older one than its source."""
-    source = HERE / "memory_server.c"
-    if PROGRAM.exists() and PROGRAM.stat().st_mtime >= source.stat().st_mtime:
-        return PROGRAM
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        raise GeneratorError("no C compiler: install gcc, or set CC")
-    PROGRAM.parent.mkdir(exist_ok=True)
-    command = [compiler, "-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror"]
-    done = subprocess.run(
-        [*command, "-o", str(PROGRAM), str(source)], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise GeneratorError(f"{' '.join(command)} failed:\n{done.stderr}")
-    return PROGRAM
 
 
 class Server:
@@ -70,7 +53,7 @@ class Server:
     def __init__(self, reply_bytes: int, processor: int | None, spin_ns: int = 0) -> None:
         processor_text = str(-1 if processor is None else processor)
         self.process = subprocess.Popen(
-            [build(), str(reply_bytes), processor_text, str(spin_ns)],
+            [compiled("memory_server"), str(reply_bytes), processor_text, str(spin_ns)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -402,15 +385,8 @@ def stall(where: Machine) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
     version = subprocess.run(["h2load", "--version"], capture_output=True, text=True, check=False).stdout
-    return {
-        "cpu": next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), ""),
-        "cpus": len(os.sched_getaffinity(0)),
-        "kernel": platform.release(),
-        "h2load": version.strip(),
-        "load_average": os.getloadavg(),
-    }
+    return {**where(), "h2load": version.strip(), "load_average": os.getloadavg()}
 
 
 def agree(pair: dict[str, Any]) -> bool:
