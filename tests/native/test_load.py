@@ -294,9 +294,9 @@ def test_tls_is_spoken_with_and_without_a_certificate_of_our_own() -> None:
                 tls = tls._replace(certificate=pem["client.pem"], key=pem["client.key"])
             result = run(("127.0.0.1", port), [b"abc"], in_flight=4, requests=200, tls=tls, **how)
             assert (result.done, result.failed) == (200, {})
-            with pytest.raises(LoadError, match="TLS: .*verify"):
+            with pytest.raises(LoadError, match=r"TLS: .*verify"):
                 run(("127.0.0.1", port), [b""], in_flight=1, requests=1, tls=Tls("localhost"), **how)
-    with pytest.raises(LoadError, match="certificate|PEM"):
+    with pytest.raises(LoadError, match=r"certificate|PEM"):
         run(("127.0.0.1", port), [b""], in_flight=1, requests=1, tls=Tls("localhost", ca=b"no"), **how)
 
 
