@@ -19,7 +19,9 @@ from fastserve.bench.wire import PREDICT_PATH, grpc_body, rest_body, rest_path
 Generator = Callable[..., Any]
 
 _BUSY_LOOK_S = 0.2
-_SAMPLE_S = 0.5
+# Reading /proc costs milliseconds: a few times in a window are enough.
+_SAMPLES = 8
+_LEAST_SAMPLE_S = 0.1
 _INTERVALS = 50
 # HTTP/1.1 has one request at a time on each connection: fewer would make the requests wait, not the server.
 _HTTP_CONNECTIONS = 64
@@ -87,7 +89,7 @@ class Meter:
         started = time.monotonic() - self._began
         if order.log is not None and order.warmup_s:
             self._run(order, {**_REPLAY_WARMUP, "duration_s": order.warmup_s}, None)
-        watch = _Watch(order.target.pid, self._tick)
+        watch = _Watch(order.target.pid, self._tick, max(_LEAST_SAMPLE_S, order.window_s / _SAMPLES))
         got = self._run(order, self._load(order), watch.look)
         rows = self._bodies.rows
         mean_rows = sum(done * rows[i] for i, done in enumerate(got.per_body_done)) / max(got.done, 1)
@@ -178,8 +180,9 @@ class _Sample:
 class _Watch:
     """CPU time while the generator measures, from samples in its progress calls."""
 
-    def __init__(self, pid: int | None, tick: Callable[[float], None] | None) -> None:
+    def __init__(self, pid: int | None, tick: Callable[[float], None] | None, every_s: float) -> None:
         self._pid = pid
+        self._every_s = every_s
         self._tick = tick
         self._began = time.monotonic()
         self._samples: list[_Sample] = []
@@ -190,7 +193,7 @@ class _Watch:
             self._tick(now - self._began)
         if self._pid is None or not progress["measuring"]:
             return
-        if not self._samples or now - self._samples[-1].now_s >= _SAMPLE_S:
+        if not self._samples or now - self._samples[-1].now_s >= self._every_s:
             used = usage(self._pid)
             if used is not None:
                 self._samples.append(_Sample(now, used.cpu_s, time.process_time(), *machine_s()))
