@@ -163,6 +163,9 @@ def inspect(directory: str, xla: bool, tags: tuple[str, ...]) -> None:
     show_default=True,
     help="HOST:PORT or unix:PATH. May be repeated.",
 )
+@click.option(
+    "--method", type=click.Choice(["predict", "classify", "regress"]), default="predict", show_default=True
+)
 @click.option("--signature", metavar="NAME", help="Default: serving_default.")
 @click.option("--version", "version_number", type=click.IntRange(0), help="Default: the newest.")
 @click.option("--label", metavar="NAME", help="A version label, instead of --version.")
@@ -184,7 +187,8 @@ def predict(model: str, **options: Any) -> None:
 
     JSON inputs are as in TensorFlow Serving's REST API: {"inputs": {"x": [[1, 2], [3, 4]]}} or
     {"instances": [{"x": [1, 2]}, {"x": [3, 4]}]}; their dtypes are the signature's where the server
-    tells them, unless --dtype says otherwise; where it does not, float32 and int64.
+    tells them, unless --dtype says otherwise; where it does not, float32 and int64. Classify and
+    Regress take {"examples": [{"age": 31, "city": "Oslo"}]}, or columns.
 
     \b
     Examples:

@@ -1,8 +1,8 @@
 """`fastserve predict`: one call from the shell, JSON or .npz in, JSON or .npz out.
 
-JSON is TensorFlow Serving's REST form: {"inputs": {name: values}} by columns, or {"instances": [...]} by
-rows; {"b64": "..."} is a string of bytes. Dtypes come from --dtype, else from the server's metadata, else
-from the JSON: numbers with a point are float32, others int64.
+JSON is TensorFlow Serving's REST form: {"inputs": {name: values}} by columns, {"instances": [...]} by rows,
+and {"examples": [...]} for Classify and Regress; {"b64": "..."} is a string of bytes. Dtypes come from
+--dtype, else from the server's metadata, else from the JSON: numbers with a point are float32, others int64.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from fastserve.client import Client, Prediction, RpcError, Tls, Unavailable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 DEFAULT_SIGNATURE = "serving_default"
+PREDICT = "predict"
 
 
 class InputError(FastServeError):
@@ -50,6 +52,7 @@ class Ask:
     tls: Tls | None = None
     metadata: tuple[tuple[str, str], ...] = ()
     compression: str | None = None
+    method: str = PREDICT
 
 
 def run(ask: Ask) -> str:
@@ -64,31 +67,55 @@ def run(ask: Ask) -> str:
         )
     except (TypeError, ValueError) as error:
         raise InputError(str(error)) from None
-    dtypes = parse_dtypes(ask.dtypes)
     with client:
         content = read_inputs(ask.source)
-        signature = ask.signature or content.signature
-        inputs = content.arrays
-        if inputs is None:
-            known = _signature_inputs(client, ask, signature)
-            inputs = to_arrays(content.columns, dtypes, known)
-        else:
-            inputs = {name: _cast(name, value, dtypes.get(name)) for name, value in inputs.items()}
         try:
-            answer = client.predict(
-                ask.model,
-                inputs,
-                version=ask.version,
-                label=ask.label,
-                signature=signature,
-                outputs=ask.outputs or None,
-            )
+            if ask.method != PREDICT:
+                return _score(client, ask, content)
+            answer = _predict(client, ask, content)
         except (TypeError, ValueError) as error:
             raise InputError(str(error)) from None
     if ask.output is not None:
         _write_npz(ask.output, answer)
         return ""
     return to_json(answer)
+
+
+def _predict(client: Client, ask: Ask, content: Content) -> Prediction:
+    if content.examples is not None:
+        raise InputError(f"{ask.source} has examples: say --method classify or regress")
+    dtypes = parse_dtypes(ask.dtypes)
+    signature = ask.signature or content.signature
+    if content.arrays is None:
+        inputs = to_arrays(content.columns, dtypes, _signature_inputs(client, ask, signature))
+    else:
+        inputs = {name: _cast(name, array, dtypes.get(name)) for name, array in content.arrays.items()}
+    return client.predict(
+        ask.model,
+        inputs,
+        version=ask.version,
+        label=ask.label,
+        signature=signature,
+        outputs=ask.outputs or None,
+    )
+
+
+def _score(client: Client, ask: Ask, content: Content) -> str:
+    """Classify or Regress; examples may be given by columns, too."""
+    if ask.output is not None or ask.outputs or ask.dtypes:
+        raise InputError("--output, --only and --dtype are for --method predict")
+    examples: Any = content.examples
+    if examples is None:
+        examples = content.arrays or {name: _decoded(value) for name, value in content.columns.items()}
+    context = content.context
+    spec: dict[str, Any] = {
+        "version": ask.version,
+        "label": ask.label,
+        "signature": ask.signature or content.signature,
+    }
+    if ask.method == "classify":
+        return json.dumps({"results": client.classify(ask.model, examples, context=context, **spec)})
+    return json.dumps({"results": client.regress(ask.model, examples, context=context, **spec).tolist()})
 
 
 # ---- reading -----------------------------------------------------------------------------------------------
@@ -100,7 +127,9 @@ class Content:
 
     arrays: dict[str, Array] | None
     columns: dict[str, Any]
-    signature: str | None
+    signature: str | None = None
+    examples: list[dict[str, Any]] | None = None
+    context: dict[str, Any] | None = None
 
 
 def read_inputs(source: str) -> Content:
@@ -110,16 +139,25 @@ def read_inputs(source: str) -> Content:
     except OSError as error:
         raise InputError(f"{source}: {error.strerror}") from None
     if data.startswith(b"PK\x03\x04"):
-        return Content(_read_npz(source), {}, None)
+        return Content(_read_npz(source), {})
     try:
         parsed = json.loads(data)
     except ValueError as error:
         raise InputError(f"{source} is neither .npz nor JSON: {error}") from None
-    if not isinstance(parsed, dict) or ("inputs" in parsed) == ("instances" in parsed):
-        raise InputError(f'{source}: expected {{"inputs": {{NAME: VALUES}}}} or {{"instances": [...]}}')
+    kinds = [key for key in ("inputs", "instances", "examples") if isinstance(parsed, dict) and key in parsed]
+    if len(kinds) != 1:
+        raise InputError(
+            f'{source}: expected {{"inputs": {{NAME: VALUES}}}}, {{"instances": [...]}} '
+            f'or {{"examples": [...]}}'
+        )
     signature = parsed.get("signature_name")
     if signature is not None and not isinstance(signature, str):
         raise InputError(f"{source}: signature_name is text, not {json.dumps(signature)}")
+    if "examples" in parsed:
+        examples, context = _decoded(parsed["examples"]), _decoded(parsed.get("context"))
+        if not isinstance(examples, list) or not isinstance(context, (dict, NoneType)):
+            raise InputError(f"{source}: examples is a list of {{FEATURE: VALUE}}, context one of them")
+        return Content(None, {}, signature, examples, context)
     if "instances" in parsed:
         return Content(None, _columns_of(source, parsed["instances"]), signature)
     inputs = parsed["inputs"]
@@ -232,7 +270,9 @@ def _has_float(value: Any) -> bool:
 def _decoded(value: Any) -> Any:
     if isinstance(value, list):
         return [_decoded(item) for item in value]
-    return base64.b64decode(value["b64"]) if _is_bytes(value) else value
+    if _is_bytes(value):
+        return base64.b64decode(value["b64"])
+    return {key: _decoded(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _cast(name: str, array: Array, dtype: str | None) -> Array:
@@ -340,4 +380,5 @@ def ask_of(model: str, options: Mapping[str, Any]) -> Ask:
         tls=tls,
         metadata=tuple(headers),
         compression=options["compression"],
+        method=options["method"],
     )

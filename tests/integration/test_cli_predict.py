@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from click.testing import CliRunner, Result
 from stock_server import StockServer
-from tensorflow_serving.apis import get_model_metadata_pb2
+from tensorflow_serving.apis import classification_pb2, get_model_metadata_pb2, regression_pb2
 
 from fastserve.cli import main
 from fastserve.cli_predict import InputError, parse_dtypes, read_inputs, to_arrays
@@ -122,6 +122,42 @@ def test_options_reach_the_server(silent: StockServer) -> None:
     assert silent.requests[-1].model_spec.version_label == "stable"
     answer = printed(silent, "metadata", "--input", "-", "--header", "team=ads", stdin={"inputs": {}})
     assert answer["outputs"]["team"] == "ads"
+
+
+def test_examples_are_classified(tmp_path: Path) -> None:
+    def classify(data: bytes, _: Any) -> bytes:
+        request = classification_pb2.ClassificationRequest.FromString(data)
+        answer = classification_pb2.ClassificationResponse()
+        for example in request.input.example_list.examples:
+            row = answer.result.classifications.add()
+            row.classes.add(label=example.features.feature["city"].bytes_list.value[0].decode(), score=0.5)
+        return bytes(answer.SerializeToString())
+
+    def regress(data: bytes, _: Any) -> bytes:
+        request = regression_pb2.RegressionRequest.FromString(data)
+        answer = regression_pb2.RegressionResponse()
+        for example in request.input.example_list_with_context.examples:
+            answer.result.regressions.add(value=example.features.feature["age"].int64_list.value[0])
+        return bytes(answer.SerializeToString())
+
+    methods = {"Classify": classify, "Regress": regress}
+    service = "/tensorflow.serving.PredictionService/"
+    with StockServer(methods={service + name: method for name, method in methods.items()}) as server:
+        stdin: dict[str, Any] = {"examples": [{"city": "Oslo"}, {"city": {"b64": "Um9tZQ=="}}]}
+        answer = printed(server, "m", "--method", "classify", "--input", "-", stdin=stdin)
+        assert answer == {"results": [[["Oslo", 0.5]], [["Rome", 0.5]]]}
+        columns = {"inputs": {"city": ["Oslo", "Rome"]}}
+        assert printed(server, "m", "--method", "classify", "--input", "-", stdin=columns) == answer
+        stdin = {"examples": [{"age": 3}, {"age": 4}], "context": {"country": "no"}}
+        assert printed(server, "m", "--method", "regress", "--input", "-", stdin=stdin) == {"results": [3, 4]}
+        for args, given, says in (
+            (["--method", "predict"], stdin, "--method classify or regress"),
+            (["--method", "regress", "--only", "y"], stdin, "for --method predict"),
+            (["--method", "regress"], {"examples": 3}, "examples is a list"),
+            (["--method", "classify"], {"inputs": {"a": [1], "b": [1, 2]}}, "b"),
+        ):
+            result = run(server, "m", *args, "--input", "-", stdin=given)
+            assert (result.exit_code, says in result.output) == (2, True), result.output
 
 
 def test_tls(tmp_path: Path) -> None:

@@ -483,6 +483,39 @@ def test_a_name_and_both_kinds_of_sockets(caller: Caller, tmp_path: Path, server
         assert local.calls["echo"] > 0
 
 
+@pytest.mark.parametrize("kind", ["threads", "asyncio"])  # uvloop has a resolver of its own
+def test_a_name_that_moves_is_resolved_again(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastserve.client.base.RESOLVE_AGAIN_S", 0.05)
+    hosts, asked = ["127.0.0.1"], []
+
+    def getaddrinfo(host: str, port: int, *args: Any, **kwargs: Any) -> Any:
+        asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (name, port)) for name in hosts]
+
+    with StockServer(address="127.0.0.2:0") as moved:
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        caller = Caller(kind)
+        client = caller.open(f"ranker.test:{moved.port}", retry=None)
+        with pytest.raises(ConnectError, match=f"127.0.0.1:{moved.port}"):
+            client.predict("echo", {"x": X})
+        hosts[:] = ["127.0.0.2"]
+        end = time.monotonic() + 10
+        while True:
+            try:
+                assert client.predict("echo", {"x": X})["x"].shape == (4, 3)
+                break
+            except ConnectError:
+                assert time.monotonic() < end
+                time.sleep(0.02)
+        assert set(asked) == {"ranker.test"}
+        assert [row["address"] for row in client.stats()["endpoints"]] == [f"127.0.0.2:{moved.port}"]
+        count = len(asked)
+        for _ in range(20):
+            client.predict("echo", {"x": X})
+        assert len(asked) == count
+        caller.close()
+
+
 # ---- headers and compression -------------------------------------------------------------------------------
 
 
