@@ -14,14 +14,13 @@ from drive import Body, drive
 from report import Row, spread
 from servers import Daemon, serving
 
-PARTS = (0.8, 0.5)  # of the saturated ranker's rate
-
 
 def slow_neighbour(bench: Bench) -> list[Row]:
     """A model that takes 50 ms a batch, kept saturated, beside the ranker with an executor of its own.
 
-    First the ranker is saturated in closed loop, alone and beside it. Then parts of the rate that it had
-    beside it are offered in open loop, both ways: where there is room, its own queue hides nothing.
+    The ranker is first saturated in closed loop, alone and beside it. The rate that it had beside it is then
+    offered to it alone, in open loop, and half of it both ways: where there is room, its own queue does not
+    hide the neighbour.
     """
     ranker = bench.bodies("ranker")[:CONNECTIONS]
     slow = bench.bodies("slow")[:1]
@@ -32,8 +31,7 @@ def slow_neighbour(bench: Bench) -> list[Row]:
     ranker_options = {"reserved_executors": 1, "batching": {"max_enqueued_batches": 1000}}
     models = [bench.served("ranker", ranker_options), bench.served("slow")]
     slow_ms = bare.loop(bench.model("slow"), 1, 1.0, bench.session_config).run_us_median / 1000.0
-    loads = ("saturated", *map(str, PARTS))
-    keys = [f"{load} {how}" for load in loads for how in ("alone", "beside")]
+    keys = ("saturated alone", "saturated beside", "that rate alone", "half alone", "half beside")
     p99: dict[str, list[float]] = {key: [] for key in keys}
     rates: dict[str, list[float]] = {key: [] for key in keys}
     slow_batches: list[float] = []
@@ -61,17 +59,18 @@ def slow_neighbour(bench: Bench) -> list[Row]:
         for _ in range(rounds):
             ranker_run("saturated alone", None, beside=False)
             rate = ranker_run("saturated beside", None, beside=True)
-            for part in PARTS:
-                ranker_run(f"{part} alone", rate * part, beside=False)
-                ranker_run(f"{part} beside", rate * part, beside=True)
+            ranker_run("that rate alone", rate, beside=False)
+            ranker_run("half alone", rate / 2, beside=False)
+            ranker_run("half beside", rate / 2, beside=True)
 
     samples = {"p99_us": p99, "requests_per_s": rates, "slow_ms": slow_ms, "slow_batches_per_s": slow_batches}
     parameters = {"spin_us": 0, "io_threads": 0, "connections": CONNECTIONS, "streams": STREAMS}
     rows = []
-    for load in loads:
-        bar = load == "saturated"
-        title = "both saturated" if bar else f"ranker offered {load} of that"
-        alone, beside = f"{load} alone", f"{load} beside"
+    for title, beside, alone, bar in (
+        ("both saturated; that rate alone", "saturated beside", "that rate alone", True),
+        ("both saturated; saturated alone", "saturated beside", "saturated alone", False),
+        ("half of that rate", "half beside", "half alone", False),
+    ):
         ratio = turn_ratio(p99[beside], p99[alone])
         rows.append(
             Row(
