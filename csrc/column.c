@@ -36,11 +36,14 @@ int64_t fs_ucs4_bytes(const uint8_t *at, int64_t n)
     return bytes;
 }
 
-uint8_t *fs_ucs4_write(const uint8_t *at, int64_t n, uint8_t *dst)
+uint8_t *fs_ucs4_write(const uint8_t *at, int64_t n, uint8_t *dst, const uint8_t *end)
 {
     n = trimmed(at, n);
     for (int64_t i = 0; i < n; i++) {
         uint32_t point = load32(at + 4 * i);
+        ptrdiff_t more = point < 0x80 ? 1 : point < 0x800 ? 2 : point < 0x10000 ? 3 : 4;
+        if (end - dst < more)
+            break;
         if (point < 0x80) {
             *dst++ = (uint8_t)point;
         } else if (point < 0x800) {

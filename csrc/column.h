@@ -105,8 +105,9 @@ static inline double fs_column_real(enum fs_column_kind kind, const uint8_t *at)
  * surrogate or beyond U+10FFFF. */
 int64_t fs_ucs4_bytes(const uint8_t *at, int64_t n);
 
-/* Writes that UTF-8; returns its end. */
-uint8_t *fs_ucs4_write(const uint8_t *at, int64_t n, uint8_t *dst);
+/* Writes that UTF-8, up to `end`, where it stops if the text has grown since it was measured; returns its
+ * end. 4 * n bytes are always enough. */
+uint8_t *fs_ucs4_write(const uint8_t *at, int64_t n, uint8_t *dst, const uint8_t *end);
 
 /* Whether every item of a UCS4 column has UTF-8. *row is the first that has not. True for other kinds. */
 bool fs_column_valid(const fs_column *column, int64_t *row);
@@ -131,7 +132,7 @@ static inline fs_slice fs_column_text(const fs_column *column, const uint8_t *at
             len--;
         return (fs_slice){at, len};
     }
-    uint8_t *end = fs_ucs4_write(at, column->item_bytes / 4, scratch);
+    uint8_t *end = fs_ucs4_write(at, column->item_bytes / 4, scratch, scratch + column->item_bytes);
     return (fs_slice){scratch, (size_t)(end - scratch)};
 }
 

@@ -2,7 +2,7 @@
  *
  * Called by the client's bindings, on any thread, without the GIL. Knows Example's wire format and columns.
  * An example's features are written in the order given; each has one list of values, packed where they are
- * numbers. */
+ * numbers. The memory behind the columns is the user's: if it changes between the passes, writing fails. */
 #ifndef FS_EXAMPLE_H
 #define FS_EXAMPLE_H
 
@@ -27,11 +27,12 @@ int fs_examples_measure(const fs_feature *features, uint32_t n_features, int64_t
 /* Bytes of an Example whose Features have `size`. */
 size_t fs_example_size(uint32_t size);
 
-/* Writes example `row`, whose Features have `size` as measured; returns its end. */
+/* Writes example `row`, whose Features have `size` as measured; returns its end, or NULL where the columns
+ * have changed. */
 uint8_t *fs_example_write(const fs_feature *features, uint32_t n_features, int64_t row, uint32_t size,
                           uint8_t *dst);
 
-/* Writes examples [first, end) as a repeated field of number 1; returns its end. */
+/* Writes examples [first, end) as a repeated field of number 1; the same. */
 uint8_t *fs_examples_write(const fs_feature *features, uint32_t n_features, int64_t first, int64_t end,
                            const uint32_t *sizes, uint8_t *dst);
 

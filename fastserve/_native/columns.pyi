@@ -10,6 +10,7 @@ class Column:
     name: str
     ndim: int
     width: int
+    int_bytes: int
     is_text: bool
     is_real: bool
     def exceeds_int64(self) -> bool: ...

@@ -1,8 +1,8 @@
 """Columns of features for native code: numpy arrays where they lie, lists of strings as slices.
 
 A Column pins what it was made from until it is gone, so it may be read without the GIL. Who writes to an
-array meanwhile gets some of the old and some of the new values, no more. numpy is imported by the first column
-that has to be converted.
+array meanwhile gets some of the old and some of the new values, no more. numpy is imported by the first
+column that has to be converted.
 """
 
 cimport cython
@@ -117,6 +117,14 @@ cdef class Column:
     def width(self):
         """Values of a row."""
         return self.c.width
+
+    @property
+    def int_bytes(self):
+        """How many bytes a signed integer needs for any of its values; those of 2^63 and more left aside."""
+        cdef int size = self.c.item_bytes
+        if self.c.kind in (FS_COLUMN_U8, FS_COLUMN_U16, FS_COLUMN_U32):
+            size *= 2
+        return size
 
     @property
     def is_text(self):

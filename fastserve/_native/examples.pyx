@@ -47,6 +47,8 @@ cdef extern from "wire.h" nogil:
 
 TOO_LONG = "the examples pass 2 GiB, the limit of a message; send them in several requests"
 
+CHANGED = "an array was written to while the examples were made of it; give a copy"
+
 
 class MalformedError(ValueError):
     """The bytes are not the reply that they should be."""
@@ -138,8 +140,8 @@ cdef class Features:
         return 0
 
     def encode_input(self, bytes context=None):
-        """A tensorflow.serving.Input: an ExampleList, or an ExampleListWithContext where `context`, an Example,
-        is given."""
+        """A tensorflow.serving.Input: an ExampleList, or where `context`, an Example, is given, an
+        ExampleListWithContext."""
         cdef size_t context_size = 0, inner
         cdef uint32_t number = 1
         cdef uint8_t *at
@@ -155,6 +157,8 @@ cdef class Features:
         with nogil:
             at = fs_wire_put_head(at, number, inner)
             at = fs_examples_write(self.items, self.n, 0, self.rows, self.sizes, at)
+        if at is NULL:
+            raise ColumnError(CHANGED)
         if context is not None:
             at = fs_wire_put_head(at, 2, PyBytes_GET_SIZE(context))
             memcpy(at, PyBytes_AS_STRING(context), PyBytes_GET_SIZE(context))
@@ -164,10 +168,13 @@ cdef class Features:
         """A list of bytes, each a tf.Example."""
         cdef int64_t row
         cdef bytes out
+        cdef uint8_t *at
         cdef list examples = []
         for row in range(self.rows):
             out = PyBytes_FromStringAndSize(NULL, fs_example_size(self.sizes[row]))
-            fs_example_write(self.items, self.n, row, self.sizes[row], <uint8_t *>PyBytes_AS_STRING(out))
+            at = <uint8_t *>PyBytes_AS_STRING(out)
+            if fs_example_write(self.items, self.n, row, self.sizes[row], at) is NULL:
+                raise ColumnError(CHANGED)
             examples.append(out)
         return examples
 
