@@ -78,9 +78,10 @@ def _grpc_signatures(target: Target, model: str) -> dict[str, tuple[Port, ...]]:
         with _client(target) as client:
             answer = client.metadata(model)
     except AnswerError as error:
-        raise AnswerError(
-            f"{error}; name --saved-model where a server does not tell its signatures"
-        ) from None
+        if "UNIMPLEMENTED" not in str(error):
+            raise
+        text = f"{error}; name --saved-model where a server does not tell its signatures"
+        raise AnswerError(text) from None
     found = {}
     for name, signature in answer.signatures.items():
         ports = []
