@@ -108,6 +108,10 @@ class ChannelFailure(Exception):
         self.details = details
 
 
+class TlsFailure(ChannelFailure):
+    """TLS cannot be set up: no OpenSSL, PEM that cannot be read, a key that does not fit."""
+
+
 class ClosedError(FastServeError, RuntimeError):
     """The client was closed, or the process has forked since it was made."""
 
@@ -379,7 +383,7 @@ cdef class Channel:
         config.verify_peer = verify
         self.tls = fs_tls_context_new(&config, &err)
         if self.tls is NULL:
-            raise ChannelFailure(err.code, error_text(&err))
+            raise TlsFailure(err.code, error_text(&err))
         return 0
 
     # ---- making a call -------------------------------------------------------------------------------------

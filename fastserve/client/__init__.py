@@ -41,6 +41,14 @@ from fastserve.client.sync import Client
 
 if TYPE_CHECKING:
     from fastserve.client.aio import AsyncClient
+    from fastserve.client.examples import Ragged
+    from fastserve.client.messages import (
+        ModelMetadata,
+        SignatureInfo,
+        TensorInfo,
+        VersionState,
+        VersionStatus,
+    )
 
 __all__ = [
     "Aborted",
@@ -58,25 +66,43 @@ __all__ = [
     "Internal",
     "InvalidArgument",
     "Keepalive",
+    "ModelMetadata",
     "NotFound",
     "OutOfRange",
     "PermissionDenied",
     "Prediction",
+    "Ragged",
     "ResourceExhausted",
     "Retry",
     "RpcError",
+    "SignatureInfo",
+    "TensorInfo",
     "Tls",
     "TlsError",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
     "Unknown",
+    "VersionState",
+    "VersionStatus",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "AsyncClient":
-        from fastserve.client.aio import AsyncClient
+# What is imported when it is asked for.
+_LATER = {
+    "AsyncClient": "aio",
+    "Ragged": "examples",
+    "ModelMetadata": "messages",
+    "SignatureInfo": "messages",
+    "TensorInfo": "messages",
+    "VersionState": "messages",
+    "VersionStatus": "messages",
+}
 
-        return AsyncClient
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)

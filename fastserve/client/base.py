@@ -6,9 +6,16 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from fastserve._native.client import Channel, ChannelFailure, check_metadata
+from fastserve._native.client import Channel, ChannelFailure, TlsFailure, check_metadata
 from fastserve.client.addresses import Directory, Endpoint, Target, parse_targets
-from fastserve.client.errors import DeadlineExceeded, RpcError, TlsError, Unavailable, rpc_error
+from fastserve.client.errors import (
+    STATUS_NAMES,
+    DeadlineExceeded,
+    RpcError,
+    TlsError,
+    Unavailable,
+    rpc_error,
+)
 from fastserve.client.options import Eject, Keepalive, Options, Retry
 
 DEFAULT_RETRY = Retry()
@@ -45,9 +52,10 @@ class Plan:
         settings = self.options.settings(server_name, authority, self.metadata)
         try:
             return Channel(self.directory.endpoints(found), settings, rpc_error)
+        except TlsFailure as failure:
+            raise TlsError(STATUS_NAMES[failure.code], failure.details) from None
         except ChannelFailure as failure:
-            kind = TlsError if tls is not None and "descriptors" not in failure.details else RpcError
-            raise kind(rpc_error(failure.code, "").code, failure.details) from None
+            raise rpc_error(failure.code, failure.details) from None
 
     def should_resolve(self, error: RpcError) -> bool:
         """Whether a call that failed so is a reason to resolve the names again. Once true it is false for a
