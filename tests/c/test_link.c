@@ -859,16 +859,16 @@ static void test_dialling_from_inside(void)
 
 /* ---- tests: memory ------------------------------------------------------------------------------- */
 
-/* Every allocation of a link's life fails in turn, the server's among them. */
-static void test_out_of_memory(void)
+/* Every allocation of a link's life fails in turn, the server's among them; OpenSSL's own do not. */
+static void test_out_of_memory(bool tls)
 {
     bool swept = false;
     for (long n = 1; !swept && n < 400; n++) {
-        world *w = plain_world();
+        world *w = world_new(TCP, tls ? tls_client() : NULL, tls ? tls_server() : NULL, "localhost");
         w->config.connect_timeout_us = INT64_C(1000000000000);
         call *c = call_new("/t/Echo", 3000000);
         CHECK_OK(dial(w));
-        w->server = server_accept(&w->at, NULL, w->slab, w->now_us);
+        w->server = server_accept(&w->at, w->server_tls, w->slab, w->now_us);
         failmalloc_after(n);
         bool started = false;
         int64_t until = fs_now_us() + PATIENCE_US;
@@ -918,6 +918,7 @@ int main(void)
     test_a_flush_reads_when_reading_waited_to_write();
     test_close_tells_the_calls();
     test_dialling_from_inside();
-    test_out_of_memory();
+    test_out_of_memory(false);
+    test_out_of_memory(true);
     return check_done();
 }
