@@ -16,7 +16,9 @@ from fastserve.bench.units import bytes_text, number_tick, rate_text, ratio_text
 
 _NINES = ((0.0, "0 %"), (0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %"), (0.9999, "99.99 %"))
 _TOP = 0.9999
-_DASHES = ("", "7 3", "2 3", "9 3 2 3", "1 4", "12 4")  # of targets, where lines have no markers
+# Of targets, where lines have no markers.
+_DASHES = ("", "7 3", "2 3", "9 3 2 3", "1 5", "14 4")
+_DASH_NAMES = ("solid", "dashed", "dotted", "dash and dot", "sparse dots", "long dashes")
 _FAR_APART = 12  # rates of which no linear axis shows both
 
 _STYLE = """
@@ -221,11 +223,12 @@ def _cdf(run: Run, point: Point, by_target: dict[str, list[Window]]) -> str:
         points = [(value, min(share, _TOP)) for value, share in points]
         color = _color(run, target)
         series.append(Series(target, points, color, _DASHES[color % len(_DASHES)]))
+    lines = ", ".join(f"{one.name} {_DASH_NAMES[one.color % len(_DASHES)]}" for one in series)
     x = log_axis("Latency", [x for one in series for x, _ in one.points], time_tick)
     y = Axis("Requests within", 0.0, _TOP, _NINES, lambda share: -math.log10(1 - min(share, _TOP)))
     return _figure(
         chart(f"{run.title}, {point.label}: latencies", x, y, series),
-        "Share of the requests answered within a time, all rounds together.",
+        f"Share of the requests answered within a time, all rounds together: {lines}.",
     )
 
 
