@@ -233,7 +233,7 @@ cdef inline fs_slice bytes_slice(bytes data):
 
 # What a finished call of a loop waits in until the loop takes it. `next` is written under the channel's lock,
 # by the loop's thread, which alone drives. A call that is in the air has a reference of its own, unseen by the
-# garbage collector: the channel points to it.
+# garbage collector: the channel points to it. It knows no future, which would keep the loop alive with it.
 cdef struct Flight:
     fs_channel_call call  # first
     Flight *next
@@ -260,7 +260,6 @@ cdef class Call:
     cdef object message
     cdef bytes path
     cdef tuple metadata
-    cdef object future
 
     def __dealloc__(self):
         fs_slab_free(self.packed)
@@ -298,7 +297,7 @@ cdef class Channel:
     cdef object loop
     cdef object timer
     cdef int64_t timer_us
-    cdef set open
+    cdef dict open  # calls in the air and their futures
     cdef Flight *landed
 
     def __init__(self, list endpoints, dict settings, failure):
@@ -316,7 +315,7 @@ cdef class Channel:
         self.max_reply_bytes = settings["max_reply_bytes"]
         self.decode_limit = settings["max_decoded_bytes"]
         self.names = [address[0] for address in endpoints]
-        self.open = set()
+        self.open = {}
         self.left = threading.Event()
 
         config.n_endpoints = len(endpoints)
@@ -643,11 +642,11 @@ cdef class Channel:
         cdef fs_channel_call *c = &call.flight.call
         cdef int64_t due_us
         self.check()  # the client may have been closed since the call was made
-        call.future = future = self.loop.create_future()
+        future = self.loop.create_future()
         call.flight.landed = &self.landed
         call.flight.owner = <PyObject *>call
         c.on_done = land
-        self.open.add(call)
+        self.open[call] = future
         Py_INCREF(call)
         with nogil:
             fs_channel_start(self.c, c)
@@ -673,14 +672,14 @@ cdef class Channel:
             following = flight.next
             call = <Call>flight.owner
             Py_DECREF(call)  # `call` has one, too
-            self.open.discard(call)
-            if not call.future.done():
+            future = self.open.pop(call, None)
+            if future is not None and not future.done():
                 try:
                     reply = self.reply_of(call)
                 except Exception as error:
-                    call.future.set_exception(error)
+                    future.set_exception(error)
                 else:
-                    call.future.set_result(reply)
+                    future.set_result(reply)
             flight = following
         return 0
 
@@ -694,7 +693,7 @@ cdef class Channel:
             open = fs_channel_cancel(self.c, &call.flight.call)
             due_us = fs_channel_due(self.c)
         if open:
-            self.open.discard(call)
+            del self.open[call]
             Py_DECREF(call)
         self.deliver()
         self.arm(due_us)
@@ -799,6 +798,7 @@ cdef class Channel:
     def close(self):
         """Ends calls under way with CANCELLED, and the connections. Once is enough."""
         cdef Call call
+        cdef bint open
         if self.closed:
             return
         if self.pid != getpid():
@@ -812,13 +812,14 @@ cdef class Channel:
                 self.timer.cancel()
                 self.timer = None
             self.deliver()
-            for call in list(self.open):
+            for call, future in list(self.open.items()):
                 with nogil:
-                    fs_channel_cancel(self.c, &call.flight.call)
-                self.open.discard(call)
-                Py_DECREF(call)
-                if not call.future.done():
-                    call.future.set_exception(self.failure(CODE_CANCELLED, "the client was closed"))
+                    open = fs_channel_cancel(self.c, &call.flight.call)
+                if open:
+                    del self.open[call]
+                    Py_DECREF(call)
+                if not future.done():
+                    future.set_exception(self.failure(CODE_CANCELLED, "the client was closed"))
             self.deliver()  # what one cancellation has ended besides
         while self.inside > 0:
             self.left.wait()

@@ -18,6 +18,7 @@ import uvloop
 from core_driver import Core, servable
 from daemon_process import Daemon
 
+from fastserve._native.client import Channel
 from fastserve.client import (
     AsyncClient,
     Client,
@@ -131,6 +132,43 @@ def test_many_tasks(core: Core, loop: Callable[[], asyncio.AbstractEventLoop]) -
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(work())
+
+
+def test_what_a_loop_leaves_is_collected(core: Core) -> None:
+    """Clients that nobody closed, with calls under way, go with their loops."""
+
+    async def work() -> None:
+        client = AsyncClient(core.address)
+        await client.predict("m", {"x": x_of(1)})
+        loop = asyncio.get_running_loop()
+        tasks = [
+            loop.create_task(client.predict("slow", {"x": np.zeros((1, 1), np.float32)})) for _ in range(3)
+        ]
+        await asyncio.sleep(0.005)
+        for task in tasks:
+            task.cancel()
+
+    async def abandoned() -> None:
+        client = AsyncClient(core.address)
+        await client.predict("m", {"x": x_of(1)})
+        kept = [client.predict_many("slow", {"x": np.zeros((90, 1), np.float32)}, chunk_rows=30)]
+        kept[0].send(None)  # sent, and never awaited any further
+        asyncio.get_running_loop().kept = kept  # type: ignore[attr-defined]
+
+    def once() -> None:
+        for leave in (work, abandoned):
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(leave())
+            loop.close()
+            del loop
+        gc.collect()
+
+    once()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        once()
+    assert len(os.listdir("/proc/self/fd")) <= before
+    assert not [one for one in gc.get_objects() if isinstance(one, Channel)]
 
 
 def test_nothing_is_left_behind(core: Core) -> None:
