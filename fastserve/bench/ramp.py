@@ -6,6 +6,8 @@ is repeated, and the majority counts. Knows no server: it gets a function that t
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -36,6 +38,7 @@ class Search:
     confirmations: int = 2
     least_rate: float = 1.0
     most_tries: int = 40
+    most_s: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -48,14 +51,21 @@ class Answer:
     limit: str
 
 
-def search(attempt: Callable[[float], Try], start: float, how: Search) -> Answer:
+def search(
+    attempt: Callable[[float], Try],
+    start: float,
+    how: Search,
+    clock: Callable[[], float] = time.monotonic,
+) -> Answer:
     """The highest rate that keeps the objective, as far as `attempt`, which measures one window, shows."""
-    return _Ramp(attempt, how).run(start)
+    return _Ramp(attempt, how, clock).run(start)
 
 
 class _Ramp:
-    def __init__(self, attempt: Callable[[float], Try], how: Search) -> None:
+    def __init__(self, attempt: Callable[[float], Try], how: Search, clock: Callable[[], float]) -> None:
         self._attempt = attempt
+        self._clock = clock
+        self._began = clock()
         self._how = how
         self._steps: list[Step] = []
         self._late = self._disturbed = False
@@ -76,11 +86,11 @@ class _Ramp:
         if self._late:
             return "the load generator could not send faster"
         if self._out_of_tries():
-            return f"{self._how.most_tries} windows were not enough to be sure"
+            return f"{len(self._steps)} windows were not enough to be sure"
         return "" if refused else "no rate was refused"
 
     def _out_of_tries(self) -> bool:
-        return len(self._steps) >= self._how.most_tries
+        return len(self._steps) >= self._how.most_tries or self._clock() - self._began > self._how.most_s
 
     def _bracket(self, rate: float) -> tuple[float, float]:
         """A rate that is kept (0.0: none is) and a higher one that is not (0.0: none was found)."""

@@ -63,6 +63,9 @@ class Sizes:
     window_s: float = 1.0
     warmup_s: float = 0.3
     timeout_s: float = 5.0
+    # At most, for a search that starts from nothing, and for one of the rerun.
+    search_s: float = 120.0
+    rerun_s: float = 30.0
 
 
 @dataclass
@@ -134,12 +137,15 @@ class Bench:
             return judged(self._window(target, child, rate, window_s, timeout_s), quantile, bound_ms)
 
         if bar:
-            how = Search(quantile, 1.04, confirmations=1, least_rate=bar, most_tries=20)
+            how = Search(
+                quantile, 1.04, confirmations=1, least_rate=bar, most_tries=20, most_s=self.sizes.search_s
+            )
             return search(attempt, bar, how).rate
         # The rerun knows about where to look.
-        tries = 14 if start else 24
+        tries, seconds = (14, self.sizes.rerun_s) if start else (24, self.sizes.search_s)
         start = start or 0.5 * self._first_look(target, child)
-        return search(attempt, start, Search(quantile, 1.04, confirmations=1, most_tries=tries)).rate
+        how = Search(quantile, 1.04, confirmations=1, most_tries=tries, most_s=seconds)
+        return search(attempt, start, how).rate
 
     def _latency(self, target: Target, child: Child, bar: float) -> float:
         """1 / p99 in seconds at the goal's rate: the median of three windows, or of fewer when those tell."""

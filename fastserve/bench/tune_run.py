@@ -17,9 +17,9 @@ from fastserve.bench.measure import Bodies, Generator, encode
 from fastserve.bench.requests import Request, make_requests
 from fastserve.bench.start import version_directory
 from fastserve.bench.target import TargetError
-from fastserve.bench.tune import Outcome, Watcher, tune
+from fastserve.bench.tune import HELD_OUT_SHARE, LEAST_ROUNDS, Outcome, Watcher, tune
 from fastserve.bench.tune_config import tuned
-from fastserve.bench.tune_daemon import Bench, Goal
+from fastserve.bench.tune_daemon import Bench, Goal, Sizes
 from fastserve.bench.tune_search import Score
 from fastserve.bench.tune_space import knobs, name, present
 from fastserve.bench.units import ratio_text
@@ -30,6 +30,8 @@ from fastserve.config_read import read_config
 from fastserve.savedmodel import SavedModelError, read
 
 _HELD_OUT_SEED = 7919
+# Of the budget, that one candidate may take.
+_SEARCH_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,10 @@ def run(task: Task, generate: Generator, watcher: Watcher) -> tuple[Outcome, Con
                 generate=generate,
                 requests=requests,
                 bodies=bodies,
+                sizes=Sizes(
+                    search_s=task.budget_s * _SEARCH_SHARE,
+                    rerun_s=task.budget_s * HELD_OUT_SHARE / (2 * LEAST_ROUNDS),
+                ),
                 seed=seed,
             )
             for seed, (requests, bodies) in ((1, searching), (2, proving))

@@ -94,6 +94,9 @@ def test_the_search_gives_up_in_the_end() -> None:
     """A server that is never refused: doubling ends with the tries."""
     answer = search(lambda rate: Try(1.0, 1.0), 1.0, Search(0.99, most_tries=6))
     assert len(answer.steps) == 6 and answer.limit == "6 windows were not enough to be sure"
+    now = iter(range(1000))
+    answer = search(lambda rate: Try(1.0, 1.0), 1.0, Search(0.99, most_s=4.0), clock=lambda: float(next(now)))
+    assert 0 < len(answer.steps) <= 5 and answer.limit.endswith("windows were not enough to be sure")
 
 
 def test_a_window_is_judged_by_all_that_was_sent() -> None:
