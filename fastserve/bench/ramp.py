@@ -31,10 +31,12 @@ class Try:
 @dataclass(frozen=True)
 class Search:
     """quantile: 0 to 1, of the objective. resolution: the search ends when the lowest refused rate is within
-    this factor of the highest kept one. confirmations: windows that the answer must pass besides."""
+    this factor of the highest kept one. confirmations: windows that the answer must pass besides. growth: of
+    the first steps, up or down, until there is a rate that is kept beside one that is not."""
 
     quantile: float
     resolution: float = 1.04
+    growth: float = 2.0
     confirmations: int = 2
     least_rate: float = 1.0
     most_tries: int = 40
@@ -100,12 +102,12 @@ class _Ramp:
                 kept = rate
                 if refused or self._late:
                     break
-                rate *= 2
+                rate *= self._how.growth
             else:
                 refused = rate
                 if kept or rate <= self._how.least_rate:
                     break
-                rate = max(rate / 2, self._how.least_rate)
+                rate = max(rate / self._how.growth, self._how.least_rate)
         return kept, refused
 
     def _bisect(self, kept: float, refused: float) -> tuple[float, float]:

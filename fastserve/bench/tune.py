@@ -18,7 +18,7 @@ from fastserve.bench.tune_search import Best, Score, Tried, coordinate_search
 from fastserve.bench.tune_space import Candidate, Knob, differences
 
 # Of the budget, for the rerun; and what a round of it takes, in windows, at most.
-HELD_OUT_SHARE = 0.3
+HELD_OUT_SHARE = 0.4
 MOST_ROUNDS, LEAST_ROUNDS = 8, 3
 
 
@@ -29,9 +29,16 @@ class Machine(Protocol):
         """Of a daemon with `values` changed; 0.0 as soon as it is below `bar`."""
 
     def held_out(
-        self, before: Mapping[str, Any], after: Mapping[str, Any], start: float, more: Callable[[int], bool]
+        self,
+        before: Mapping[str, Any],
+        after: Mapping[str, Any],
+        starts: tuple[float, float],
+        more: Callable[[int], bool],
     ) -> tuple[list[float], list[float]]:
-        """Scores of both, round by round, in turn, on requests of their own, while more(rounds so far)."""
+        """Scores of both, round by round, in turn, on requests of their own, while more(rounds so far).
+
+        starts: about what the search found for each; only where to begin.
+        """
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,8 @@ def tune(
             watcher.rerun(rounds + 1, used())
         return goes_on
 
-    before, after = machine.held_out({}, changes, best.tried[0].score.value or best.score, more)
+    starts = (best.tried[0].score.value or best.score, best.score)
+    before, after = machine.held_out({}, changes, starts, more)
     if min([*before, *after], default=0.0) <= 0:
         # Without a score in every round there is no ratio: what fails in between is no better, and what never
         # works is beaten by what always does.

@@ -141,10 +141,11 @@ class Bench:
                 quantile, 1.04, confirmations=1, least_rate=bar, most_tries=20, most_s=self.sizes.search_s
             )
             return search(attempt, bar, how).rate
-        # The rerun knows about where to look.
-        tries, seconds = (14, self.sizes.rerun_s) if start else (24, self.sizes.search_s)
-        start = start or 0.5 * self._first_look(target, child)
-        how = Search(quantile, 1.04, confirmations=1, most_tries=tries, most_s=seconds)
+        if start:  # the rerun knows about where to look
+            how = Search(quantile, 1.04, 1.25, confirmations=1, most_tries=20, most_s=self.sizes.rerun_s)
+        else:
+            start = 0.5 * self._first_look(target, child)
+            how = Search(quantile, 1.04, confirmations=1, most_tries=24, most_s=self.sizes.search_s)
         return search(attempt, start, how).rate
 
     def _latency(self, target: Target, child: Child, bar: float) -> float:

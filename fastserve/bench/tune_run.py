@@ -58,7 +58,11 @@ class Daemons:
         return self._searching.score(values, bar)
 
     def held_out(
-        self, before: Mapping[str, Any], after: Mapping[str, Any], start: float, more: Callable[[int], bool]
+        self,
+        before: Mapping[str, Any],
+        after: Mapping[str, Any],
+        starts: tuple[float, float],
+        more: Callable[[int], bool],
     ) -> tuple[list[float], list[float]]:
         bench = self._proving
         scores: tuple[list[float], list[float]] = ([], [])
@@ -66,8 +70,8 @@ class Daemons:
             for target, _ in (one, other):
                 bench.verify(target)
             while more(len(scores[0])):
-                turn = [(one, scores[0]), (other, scores[1])]
-                for (target, child), into in turn if len(scores[0]) % 2 == 0 else turn[::-1]:
+                turn = [(one, starts[0], scores[0]), (other, starts[1], scores[1])]
+                for (target, child), start, into in turn if len(scores[0]) % 2 == 0 else turn[::-1]:
                     into.append(bench.measure(target, child, 0.0, start))
         return scores
 

@@ -78,6 +78,6 @@ def test_the_rerun_takes_turns(bench: Bench) -> None:
         return rounds < 1
 
     changes: Mapping[str, Any] = {"executor.threads": 1}
-    before, after = Daemons(bench, bench).held_out({}, changes, 0.0, more)
+    before, after = Daemons(bench, bench).held_out({}, changes, (1.0, 1.0), more)
     assert turns == [0, 1]
     assert len(before) == len(after) == 1 and min(before + after) > 0.2

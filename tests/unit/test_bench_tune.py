@@ -92,7 +92,11 @@ class Simulated:
         return Score(value if value >= bar else 0.0)
 
     def held_out(
-        self, before: Mapping[str, Any], after: Mapping[str, Any], start: float, more: Callable[[int], bool]
+        self,
+        before: Mapping[str, Any],
+        after: Mapping[str, Any],
+        starts: tuple[float, float],
+        more: Callable[[int], bool],
     ) -> tuple[list[float], list[float]]:
         scores: tuple[list[float], list[float]] = ([], [])
         while more(len(scores[0])):
@@ -160,9 +164,9 @@ def test_a_configuration_that_keeps_nothing_is_beaten_by_one_that_does() -> None
             return got if got.value > 1 else Score(0.0)
 
         def held_out(
-            self, before: Any, after: Any, start: float, more: Any
+            self, before: Any, after: Any, starts: Any, more: Any
         ) -> tuple[list[float], list[float]]:
-            scores = super().held_out(before, after, start, more)
+            scores = super().held_out(before, after, starts, more)
             return [0.0 for _ in scores[0]], scores[1]
 
     outcome = tuned_on(Hopeless({}))
@@ -172,9 +176,9 @@ def test_a_configuration_that_keeps_nothing_is_beaten_by_one_that_does() -> None
 def test_what_fails_in_the_rerun_is_not_written() -> None:
     class Fragile(Simulated):
         def held_out(
-            self, before: Any, after: Any, start: float, more: Any
+            self, before: Any, after: Any, starts: Any, more: Any
         ) -> tuple[list[float], list[float]]:
-            before_scores, after_scores = super().held_out(before, after, start, more)
+            before_scores, after_scores = super().held_out(before, after, starts, more)
             return before_scores, [*after_scores[:-1], 0.0]
 
     outcome = tuned_on(Fragile({XLA: {"full": 1.5}}))
