@@ -41,6 +41,12 @@ def client_rtt(quick: bool) -> list[str]:
     return [*command, "--out", _result("client_rtt.json", quick)]
 
 
+def features(quick: bool) -> list[str]:
+    """Packing features, beside TensorFlow's eager ops, numpy and Python."""
+    command = [sys.executable, str(HERE / "features.py"), *(["--seconds", "10"] if quick else [])]
+    return [*command, "--out", _result("features.json", quick)]
+
+
 def _result(name: str, quick: bool) -> str:
     """Rough figures do not replace the others: git ignores results/dev*."""
     return str(RESULTS / (f"dev_{name}" if quick else name))
@@ -50,5 +56,6 @@ PROGRAMS: dict[str, Callable[[bool], list[str]]] = {
     "generator": generator,
     "client_codec": client_codec,
     "client_rtt": client_rtt,
+    "features": features,
     "curves": curves,
 }
