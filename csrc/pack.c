@@ -13,6 +13,12 @@
 /* About 50 us of work, so that waking a helper pays and a stretch's results stay in the cache. */
 #define PIECE_ITEMS 4096
 
+/* Fewer are done before a helper on a busy machine has begun. */
+#define ALONE_ITEMS (8 * PIECE_ITEMS)
+
+/* Up to so many are compared with each value. */
+#define FEW_BOUNDARIES 48
+
 /* Longest decimal text of an integer. */
 #define DIGITS 20
 
@@ -116,32 +122,53 @@ static void cross(const stretch *s, uint8_t *room)
     }
 }
 
-/* How many boundaries do not lie above the value, which is all of them for NaN. Boundaries are float, and so
- * are integers here, as in TensorFlow's kernel. */
+/* How many boundaries do not lie above the value, which is all of them for NaN. Where the value is cannot be
+ * foreseen, so both ways do without branches: of few boundaries all are compared, many are halved. */
+static int64_t rank_float(const float *boundaries, int64_t n, float value)
+{
+    int32_t count = 0;
+    for (int32_t i = 0; i < (int32_t)n; i++)
+        count += !(value < boundaries[i]);
+    return count;
+}
+
 static int64_t rank(const float *boundaries, int64_t n, double value)
 {
-    int64_t low = 0;
-    while (n > 0) {
+    const float *from = boundaries;
+    while (n > 1) {
         int64_t half = n / 2;
-        bool above = value < (double)boundaries[low + half];
-        low = above ? low : low + half + 1;
-        n = above ? half : n - half - 1;
+        from += half * !(value < (double)from[half - 1]);
+        n -= half;
     }
-    return low;
+    return from - boundaries + (n == 1 && !(value < (double)*from));
+}
+
+static float as_float(enum fs_column_kind kind, const uint8_t *at)
+{
+    if (kind == FS_COLUMN_F32)
+        return (float)fs_column_real(kind, at);
+    int64_t value = fs_column_int(kind, at);
+    return kind == FS_COLUMN_U64 ? (float)(uint64_t)value : (float)value; /* rounded once */
 }
 
 static void bucketize(const stretch *s)
 {
     const fs_pack_step *step = s->step;
     const fs_column *column = step->columns;
-    bool real = fs_column_is_real(column);
+    const float *boundaries = step->boundaries;
+    int64_t n = step->n_boundaries;
     for (int64_t row = s->first; row < s->end; row++)
         for (int64_t i = 0; i < column->width; i++) {
             const uint8_t *at = fs_column_at(column, row, i);
-            double value = real                              ? fs_column_real(column->kind, at)
-                           : column->kind == FS_COLUMN_U64 ? (double)(float)fs_column_real(column->kind, at)
-                                                           : (double)(float)fs_column_int(column->kind, at);
-            put_int(&step->out, row, i, rank(step->boundaries, step->n_boundaries, value));
+            int64_t place;
+            /* Boundaries are float, and integers are taken as such, as in TensorFlow's kernel. */
+            if (column->kind == FS_COLUMN_F64)
+                place = rank(boundaries, n, fs_column_real(column->kind, at));
+            else if (n <= FEW_BOUNDARIES)
+                place = rank_float(boundaries, n, as_float(column->kind, at));
+            else
+                place = rank(boundaries, n, (double)as_float(column->kind, at));
+            put_int(&step->out, row, i, place);
         }
 }
 
@@ -246,12 +273,62 @@ static void gather(const fs_column *column, int64_t first, int64_t item, int64_t
     }
 }
 
-static void refine(const fs_dense *dense, double *values, int64_t n)
+/* Numbers that are computed with at once: what every machine's vectors hold. */
+enum { LANES = 2 };
+typedef double reals __attribute__((vector_size(LANES * sizeof(double))));
+typedef uint64_t words __attribute__((vector_size(LANES * sizeof(uint64_t))));
+
+/* `yes` in lanes where the mask is all ones, `no` where it is 0. */
+static inline words pick(words mask, words yes, words no)
+{
+    return (yes & mask) | (no & ~mask);
+}
+
+/* log1p to twelve digits, which floats do not tell from the exact one, without calls and branches. log(y) is
+ * k log(2) + log(m), y = 2^k m, where m lies around 1 and log(m) is 2 atanh((m - 1) / (m + 1)). Near 0, where
+ * 1 + x loses x's digits, it is the beginning of its own series. */
+static reals log1p_of(reals x)
+{
+    const uint64_t root = UINT64_C(0x3fe6a09e667f3bcd); /* of 1/2, where m begins */
+    const uint64_t one = UINT64_C(0x3ff0000000000000);
+    const words minus_infinity = {UINT64_C(0xfff0000000000000), UINT64_C(0xfff0000000000000)};
+    const words nan = {UINT64_C(0x7ff8000000000000), UINT64_C(0x7ff8000000000000)};
+
+    reals y = 1 + x;
+    words shifted = (words)y + (one - root);
+    reals k = (reals)(shifted >> 52 | UINT64_C(0x4330000000000000)) - (0x1p52 + 1023);
+    reals m = (reals)((shifted & UINT64_C(0x000fffffffffffff)) + root);
+    reals s = (m - 1) / (m + 1), z = s * s;
+    reals tail = z * (1.0 / 7 + z * (1.0 / 9 + z * (1.0 / 11 + z * (1.0 / 13))));
+    reals far = k * 0x1.62e42fefa39efp-1 + 2 * s * (1 + z * (1.0 / 3 + z * (1.0 / 5 + tail)));
+    reals near = x - x * x * (0.5 - x * (1.0 / 3));
+    words log = pick((words)(x < 1e-4) & (words)(x > -1e-4), (words)near, (words)far);
+    log = pick((words)(y == (reals)minus_infinity * -1), (words)y, log);
+    log = pick((words)(y == 0), minus_infinity, log);
+    return (reals)pick((words)(y >= 0), log, nan); /* not of NaN either */
+}
+
+/* `values` has room for whole LANES. */
+static void log1p_all(double *values, int64_t n)
+{
+    for (int64_t r = n; r % LANES != 0; r++)
+        values[r] = 0;
+    for (int64_t r = 0; r < n; r += LANES) {
+        reals x;
+        memcpy(&x, values + r, sizeof x);
+        x = log1p_of(x);
+        memcpy(values + r, &x, sizeof x);
+    }
+}
+
+static void refine(const fs_dense *dense, bool floats, double *values, int64_t n)
 {
     double fill = dense->fill, mean = dense->mean, scale = dense->scale;
     for (int64_t r = 0; r < n; r++)
         values[r] = isnan(values[r]) ? fill : values[r];
-    if (dense->log1p)
+    if (dense->log1p && floats)
+        log1p_all(values, n);
+    else if (dense->log1p)
         for (int64_t r = 0; r < n; r++)
             values[r] = log1p(values[r]);
     for (int64_t r = 0; r < n; r++)
@@ -300,6 +377,7 @@ static const fs_dense plain = {.fill = 0, .mean = 0, .scale = 1, .log1p = false}
 static void dense_block(const fs_pack_step *step, int64_t first, int64_t n)
 {
     double values[BLOCK_ROWS];
+    bool floats = step->out.kind == FS_OUT_F32;
     int64_t item = 0;
     for (uint32_t c = 0; c < step->n_columns; c++) {
         const fs_column *column = &step->columns[c];
@@ -309,7 +387,7 @@ static void dense_block(const fs_pack_step *step, int64_t first, int64_t n)
         }
         for (int64_t i = 0; i < column->width; i++, item++) {
             gather(column, first, i, n, values);
-            refine(step->dense != NULL ? &step->dense[item] : &plain, values, n);
+            refine(step->dense != NULL ? &step->dense[item] : &plain, floats, values, n);
             scatter(&step->out, first, item, n, values);
         }
     }
@@ -439,7 +517,7 @@ int fs_pack_run(fs_pool *pool, fs_pack_step *steps, uint32_t n_steps)
         }
         items += (uint64_t)(steps[i].rows * width_of(&steps[i]));
     }
-    fs_pool_run(items > PIECE_ITEMS ? pool : NULL, n, run_stretch, &w);
+    fs_pool_run(items > ALONE_ITEMS ? pool : NULL, n, run_stretch, &w);
 
     for (uint64_t i = 0; i < n; i++) {
         fs_pack_step *step = &steps[w.stretches[i].step - steps];

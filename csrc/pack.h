@@ -36,8 +36,8 @@ typedef struct fs_hasher {
     uint64_t buckets;
 } fs_hasher;
 
-/* What becomes of one column of the dense result: (log1p(x) - mean) * scale, in double precision, where x is
- * `fill` if it was NaN. */
+/* What becomes of one column of the dense result: (log1p(x) - mean) * scale, where x is `fill` if it was NaN.
+ * In double precision; log1p to twelve digits where the result is float. */
 typedef struct fs_dense {
     double fill, mean, scale;
     bool log1p;

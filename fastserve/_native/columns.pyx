@@ -1,8 +1,8 @@
 """Columns of features for native code: numpy arrays where they lie, lists of strings as slices.
 
-A Column pins what it was made from until it is gone, so it may be read without the GIL. Who writes to an
-array meanwhile gets some of the old and some of the new values, no more. numpy is imported by the first
-column that has to be converted.
+A Column pins what it was made from until it is gone, or has copied it, so it may be read without the GIL.
+Who writes to an array meanwhile gets some of the old and some of the new values, no more. numpy is imported
+by the first column that has to be converted.
 """
 
 cimport cython
@@ -14,6 +14,7 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
@@ -43,7 +44,16 @@ from fastserve.errors import FastServeError
 
 
 cdef extern from "Python.h":
-    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+    bint PyUnicode_Check(PyObject *thing)
+    bint PyBytes_Check(PyObject *thing)
+    const char *PyUnicode_AsUTF8AndSize(PyObject *text, Py_ssize_t *size) except NULL
+    PyObject *PyList_GET_ITEM(list values, Py_ssize_t i)
+    Py_ssize_t PyList_GET_SIZE(list values)
+
+# Longer strings are not copied.
+cdef Py_ssize_t LONG = 1024
+cdef Py_ssize_t FIRST_BLOCK = 8 << 10
+cdef Py_ssize_t BLOCK = 256 << 10
 
 
 class ColumnError(FastServeError, ValueError):
@@ -97,7 +107,7 @@ cdef class Column:
             values = list(values)
         if isinstance(values, list) and values and isinstance(values[0], (str, bytes)):
             self.ndim = 1
-            self.take_texts(list(values), len(values), 1)
+            self.take_texts(values, len(values), 1)
             return
         if not PyObject_CheckBuffer(values) or not self.take_buffer(values):
             self.convert(values)
@@ -109,6 +119,11 @@ cdef class Column:
         if self.viewed:
             PyBuffer_Release(&self.view)
         free(self.slices)
+        cdef block *made = self.blocks
+        while made is not NULL:
+            self.blocks = made.before
+            free(made)
+            made = self.blocks
 
     def __len__(self):
         return self.c.rows
@@ -173,39 +188,92 @@ cdef class Column:
         return True
 
     cdef void take_texts(self, list values, int64_t rows, int64_t width) except *:
-        """`values` is the column's own, so that nobody takes an item out of it."""
+        """Strings from a list."""
         cdef int64_t i, n = len(values)
-        cdef Py_ssize_t size
-        cdef object value
-        self.pinned = values
-        self.slices = <fs_slice *>malloc((n + 1) * sizeof(fs_slice))
+        self.make_slices(rows, width)
+        if n != rows * width:
+            raise ColumnError(f"{self.name}: its rows are not of one length; pad them to [n, k]")
+        for i in range(n):
+            if i >= PyList_GET_SIZE(values):  # keeping a long string may let the collector run, and others
+                raise ColumnError(f"{self.name}: the list was changed while it was read")
+            self.take_text(i, PyList_GET_ITEM(values, i))
+
+    cdef void take_objects(self, array) except *:
+        """Strings from numpy's array of objects, by the buffer protocol: its items are pointers."""
+        cdef Py_buffer view
+        cdef int64_t r, i, width
+        cdef PyObject *item
+        PyObject_GetBuffer(array, &view, PyBUF_STRIDES | PyBUF_FORMAT)
+        try:
+            width = view.shape[1] if view.ndim == 2 else 1
+            self.make_slices(view.shape[0], width)
+            for r in range(view.shape[0]):
+                for i in range(width):
+                    item = (<PyObject **>(
+                        <char *>view.buf + r * view.strides[0] + (i * view.strides[1] if i > 0 else 0)
+                    ))[0]
+                    self.take_text(r * width + i, item)
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef void make_slices(self, int64_t rows, int64_t width) except *:
+        self.slices = <fs_slice *>malloc((rows * width + 1) * sizeof(fs_slice))
         if self.slices is NULL:
             raise MemoryError
-        for i in range(n):
-            value = values[i]
-            if isinstance(value, str):
-                try:
-                    # For as long as the str lives: its own characters, or the UTF-8 that it keeps.
-                    self.slices[i].data = <const uint8_t *>PyUnicode_AsUTF8AndSize(value, &size)
-                except UnicodeEncodeError:
-                    raise ColumnError(
-                        f"{self.name}: row {i // width} holds a surrogate, which UTF-8 cannot; give bytes"
-                    ) from None
-                self.slices[i].len = size
-            elif isinstance(value, bytes):
-                self.slices[i].data = <const uint8_t *>PyBytes_AS_STRING(value)
-                self.slices[i].len = PyBytes_GET_SIZE(value)
-            else:
-                raise ColumnError(
-                    f"{self.name}: row {i // width} is {value!r:.40}, not bytes or str as others; "
-                    f"put a string in its place"
-                )
+        self.pinned = []
         self.c.kind = FS_COLUMN_SLICE
         self.c.data = <const uint8_t *>self.slices
         self.c.rows = rows
         self.c.width = width
         self.c.item_stride = sizeof(fs_slice)
         self.c.row_stride = width * <int64_t>sizeof(fs_slice)
+
+    cdef int take_text(self, int64_t i, PyObject *item) except -1:
+        """Short strings are copied while they are at hand; to keep their objects would mean to come back to
+        each of them twice. Long ones are kept."""
+        cdef Py_ssize_t size
+        cdef const char *text
+        if item is not NULL and PyUnicode_Check(item):
+            try:
+                # For as long as the str lives: its own characters, or the UTF-8 that it keeps.
+                text = PyUnicode_AsUTF8AndSize(item, &size)
+            except UnicodeEncodeError:
+                raise ColumnError(
+                    f"{self.name}: row {i // self.c.width} holds a surrogate, which UTF-8 cannot; give bytes"
+                ) from None
+        elif item is not NULL and PyBytes_Check(item):
+            text = PyBytes_AS_STRING(<object>item)
+            size = PyBytes_GET_SIZE(<object>item)
+        else:
+            raise ColumnError(
+                f"{self.name}: row {i // self.c.width} is "
+                f"{(<object>item if item is not NULL else None)!r:.40}, not bytes or str as others; "
+                f"put a string in its place"
+            )
+        self.slices[i].len = size
+        if size > LONG:
+            self.pinned.append(<object>item)
+            self.slices[i].data = <const uint8_t *>text
+            return 0
+        if size > self.room:
+            self.new_block()
+        memcpy(self.next, text, size)
+        self.slices[i].data = self.next
+        self.next += size
+        self.room -= size
+        return 0
+
+    cdef int new_block(self) except -1:
+        """Small at first, so that a column of a few strings costs little."""
+        cdef Py_ssize_t size = BLOCK if self.blocks is not NULL else FIRST_BLOCK
+        cdef block *made = <block *>malloc(sizeof(block) + size)
+        if made is NULL:
+            raise MemoryError
+        made.before = self.blocks
+        self.blocks = made
+        self.next = <uint8_t *>(made + 1)
+        self.room = size
+        return 0
 
     def check_ndim(self, int ndim):
         if ndim not in (1, 2):
@@ -226,16 +294,14 @@ cdef class Column:
             # As objects: numpy would make strings of numbers among them, and cut NULs off.
             rows = values if array.ndim == 1 else [item for row in values for item in row]
             self.ndim = array.ndim
-            self.take_texts(list(rows), array.shape[0], array.shape[1] if array.ndim == 2 else 1)
+            self.take_texts(rows, array.shape[0], array.shape[1] if array.ndim == 2 else 1)
             return
         if array.dtype.kind == "T":  # numpy's strings of any length
             array = array.astype(object)
         if array.dtype.kind == "O":
             if array.size == 0 or isinstance(array.flat[0], (str, bytes)):
                 self.ndim = array.ndim
-                self.take_texts(
-                    array.reshape(-1).tolist(), array.shape[0], array.shape[1] if array.ndim == 2 else 1
-                )
+                self.take_objects(array)
                 return
             raise ColumnError(
                 f"{self.name}: holds objects such as {array.flat[0]!r:.40}; "

@@ -143,10 +143,10 @@ def pack(
     """Numeric columns [n] and [n, k] side by side: [n, sum of widths], of `dtype`.
 
     For "float32" and "float64" each value x becomes (log1p(x) - mean) * scale, computed in double precision
-    and rounded once, where x is `fill` if it was missing (NaN, None, or masked), log1p is left out unless
-    asked for, mean is 0 and scale 1 unless given. Each of the four is one value for all, or one for each
-    column, or one for each item of the result's rows. For "int32" and "int64" columns are integers or bools,
-    not changed.
+    (log1p to twelve digits for float32) and rounded once, where x is `fill` if it was missing (NaN, None, or
+    masked), log1p is left out unless asked for, mean is 0 and scale 1 unless given. Each of the four is one
+    value for all, or one for each column, or one for each item of the result's rows. For "int32" and "int64"
+    columns are integers or bools, not changed.
     """
     taken = [Column(numbers(column), f"column {i}") for i, column in enumerate(columns)]
     if not taken:

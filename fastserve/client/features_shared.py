@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     Key = int | Sequence[int]
 
-# Fewer items are done before another thread has woken up.
-ALONE_BELOW = 8192
+# Fewer items make no pool: as ALONE_ITEMS in csrc/pack.c.
+ALONE_BELOW = 1 << 15
 
 
 class _Pools:

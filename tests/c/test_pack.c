@@ -1,6 +1,7 @@
 /* test_pack: the pool, vocabularies and the packing of columns, each also without memory. */
 #include "pack.h"
 
+#include <float.h>
 #include <math.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -257,7 +258,36 @@ static void results_go_where_strides_say(void)
     CHECK_MEM(out, expected, sizeof out);
 }
 
-enum { MANY = 20000 };
+/* As libm has it, but for the last bit; and the same where there are no digits to compare. */
+static void logarithms_are_those_of_libm(void)
+{
+    enum { SPECIAL = 15, ALL = 5001 };
+    double values[ALL] = {0, -0.0, -1, -2, INFINITY, -INFINITY, 1e-300, -1e-300, 1e300, 1e-4, -1e-4,
+                          -0.9999999, -1 + 0x1p-53, 0x1p-149, DBL_MAX};
+    for (int i = SPECIAL; i < ALL; i++) {
+        double x = ldexp((i * 7919) % 10007 / 10007.0, i % 120 - 60);
+        values[i] = x < 1 && i % 3 == 0 ? -x : x;
+    }
+    fs_column column = {(const uint8_t *)values, ALL, 1, 8, 8, 8, FS_COLUMN_F64};
+    float *out = malloc(ALL * sizeof *out);
+    REQUIRE(out != NULL);
+    const fs_dense dense = {0, 0, 1, true};
+    fs_pack_step step = step_of(FS_PACK_DENSE, &column, 1, NULL);
+    step.out = (fs_out){(uint8_t *)out, 4, 4, FS_OUT_F32};
+    step.dense = &dense;
+    CHECK_OK(fs_pack_run(NULL, &step, 1));
+    int wrong = 0;
+    for (int i = 0; i < ALL; i++) {
+        float exact = (float)log1p(values[i]);
+        bool same = isnan(exact) ? isnan(out[i]) : out[i] == exact && signbit(out[i]) == signbit(exact);
+        if (!same && nextafterf(exact, out[i]) != out[i])
+            wrong++;
+    }
+    CHECK_EQ(wrong, 0);
+    free(out);
+}
+
+enum { MANY = 50000 };
 
 /* What a pool makes of many rows and steps is what one thread makes of them. */
 static void helpers_change_nothing(void)
@@ -338,6 +368,7 @@ int main(void)
     values_on_boundaries();
     unknown_integers();
     results_go_where_strides_say();
+    logarithms_are_those_of_libm();
     helpers_change_nothing();
     out_of_memory();
     return check_done();

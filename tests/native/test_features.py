@@ -30,12 +30,29 @@ def test_a_column_keeps_what_it_was_made_from() -> None:
     gc.collect()
     assert alive() is None
 
-    text = "".join(["x" * 50, "é"])
-    before = sys.getrefcount(text)
-    column = _column(np.array([text] * 10, object))
-    assert sys.getrefcount(text) == before + 10
-    del column
-    assert sys.getrefcount(text) == before
+
+def test_a_column_keeps_long_strings_and_copies_short_ones() -> None:
+    for text, kept in (("x" * 1024, 0), ("é" * 600, 10), (b"x" * 1025, 10)):
+        values = np.array([text] * 10, object)
+        before = sys.getrefcount(text)
+        column = _column(values)
+        assert sys.getrefcount(text) == before + kept
+        del column
+        assert sys.getrefcount(text) == before
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 1024, 1025, 5000])
+def test_strings_of_all_lengths_are_the_same_in_all_forms(length: int) -> None:
+    texts = [f"{i:5}" + "x" * length for i in range(1000)]
+    expected, found = np.zeros(1000, np.uint64), np.zeros((500, 2), np.uint64)
+    run([Step.fingerprint(_column(np.array(texts, "S")), expected)])
+    objects = np.array(texts, object)
+    for values in (texts, objects, np.repeat(objects, 2)[::2]):
+        again = np.zeros(1000, np.uint64)
+        run([Step.fingerprint(_column(values), again)])
+        np.testing.assert_array_equal(again, expected)
+    run([Step.fingerprint(_column(objects.reshape(2, 500).T), found)])
+    np.testing.assert_array_equal(found, expected.reshape(2, 500).T)
 
 
 def test_a_column_of_a_list_does_not_follow_the_list() -> None:

@@ -11,7 +11,7 @@
 #include "check.h"
 #include "hash.h"
 
-enum { CALLERS = 3, HELPERS = 3, TERMS = 5000, ROUND_ROWS = 20000 };
+enum { CALLERS = 3, HELPERS = 3, TERMS = 5000, ROUND_ROWS = 40000 };
 
 typedef struct field {
     fs_pool *pool;
