@@ -153,7 +153,7 @@ cdef class Column:
     def exceeds_int64(self):
         """Whether it holds an unsigned number of 2^63 or more."""
         cdef const uint8_t *at
-        cdef int64_t row, item, value
+        cdef int64_t row, item, value = 0
         if self.c.kind != FS_COLUMN_U64:
             return False
         for row in range(self.c.rows):
@@ -231,7 +231,7 @@ cdef class Column:
     cdef int take_text(self, int64_t i, PyObject *item) except -1:
         """Short strings are copied while they are at hand; to keep their objects would mean to come back to
         each of them twice. Long ones are kept."""
-        cdef Py_ssize_t size
+        cdef Py_ssize_t size = 0
         cdef const char *text
         if item is not NULL and PyUnicode_Check(item):
             try:
