@@ -255,7 +255,7 @@ cdef class Column:
             self.pinned.append(<object>item)
             self.slices[i].data = <const uint8_t *>text
             return 0
-        if size > self.room:
+        if size > self.room or self.next is NULL:
             self.new_block()
         memcpy(self.next, text, size)
         self.slices[i].data = self.next
