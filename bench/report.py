@@ -54,7 +54,7 @@ def machine() -> dict[str, Any]:
         "load_average": os.getloadavg(),
         "versions": where.versions(),
         "revision": where.revision(),
-        "command": " ".join(["python", *sys.argv]),
+        "command": where.command_line(["python", *sys.argv]),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from fastserve.bench.child import termination_as_interrupt
-from fastserve.bench.machine import machine, revision, versions
+from fastserve.bench.machine import command_line, machine, revision, versions
 from fastserve.bench.progress import Bar
 from fastserve.bench.report_html import html
 from fastserve.bench.report_table import show_run
@@ -75,7 +74,7 @@ def execute(workloads: Sequence[Workload], options: Options) -> int:
         schema=SCHEMA,
         started=started.isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - began, 1),
-        command=shlex.join(["fastserve", *map(_from_here, sys.argv[1:])]),
+        command=command_line(["fastserve", *sys.argv[1:]]),
         machine=machine(),
         versions=versions(),
         revision=revision(),
@@ -106,10 +105,3 @@ def adjusted(workload: Workload, **load: Any) -> Workload:
     given = {key: value for key, value in load.items() if value is not None}
     changed: Load = replace(workload.load, **given)
     return replace(workload, load=changed)
-
-
-def _from_here(argument: str) -> str:
-    """A path below the current directory without it: a report is read on other machines, too."""
-    here = Path.cwd()
-    path = Path(argument)
-    return str(path.relative_to(here)) if path.is_absolute() and path.is_relative_to(here) else argument

@@ -1,10 +1,12 @@
-"""Where something was measured: processor, memory, kernel, versions, revision."""
+"""Where and how something was measured: processor, memory, kernel, versions, revision, command."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
+import shlex
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,16 @@ def machine() -> dict[str, Any]:
         "system": _system(),
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
     }
+
+
+def command_line(words: Iterable[str]) -> str:
+    """The command, with paths below the current directory from there: a report is read on other machines."""
+    here = Path.cwd()
+    paths = ((word, Path(word)) for word in words)
+    return shlex.join(
+        str(path.relative_to(here)) if path.is_absolute() and path.is_relative_to(here) else word
+        for word, path in paths
+    )
 
 
 def versions() -> dict[str, str]:
