@@ -116,11 +116,6 @@ bool fs_grpc_content_type(const uint8_t *text, size_t len)
     return len >= n && memcmp(text, word, n) == 0 && (len == n || text[n] == '+' || text[n] == ';');
 }
 
-const char *fs_grpc_encoding_name(int encoding)
-{
-    return encoding == FS_GZIP ? "gzip" : encoding == FS_DEFLATE ? "deflate" : "identity";
-}
-
 size_t fs_grpc_percent_encode(const char *text, size_t len, char *dst, size_t room)
 {
     static const char hex[] = "0123456789ABCDEF";

@@ -31,9 +31,6 @@ int fs_grpc_accept(const uint8_t *text, size_t len);
 /* Whether a content-type is gRPC's: application/grpc, alone or followed by '+' or ';'. */
 bool fs_grpc_content_type(const uint8_t *text, size_t len);
 
-/* The name of an enum fs_encoding, as it stands in headers. */
-const char *fs_grpc_encoding_name(int encoding);
-
 /* Writes grpc-message for `len` bytes of text: everything but printable ASCII, and '%', becomes %XX; so does a
  * space at either end, where a header's value may have none and strict peers drop it. Stops before the first
  * byte whose code does not fit `room`; three times `len` is always enough. Returns the bytes written; no NUL. */
