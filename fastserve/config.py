@@ -6,7 +6,7 @@ The descriptions in the types are what an error says would be right.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -30,6 +30,9 @@ MessageSize = Annotated[
     int,
     Meta(ge=1024, le=(1 << 31) - 1, description='1024 to 2147483647 bytes, or a string such as "64MiB"'),
 ]
+MemorySize = Annotated[
+    int, Meta(ge=0, description='a number of bytes, 0 or more, or a string such as "8GiB"')
+]
 Text = Annotated[str, Meta(min_length=1, description="a string that is not empty")]
 
 
@@ -51,8 +54,10 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     state_dir: str = ""
     # Default: admin.sock in state_dir.
     admin_socket: str = ""
-    # How much the trials of new versions give way to other processes, as nice(1) counts it.
-    trial_nice: Annotated[int, Meta(ge=0, le=19, description="a nice value, 0 to 19")] = 0
+    # How often this file is looked at for changes; 0: only SIGHUP and `fastserve reload` read it again.
+    config_poll_s: Seconds = 1.0
+    # The core's malloc: the C library's, jemalloc where it is installed, or the path of a library to preload.
+    allocator: Text = "system"
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,6 +94,29 @@ class Executor(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # How long an idle executor spins before it sleeps: lower latency for a busy processor.
     spin_us: Annotated[int, Meta(ge=0, le=100_000, description="0 to 100000 microseconds")] = 0
     load_threads: Annotated[int, Meta(ge=1, le=16, description="a number of threads, 1 to 16")] = 1
+    # Who decides what runs next and how many rows: "fair", or a plug-in of the group fastserve.batchers.
+    policy: Text = "fair"
+
+
+class Loading(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[loading]: how versions are found, tried, loaded and given up."""
+
+    # How often sources look for versions; 0: once.
+    poll_s: Seconds = 1.0
+    # Versions from remote stores are kept here; default: models in [server] state_dir.
+    cache_dir: str = ""
+    # Attempts after the first that failed, and the wait before them, doubled each time.
+    retries: Count = 5
+    retry_s: Seconds = 1.0
+    retry_max_s: Seconds = 60.0
+    # How much trials and loader threads give way to others, as nice(1) counts it,
+    nice: Annotated[int, Meta(ge=0, le=19, description="a nice value, 0 to 19")] = 19
+    # and after how long a load goes on at normal priority.
+    hurry_after_s: PositiveSeconds = 60.0
+    # Memory that versions may fill, with what the core has already; default: the machine's or the cgroup's.
+    memory_limit_bytes: MemorySize = 0
+    # Labels may name versions that are not available (yet), as long as the label is new.
+    labels_for_unavailable: bool = False
 
 
 class TensorFlow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -108,6 +136,8 @@ class TensorFlow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Annotated[float, Meta(gt=0, le=1, description="a number above 0, up to 1")] | None
     ) = None
     gpu_allow_growth: bool = True
+    # Keep what XLA has compiled, for the core and for later versions.
+    xla_cache: bool = True
 
 
 class Batching(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -140,14 +170,55 @@ class Warmup(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     # Runs of each batch size.
     iterations: Annotated[int, Meta(ge=1, le=1000, description="1 to 1000 runs")] = 1
+    # Run the requests in assets.extra/tf_serving_warmup_requests, where a version has them.
+    records: bool = True
+
+
+class Versions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[models.versions]: which versions are served, and how one takes another's place."""
+
+    # The newest, every one, or those listed.
+    policy: Literal["latest", "all", "specific"] = "latest"
+    num_versions: Annotated[int, Meta(ge=1, le=1000, description="1 to 1000 versions")] = 1
+    specific: tuple[Annotated[int, Meta(ge=0, description="a version's number")], ...] = ()
+    # "availability" loads before it unloads, "resource" unloads first; or a plug-in of fastserve.policies.
+    transition: Text = "availability"
+    # A file in a version's directory that says it is complete; default: the model's own files do.
+    complete_marker: str = ""
+
+
+class Rollout(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[models.rollout]: a new version proves itself on some of the traffic before it gets all."""
+
+    # "canary" answers a share of the requests; "shadow" gets copies, whose answers are compared and dropped.
+    mode: Literal["off", "canary", "shadow"] = "off"
+    share: Annotated[float, Meta(gt=0, le=1, description="a share above 0, up to 1")] = 0.1
+    # Requests with equal values of this header get the same version.
+    sticky_header: str = ""
+    # It is promoted after so long and so many requests, both;
+    duration_s: Seconds = 60.0
+    min_requests: Positive = 1000
+    # and rolled back as soon as its error rate exceeds the old one's by more than this,
+    max_error_increase: Annotated[float, Meta(ge=0, le=1, description="a share, 0 to 1")] = 0.01
+    # its p99 latency is more than so many times the old one's,
+    max_latency_ratio: Annotated[float, Meta(ge=1, le=1000, description="1 to 1000")] = 2.0
+    # or, in the shadow, more than this share of its rows differ from the old one's by max_difference or more.
+    max_drift: Annotated[float, Meta(ge=0, le=1, description="a share, 0 to 1")] = 0.01
+    max_difference: Annotated[float, Meta(ge=0, le=1e9, description="a relative difference, 0 or more")] = (
+        1e-3
+    )
 
 
 class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[[models]]: one model, whose versions are the numbered directories in base_path."""
+    """[[models]]: one model, whose versions are the numbered directories in base_path, which may be a URL."""
 
     name: Text
     base_path: Text
-    platform: Literal["tensorflow"] = "tensorflow"
+    # What prepares a version: "tensorflow", or a plug-in of the group fastserve.loaders,
+    platform: Text = "tensorflow"
+    # and what finds versions: by base_path, or a plug-in of fastserve.sources. `options` are theirs.
+    source: str = ""
+    options: dict[str, Any] = {}
     tags: tuple[Text, ...] = ("serve",)
     # "auto" measures plain and compiled once and keeps the faster for later versions too.
     xla: Literal["off", "cluster", "full", "auto"] = "off"
@@ -163,6 +234,10 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     trial_timeout_s: PositiveSeconds = 600.0
     batching: Batching = Batching()
     warmup: Warmup = Warmup()
+    versions: Versions = Versions()
+    rollout: Rollout = Rollout()
+    # Names for versions that clients may ask for.
+    labels: dict[str, Annotated[int, Meta(ge=0, description="a version's number")]] = {}
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -171,5 +246,6 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: Server = Server()
     limits: Limits = Limits()
     executor: Executor = field(default_factory=Executor)
+    loading: Loading = Loading()
     tensorflow: TensorFlow = TensorFlow()
     models: tuple[Model, ...] = ()

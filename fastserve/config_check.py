@@ -5,6 +5,7 @@ A pure function from a Config to problems; the last step of config_read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -110,12 +111,36 @@ def _model(model: Model, where: Where) -> Iterator[Problem]:
     # The REST API's paths end a name at "/" and ":".
     if any(char in "/:" or not char.isprintable() for char in model.name):
         yield Problem((*where, "name"), 'a name has no "/", no ":" and no control characters')
-    if "://" in model.base_path:
-        yield Problem((*where, "base_path"), "expected a directory of this machine, not a URI")
+    yield from _versions(model, where)
     if len(set(model.tags)) != len(model.tags):
         yield Problem((*where, "tags"), "a tag is there twice")
     if not model.tags:
         yield Problem((*where, "tags"), 'expected at least one tag, usually "serve"')
+
+
+def _versions(model: Model, where: Where) -> Iterator[Problem]:
+    versions = model.versions
+    if versions.policy == "specific" and not versions.specific:
+        yield Problem((*where, "versions", "specific"), 'policy = "specific" needs at least one version here')
+    if versions.policy != "specific" and versions.specific:
+        yield Problem((*where, "versions", "specific"), f'means nothing with policy = "{versions.policy}"')
+    if len(set(versions.specific)) != len(versions.specific):
+        yield Problem((*where, "versions", "specific"), "a version is there twice")
+    if "/" in versions.complete_marker:
+        yield Problem((*where, "versions", "complete_marker"), "expected the name of a file, without a path")
+    for label in model.labels:
+        if not re.fullmatch(r"\w+", label, re.ASCII):
+            yield Problem(
+                (*where, "labels", label), "a label has letters, digits and _ only", show_value=False
+            )
+    if model.rollout.mode != "off" and versions.transition == "resource":
+        yield Problem(
+            (*where, "versions", "transition"),
+            'unloads the old version first, so nothing is left to compare with: expected "availability", '
+            'or rollout.mode = "off"',
+        )
+    if model.rollout.mode != "off" and versions.policy != "latest":
+        yield Problem((*where, "rollout", "mode"), 'needs [models.versions] policy = "latest"')
 
 
 def _batching(batching: Batching, given: dict[str, Any], where: Where) -> Iterator[Problem]:

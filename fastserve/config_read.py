@@ -19,11 +19,15 @@ from fastserve.config import (
     Config,
     Executor,
     Limits,
+    Loading,
+    MemorySize,
     MessageSize,
     Model,
+    Rollout,
     Server,
     Size,
     TensorFlow,
+    Versions,
     Warmup,
 )
 from fastserve.config_check import check
@@ -48,12 +52,15 @@ _SCHEMA = Schema(
         "[server]": Server,
         "[limits]": Limits,
         "[executor]": Executor,
+        "[loading]": Loading,
         "[tensorflow]": TensorFlow,
         "[[models]]": Model,
         "[models.batching]": Batching,
         "[models.warmup]": Warmup,
+        "[models.versions]": Versions,
+        "[models.rollout]": Rollout,
     },
-    from_text={Size: parse_size, MessageSize: parse_size},
+    from_text={Size: parse_size, MessageSize: parse_size, MemorySize: parse_size},
 )
 
 
@@ -101,10 +108,14 @@ def _resolve(config: Config, file: Path) -> Config:
     )
     total = limits.max_total_bytes or max(available_memory_bytes() // 4, limits.max_message_bytes)
     library_dir = config.tensorflow.library_dir
+    cache_dir = config.loading.cache_dir
     return replace(
         config,
         server=replace(server, listen=listen, state_dir=state_dir, admin_socket=admin),
         limits=replace(limits, max_total_bytes=total),
+        loading=replace(
+            config.loading, cache_dir=_path(base, cache_dir) if cache_dir else f"{state_dir}/models"
+        ),
         tensorflow=replace(config.tensorflow, library_dir=_path(base, library_dir) if library_dir else ""),
         models=tuple(
             replace(

@@ -84,7 +84,7 @@ async def run(
             trial_argv or child_argv("fastserve.control.trial"),
             env,
             log,
-            nice=server.trial_nice,
+            nice=config.loading.nice,
         )
         manager = Manager(config.models, tensorflow, core, trials, state, log)
         admin = AdminSocket(server.admin_socket, core)

@@ -99,8 +99,22 @@ def problems(text: str) -> list[str]:
             'c.toml:2: [[models]] a/b, name = "a/b": a name has no "/", no ":" and no control characters',
         ),
         (
-            '[[models]]\nname = "a"\nbase_path = "s3://bucket/a"\n',
-            'c.toml:3: [[models]] a, base_path = "s3://bucket/a": expected a directory of this machine, not a URI',
+            MODEL + '[models.versions]\npolicy = "specific"\n',
+            "c.toml:4: [models.versions] of ranker, specific: "
+            'policy = "specific" needs at least one version here',
+        ),
+        (
+            MODEL + "[models.versions]\nspecific = [3]\n",
+            'c.toml:5: [models.versions] of ranker, specific = [3]: means nothing with policy = "latest"',
+        ),
+        (
+            MODEL + '[models.labels]\n"not a label" = 3\n',
+            "c.toml:4: [models.labels] of ranker, not a label: a label has letters, digits and _ only",
+        ),
+        (
+            MODEL + '[models.versions]\ntransition = "resource"\n[models.rollout]\nmode = "canary"\n',
+            'c.toml:5: [models.versions] of ranker, transition = "resource": unloads the old version first, '
+            'so nothing is left to compare with: expected "availability", or rollout.mode = "off"',
         ),
         (
             MODEL + "[models.batching]\nmax_batch_size = 48\nallowed_batch_sizes = [1, 32]\n",
@@ -158,7 +172,9 @@ def test_all_problems_are_found_in_one_go() -> None:
 
 def test_a_key_like_no_other_lists_what_there_is() -> None:
     (problem,) = problems("[executor]\nqqq = 1\n" + MODEL)
-    assert problem == "c.toml:2: [executor] qqq: no such key; there are threads, spin_us, load_threads"
+    assert (
+        problem == "c.toml:2: [executor] qqq: no such key; there are threads, spin_us, load_threads, policy"
+    )
 
 
 def test_broken_toml_names_the_line() -> None:

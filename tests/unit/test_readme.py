@@ -23,20 +23,26 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "[server]": config.Server,
     "[limits]": config.Limits,
     "[executor]": config.Executor,
+    "[loading]": config.Loading,
     "[tensorflow]": config.TensorFlow,
     "[[models]]": config.Model,
     "[models.batching]": config.Batching,
     "[models.warmup]": config.Warmup,
+    "[models.versions]": config.Versions,
+    "[models.rollout]": config.Rollout,
 }
 
 # Defaults that depend on the machine or on other keys: the README has them in words.
 IN_WORDS = {
     "admin_socket",
     "allowed_batch_sizes",
+    "cache_dir",
     "gpu_memory_fraction",
     "library_dir",
     "max_execution_batch_size",
     "max_total_bytes",
+    "memory_limit_bytes",
+    "source",
     "state_dir",
     "threads",
     "visible_devices",
@@ -56,7 +62,10 @@ def _is_table(default: object) -> bool:
 
 def _keys(kind: type[msgspec.Struct]) -> dict[str, Any]:
     """Key -> default, without the tables within."""
-    fields = {field.name: field.default for field in msgspec.structs.fields(kind)}
+    fields = {
+        field.name: {} if field.default_factory is dict else field.default
+        for field in msgspec.structs.fields(kind)
+    }
     return {key: default for key, default in fields.items() if not _is_table(default)}
 
 
