@@ -54,6 +54,25 @@ def memory_limit_bytes(root: Path = Path("/")) -> int | None:
     return min(limits, default=None)
 
 
+def free_memory_bytes(root: Path = Path("/")) -> int:
+    """Memory that is left, on the machine and below every limit; idle page cache counts as free."""
+    free = [
+        int(line.split()[1]) << 10
+        for line in _read(root / "proc/meminfo").splitlines()
+        if line.startswith("MemAvailable:")
+    ]
+    for directory in _directories("memory", root):
+        for limit_name, used_name, cache_name in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            limit, used = _read(directory / limit_name), _read(directory / used_name)
+            if limit.isdigit() and used.isdigit() and int(limit) < 1 << 60:
+                lines = dict(line.split(maxsplit=1) for line in _read(directory / "memory.stat").splitlines())
+                free.append(int(limit) - int(used) + int(lines.get(cache_name, "0")))
+    return max(0, min(free, default=available_memory_bytes(root)))
+
+
 def _directories(controller: str, root: Path) -> Iterator[Path]:
     """The directories that hold this process's limits for `controller`, innermost first."""
     groups = {}

@@ -97,15 +97,21 @@ def serve(
         fastserve serve config.toml --listen 127.0.0.1:0 --ready-file /run/fastserve.json
         fastserve serve config.toml --log-format json 2>> fastserve.log
     """
+    from fastserve.config import Config
     from fastserve.config_read import read_config
     from fastserve.control.daemon import ServeOptions
     from fastserve.control.daemon import serve as run
     from fastserve.log import Log
 
-    options = ServeOptions(strict=strict, ready_file=ready_file, announce=log_format == "text")
+    def read() -> Config:
+        return read_config(config, listen=listen)
+
+    options = ServeOptions(
+        strict=strict, ready_file=ready_file, announce=log_format == "text", file=config, read=read
+    )
     log = Log(json_lines=log_format == "json", level=log_level)
     try:
-        code = run(read_config(config, listen=listen), options, log)
+        code = run(read(), options, log)
     except FastServeError as error:
         if log_format == "text":
             raise

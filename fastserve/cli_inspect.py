@@ -15,8 +15,9 @@ from rich.table import Table
 from fastserve.config import Batching, Model, TensorFlow
 from fastserve.config_read import powers_of_two
 from fastserve.control.environment import child_argv, child_environment, tensorflow_dir
-from fastserve.control.source import VersionPath, newest_version
+from fastserve.control.source import newest_version
 from fastserve.control.trial_runner import Trial, TrialRunner, trial_request
+from fastserve.extensions import VersionPath
 from fastserve.log import Log
 from fastserve.savedmodel import Port, SavedModel, Signature, read
 from fastserve.savedmodel.signature import dtype_name

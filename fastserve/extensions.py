@@ -44,11 +44,16 @@ class VersionPath:
 
 @dataclass(frozen=True)
 class Aspired:
-    """What a source wants served of its model: exactly these versions. `problem`: what keeps it from
-    knowing better, or "" (a base path that is gone, a store that does not answer, a version half copied)."""
+    """What a source wants served of its model: exactly these versions.
+
+    problem: what keeps it from knowing better, or "": a base path that is gone, a store that does not
+    answer, a version half copied. spares: whole versions that are there and not wanted, the newest last. When
+    all that is wanted has failed and nothing is served, the newest of them is.
+    """
 
     versions: tuple[VersionPath, ...]
     problem: str = ""
+    spares: tuple[VersionPath, ...] = ()
 
 
 # Called by a source with what is aspired, whenever that changes.

@@ -1,7 +1,7 @@
 """The admin socket: a unix socket for the user who runs the daemon, one JSON object a line.
 
-{"verb": "stats"} and {"verb": "list"} are passed on to the core; the answer is the core's, with
-"ok", or {"ok": false, "code": ..., "error": ...}. Owned by the daemon, on the event loop.
+{"verb": "status", ...} is answered with {"ok": true, ...} or {"ok": false, "code": ..., "error": ...}. What
+verbs there are and do is not known here. Owned by the daemon, on the event loop.
 """
 
 from __future__ import annotations
@@ -9,22 +9,23 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fastserve.control.listeners import bind_unix
-from fastserve.control.supervisor import CoreSupervisor
-from fastserve.errors import CoreError, CoreLost
+from fastserve.errors import ConfigError, CoreError, CoreLost
 
-_VERBS = ("stats", "list")
 _REQUEST_MAX_BYTES = 64 * 1024
 
 
 class AdminSocket:
     """Serves the admin socket from `open` to `close`."""
 
-    def __init__(self, path: str, core: CoreSupervisor) -> None:
+    def __init__(
+        self, path: str, verbs: Mapping[str, Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]]
+    ) -> None:
         self._path = path
-        self._core = core
+        self._verbs = verbs
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
 
@@ -64,15 +65,17 @@ class AdminSocket:
             verb = request.get("verb")
         except (ValueError, AttributeError):
             return _refusal("INVALID_ARGUMENT", 'expected a JSON object such as {"verb": "stats"}')
-        if verb not in _VERBS:
-            return _refusal("UNIMPLEMENTED", f"no such verb; there are {', '.join(_VERBS)}")
+        if verb not in self._verbs:
+            return _refusal("UNIMPLEMENTED", f"no such verb; there are {', '.join(self._verbs)}")
         try:
-            answer = await self._core.call(verb)
+            answer = await self._verbs[verb](request)
         except CoreError as error:
             return _refusal(error.code, str(error))
+        except ConfigError as error:
+            return _refusal("INVALID_ARGUMENT", str(error))
         except CoreLost as error:
             return _refusal("UNAVAILABLE", str(error))
-        return {key: value for key, value in answer.items() if key != "id"}
+        return {"ok": True, **{key: value for key, value in answer.items() if key != "id"}}
 
 
 def _refusal(code: str, error: str) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,14 +21,19 @@ from msgspec.structs import replace
 
 from fastserve.config import Config
 from fastserve.control.admin import AdminSocket
+from fastserve.control.admin_verbs import AdminVerbs
 from fastserve.control.child_output import CoreChild, Output, output_pipe, pipe_reader
 from fastserve.control.core_process import Process, Spawn
 from fastserve.control.environment import child_argv, child_environment, tensorflow_dir
 from fastserve.control.listeners import Listeners
 from fastserve.control.manager import Manager, summary
+from fastserve.control.memory import MemoryBudget
+from fastserve.control.plugins import check_plugins
+from fastserve.control.reload import Reloader
 from fastserve.control.state import StateDir
 from fastserve.control.supervisor import CoreSupervisor
 from fastserve.control.trial_runner import TrialRunner
+from fastserve.control.work import VersionWork
 from fastserve.errors import FastServeError, StartError
 from fastserve.log import Log
 
@@ -42,6 +47,9 @@ class ServeOptions:
     strict: bool = False  # any model that fails ends the start
     ready_file: str | None = None
     announce: bool = True  # the ready line goes to stdout; otherwise it is in the log only
+    # Where the configuration comes from, and how it is read again.
+    file: str | None = None
+    read: Callable[[], Config] | None = None
 
 
 def serve(config: Config, options: ServeOptions, log: Log) -> int:
@@ -59,6 +67,7 @@ async def run(
 ) -> int:
     """As serve. Tests bring a core and a trial of their own."""
     began = time.monotonic()
+    check_plugins(config)
     stop = StopSignals()
     server = config.server
     tensorflow = replace(config.tensorflow, library_dir=tensorflow_dir(config.tensorflow))
@@ -86,11 +95,17 @@ async def run(
             log,
             nice=config.loading.nice,
         )
-        manager = Manager(config.models, tensorflow, core, trials, state, log)
-        admin = AdminSocket(server.admin_socket, core)
+        memory = MemoryBudget(config.loading.memory_limit_bytes, lambda: core.pid)
+        work = VersionWork(tensorflow, config.loading, core, trials, state, memory, log)
+        manager = Manager(config.loading, core, work, log)
+        reloader = Reloader(config, manager, options.read, log)
+        verbs = AdminVerbs(core, manager, memory, reloader)
+        admin = AdminSocket(server.admin_socket, verbs.table())
         await admin.open()
         stack.push_async_callback(admin.close)
+        stack.push_async_callback(manager.close)
 
+        manager.start(config.models)
         started = await unless(stop.first, _start(core, manager, listeners, options))
         if started is None:
             log.info("stopped before it was ready", signal=stop.name)
@@ -99,7 +114,10 @@ async def run(
         _announce(config, options, listeners, manager, core, log, time.monotonic() - began)
         if options.ready_file:
             stack.callback(_remove, options.ready_file)
-        await stop.first.wait()
+        verbs.ready = True
+        async with _reloading(reloader, options.file, server.config_poll_s):
+            await stop.first.wait()
+        await manager.close()
 
         log.info(
             "draining", signal=stop.name, lame_duck_s=server.lame_duck_s, timeout_s=server.drain_timeout_s
@@ -119,7 +137,7 @@ async def _start(core: CoreSupervisor, manager: Manager, listeners: Listeners, o
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(core.start(manager.recover), name="core-start")
-            group.create_task(manager.load_all(), name="load-all")
+            group.create_task(manager.settled(), name="first-versions")
     except BaseExceptionGroup as group:
         raise next((e for e in group.exceptions if isinstance(e, FastServeError)), group) from None
     if options.strict and manager.failed:
@@ -132,7 +150,24 @@ async def _start(core: CoreSupervisor, manager: Manager, listeners: Listeners, o
 
 
 def _failures(manager: Manager) -> str:
-    return "; ".join(f"{version}: {version.error}" for version in manager.failed)
+    return "; ".join(f"{name}: {why}" for name, why in manager.failed.items())
+
+
+@asynccontextmanager
+async def _reloading(reloader: Reloader, file: str | None, poll_s: float) -> AsyncIterator[None]:
+    """Meanwhile SIGHUP and changes of the file lead to a reload."""
+    if file is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, reloader.ask)
+    task = asyncio.create_task(reloader.run(file, poll_s), name="reloader")
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _bind(addresses: Sequence[str], state: StateDir) -> Listeners:
@@ -209,7 +244,7 @@ def _announce(
     """Says once, in one line, that everything is ready."""
     addresses = listeners.addresses
     models = [summary(version) for version in manager.available]
-    missing = [str(version) for version in manager.failed]
+    missing = list(manager.failed)
     fields: dict[str, Any] = {"addresses": addresses, "models": models}
     if missing:
         fields["missing"] = missing

@@ -1,192 +1,343 @@
-"""Manager: the state of every version, from found to served.
+"""Manager: every model's servable stream and source, and what concerns them all.
 
-Source -> Manager -> Loader, as TensorFlow Serving names them: the newest version of each model is
-found, tried in a child process, loaded by the core and published. One failure concerns one model.
-Owned by the daemon, on the event loop; what happens in the core is asked for through the supervisor.
+It starts and ends the streams as models come and go, gives a new core what the old one served, keeps labels,
+and does and answers what operators ask. Owned by the daemon, on the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from fastserve.config import Model, TensorFlow
+from fastserve.config import Loading, Model
+from fastserve.control import labels
 from fastserve.control.core_process import CoreProcess
-from fastserve.control.source import VersionPath, newest_version
-from fastserve.control.state import StateDir
+from fastserve.control.core_table import CoreTable
+from fastserve.control.plugins import make_source, transition_policy
+from fastserve.control.source import Choice
+from fastserve.control.stream import Harness, ServableStream
 from fastserve.control.supervisor import CoreSupervisor
-from fastserve.control.trial_runner import Trial, TrialRunner, trial_request
+from fastserve.control.work import VersionWork
 from fastserve.errors import CoreError, CoreLost, ModelError
+from fastserve.extensions import Source, SourceContext, State
 from fastserve.log import Log
 
-# Signatures that TensorFlow puts into a SavedModel for itself.
-_INTERNAL = "__saved_model_"
+# Before a source that has failed is started again.
+_SOURCE_RESTART_S = 10.0
 
 
-class State(enum.Enum):
-    """Of a version, with the numbers of TensorFlow Serving's ModelVersionStatus."""
-
-    START = 10
-    LOADING = 20
-    AVAILABLE = 30
-    END = 50
-
-
-@dataclass
-class ModelVersion:
-    """A model and the version of it that is served, or is to be. `error` says why it is at its end."""
+@dataclass(eq=False)
+class ServedModel:
+    """A configured model: its stream, and what feeds it."""
 
     model: Model
-    state: State = State.START
-    version: VersionPath | None = None
-    servable: dict[str, Any] | None = None
-    error: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.model.name}:{self.version.version}" if self.version else self.model.name
+    stream: ServableStream
+    choice: Choice
+    source: Source
+    looking: asyncio.Task[None]
+    labels: dict[str, int]  # as configured or set since, whether their versions are there or not
 
 
 class Manager:
-    """Brings the models into the core, and back into a new core."""
+    """Made before the core is started; `start` then loads what is configured."""
 
     def __init__(
         self,
-        models: Sequence[Model],
-        tensorflow: TensorFlow,
+        loading: Loading,
         core: CoreSupervisor,
-        trials: TrialRunner,
-        state: StateDir,
+        work: VersionWork,
         log: Log,
     ) -> None:
-        self._tensorflow = tensorflow
-        self._core = core
-        self._trials = trials
-        self._state = state
+        self._loading = loading
+        self._work = work
         self._log = log
-        self.versions = [ModelVersion(model) for model in models]
+        self._models: dict[str, ServedModel] = {}
+        self._removing: set[asyncio.Task[None]] = set()
+        self._table = CoreTable(core, self._states, self._labels, log)
+        self._telling: asyncio.Task[None] | None = None
+        work.changed = self.changed
+
+    # ---- the models ----------------------------------------------------------------------
 
     @property
-    def available(self) -> list[ModelVersion]:
-        return [version for version in self.versions if version.state is State.AVAILABLE]
+    def models(self) -> Sequence[ServedModel]:
+        return list(self._models.values())
 
     @property
-    def failed(self) -> list[ModelVersion]:
-        return [version for version in self.versions if version.state is State.END]
+    def available(self) -> list[Harness]:
+        """The newest available version of each model that has one."""
+        streams = (served.stream for served in self._models.values())
+        return [max(s.available, key=lambda h: h.version) for s in streams if s.available]
 
-    async def load_all(self) -> None:
-        """Loads every model; returns when each is available or at its end."""
-        async with asyncio.TaskGroup() as group:
-            for version in self.versions:
-                group.create_task(self._load(version), name=f"load-{version.model.name}")
+    @property
+    def failed(self) -> dict[str, str]:
+        """Models without an available version, by the name of what failed, and why."""
+        found = {}
+        for name, served in self._models.items():
+            stream = served.stream
+            if stream.available:
+                continue
+            last = max(stream.versions, key=lambda h: h.version, default=None)
+            if last is None:
+                found[name] = stream.problem or "no version is to be served"
+            else:
+                found[str(last)] = last.error or stream.problem or f"it is {last.state.name}"
+        return found
+
+    def start(self, models: Sequence[Model]) -> None:
+        """Begins to look for versions. Once, from within the event loop."""
+        for model in models:
+            self._add(model)
+        self._telling = asyncio.create_task(self._table.run(), name="core-table")
+
+    async def settled(self, names: Sequence[str] | None = None) -> None:
+        """Waits until every aspired version of these models, or of all, is available or has failed once."""
+        served = [self._models[name] for name in self._models if names is None or name in names]
+        await asyncio.gather(*(s.stream.settled() for s in served))
 
     async def recover(self, core: CoreProcess) -> None:
-        """Brings every available version back, into a core that is new. CoreLost when that one dies too."""
-        await asyncio.gather(*(self._recover(version, core) for version in self.available))
+        """Brings everything that was available into a core that is new. CoreLost when that one dies too."""
+        lost: list[tuple[ServableStream, Harness, str]] = []
 
-    async def _load(self, version: ModelVersion) -> None:
-        model = version.model
-        try:
-            version.version = await asyncio.to_thread(newest_version, model.base_path)
-            version.state = State.LOADING
-            trial = await self._try(version, version.version)
-            version.servable = _servable(model, trial)
-            await self._open(version)
-        except (ModelError, CoreError, CoreLost) as error:
-            self._fail(version, error)
-
-    async def _try(self, version: ModelVersion, newest: VersionPath) -> Trial:
-        model = version.model
-        auto = model.xla == "auto"
-        request = trial_request(
-            model,
-            newest,
-            self._tensorflow,
-            previous_choice=self._state.xla_choice(model.name, model.base_path) if auto else None,
-            prepared_dir=self._state.prepared_dir(model.name, newest.version),
-        )
-
-        def on_stage(stage: dict[str, Any]) -> None:
-            words = " ".join(
-                f"{value}" if key == "stage" else f"{key} {value}" for key, value in stage.items()
-            )
-            self._log.status(f"{version}: {words}")
-            self._log.debug("trial", servable=version, **stage)
-
-        self._log.debug("trial begins", servable=version, path=newest.path, xla=model.xla)
-        began = time.monotonic()
-        try:
-            trial = await self._trials.run(request, model.trial_timeout_s, on_stage)
-        finally:
-            self._log.status("")
-        choice = trial.report.get("xla_choice")
-        if auto and isinstance(choice, str):
-            self._state.remember_xla_choice(model.name, model.base_path, choice)
-        self._tell(version, trial, time.monotonic() - began)
-        return trial
-
-    def _tell(self, version: ModelVersion, trial: Trial, seconds: float) -> None:
-        """Says what the trial found, above all what is not as one might expect, and why."""
-        self._log.info(
-            "trial passed", servable=version, seconds=seconds, memory_bytes=trial.report.get("memory_bytes")
-        )
-        for signature in trial.servable.get("signatures") or ():
-            name = str(signature.get("name"))
-            if name.startswith(_INTERNAL):
-                continue
-            if not signature.get("batched") and version.model.row_wise is not False:
-                self._log.info("not batched", servable=version, signature=name, why=signature.get("why"))
-            if not signature.get("compiled") and version.model.xla != "off":
-                self._log.info(
-                    "runs without XLA", servable=version, signature=name, why=signature.get("compiled_why")
-                )
-
-    async def _open(self, version: ModelVersion) -> None:
-        """Loads and publishes. A core that dies meanwhile, for whatever reason, gets a second chance."""
-        for last in (False, True):
+        async def restore(stream: ServableStream, harness: Harness) -> None:
             try:
-                await self._load_and_publish(version, self._core)
-                break
-            except CoreLost:
-                if last:
-                    raise ModelError("the core died twice while it loaded this version") from None
-        version.state = State.AVAILABLE
+                await self._work.restore(harness, core)
+            except (ModelError, CoreError) as error:
+                self._log.error("not available", servable=harness, path=harness.path.path, error=error)
+                lost.append((stream, harness, str(error)))
 
-    async def _recover(self, version: ModelVersion, core: CoreProcess) -> None:
-        try:
-            await self._load_and_publish(version, core)
-        except (ModelError, CoreError) as error:
-            self._fail(version, error)
+        streams = [served.stream for served in self._models.values()]
+        await asyncio.gather(*(restore(s, h) for s in streams for h in s.available))
+        await self._table.fill(core)
+        for stream, harness, error in lost:
+            stream.lost(harness, error)
 
-    async def _load_and_publish(self, version: ModelVersion, core: CoreProcess | CoreSupervisor) -> None:
-        assert version.version is not None
-        timeout_s = version.model.trial_timeout_s
-        try:
-            async with asyncio.timeout(timeout_s):
-                answer = await core.call("load", servable=version.servable)
-                await core.call("publish", model=version.model.name, version=version.version.version)
-        except TimeoutError:
-            raise ModelError(f"the core did not load it within trial_timeout_s = {timeout_s:g}") from None
-        self._log.info("published", servable=version, load_s=answer.get("seconds", 0.0))
+    async def close(self) -> None:
+        """Gives up what is under way; the core goes on with what it has."""
+        tasks = [served.looking for served in self._models.values()] + list(self._removing)
+        if self._telling is not None:
+            tasks.append(self._telling)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for served in self._models.values():
+            await served.stream.close()
 
-    def _fail(self, version: ModelVersion, error: Exception) -> None:
-        version.state = State.END
-        version.error = str(error)
-        self._log.error("not available", servable=version, path=version.model.base_path, error=error)
+    def changed(self) -> None:
+        """Something that status shows is different now."""
+        self._table.changed()
+
+    def _add(self, model: Model) -> ServedModel:
+        choice = Choice(model.versions)
+        stream = ServableStream(
+            model, transition_policy(model), self._loading, self._work, self._log, self.changed
+        )
+        context = SourceContext(
+            model=model,
+            choose=choice,
+            poll_s=self._loading.poll_s,
+            cache_dir=self._loading.cache_dir,
+            log=self._log,
+        )
+        source = make_source(context)
+        served = ServedModel(
+            model, stream, choice, source, self._look(model, source, stream), dict(model.labels)
+        )
+        self._models[model.name] = served
+        return served
+
+    def _look(self, model: Model, source: Source, stream: ServableStream) -> asyncio.Task[None]:
+        return asyncio.create_task(self._follow(model, source, stream), name=f"source-{model.name}")
+
+    async def _follow(self, model: Model, source: Source, stream: ServableStream) -> None:
+        """Runs a source, and again after a while when it fails."""
+        while True:
+            try:
+                await source.run(stream.aspire)
+                return
+            except Exception as error:  # a plug-in's defect must not end the daemon
+                stream.problem = f"its source failed: {type(error).__name__}: {error}"
+                self._log.error("source failed", model=model.name, error=repr(error))
+                self.changed()
+            await asyncio.sleep(_SOURCE_RESTART_S)
+
+    def _look_again(self, served: ServedModel) -> None:
+        """Starts the source anew, so that what an operator has said takes effect at once."""
+        served.looking.cancel()
+        served.looking = self._look(served.model, served.source, served.stream)
+
+    # ---- configurations ------------------------------------------------------------------
+
+    async def apply(self, models: Sequence[Model]) -> list[str]:
+        """Serves these models from now on; only what is different moves. What was changed, in words."""
+        said = []
+        wanted = {model.name: model for model in models}
+        for name in [name for name in self._models if name not in wanted]:
+            said.append(f"{name}: removed")
+            self._remove(self._models.pop(name))
+        for name, model in wanted.items():
+            served = self._models.get(name)
+            if served is None:
+                said.append(f"{name}: added")
+                self._add(model)
+            elif served.model != model:
+                said += [f"{name}: {key}" for key in _differences(served.model, model)]
+                self._change(served, model)
+        self.changed()
+        return said
+
+    def _remove(self, served: ServedModel) -> None:
+        """Drains and unloads a model's versions in the background."""
+
+        async def remove() -> None:
+            served.looking.cancel()
+            await served.stream.remove()
+
+        task = asyncio.create_task(remove(), name=f"remove-{served.model.name}")
+        self._removing.add(task)
+        task.add_done_callback(self._removing.discard)
+
+    def _change(self, served: ServedModel, model: Model) -> None:
+        before, served.model = served.model, model
+        served.stream.model = model
+        if before.labels != model.labels:
+            served.labels = dict(model.labels)
+        served.choice.versions = model.versions
+        self._look_again(served)
+
+    # ---- what operators say --------------------------------------------------------------
+
+    def named(self, name: str) -> ServedModel:
+        """CoreError (NOT_FOUND) when no such model is configured."""
+        served = self._models.get(name)
+        if served is None:
+            there = ", ".join(self._models) or "none"
+            raise CoreError("NOT_FOUND", f"no model is called {name}; there are: {there}")
+        return served
+
+    def load(self, name: str, version: int | None) -> None:
+        """Serves a version whatever the configuration says; without one, what the configuration says, and
+        tries again what has failed."""
+        served = self.named(name)
+        choice = served.choice
+        if version is None:
+            choice.loaded, choice.unloaded, choice.paused = frozenset(), frozenset(), False
+        else:
+            choice.loaded |= {version}
+            choice.unloaded -= {version}
+            choice.paused = False
+        served.stream.retry(version)
+        self._look_again(served)
+
+    def unload(self, name: str, version: int | None) -> None:
+        """Does not serve a version, or any, until `load` says otherwise."""
+        served = self.named(name)
+        if version is None:
+            served.choice.paused = True
+        else:
+            served.choice.unloaded |= {version}
+            served.choice.loaded -= {version}
+        self._look_again(served)
+
+    async def set_labels(self, name: str, new: Mapping[str, int], removed: Sequence[str]) -> dict[str, int]:
+        """Changes a model's labels by TensorFlow Serving's rules. All of them, or CoreError and none."""
+        served = self.named(name)
+        there = {h.version for h in served.stream.available}
+        problem = labels.why_not(
+            name, served.labels, new, there, unavailable_allowed=self._loading.labels_for_unavailable
+        )
+        if problem:
+            raise CoreError("FAILED_PRECONDITION", problem)
+        served.labels = {k: v for k, v in {**served.labels, **new}.items() if k not in removed}
+        with suppress(CoreLost):  # its successor is told
+            await self._table.tell()
+        return served.labels
+
+    # ---- what is there -------------------------------------------------------------------
+
+    def status(self) -> list[dict[str, Any]]:
+        """Every model with its versions, for `fastserve status`."""
+        return [self._model_status(served) for served in self._models.values()]
+
+    def _model_status(self, served: ServedModel) -> dict[str, Any]:
+        now = time.monotonic()
+        return {
+            "name": served.model.name,
+            "base_path": served.model.base_path,
+            "problem": served.stream.problem,
+            "paused": served.choice.paused,
+            "labels": served.labels,
+            "rollout": None,
+            "versions": [
+                _version_status(h, now) for h in sorted(served.stream.versions, key=lambda h: h.version)
+            ],
+        }
+
+    def _states(self) -> dict[str, list[dict[str, Any]]]:
+        """The core's table for GetModelStatus."""
+        return {
+            name: [
+                {
+                    "version": h.version,
+                    "state": int(h.state),
+                    "code": _code(h),
+                    "message": h.error if h.state is State.END else "",
+                }
+                for h in sorted(served.stream.versions, key=lambda h: h.version)
+            ]
+            for name, served in self._models.items()
+        }
+
+    def _labels(self) -> dict[str, dict[str, int]]:
+        """Every model's labels whose versions are there, or may be missing."""
+        allowed = self._loading.labels_for_unavailable
+        return {
+            name: labels.assignable(
+                served.labels,
+                {h.version for h in served.stream.available},
+                unavailable_allowed=allowed,
+            )
+            for name, served in self._models.items()
+        }
 
 
-def _servable(model: Model, trial: Trial) -> dict[str, Any]:
-    """What the core loads: the trial's findings, and what only the configuration knows."""
-    warmup = {**(trial.servable.get("warmup") or {}), "iterations": model.warmup.iterations}
-    return {**trial.servable, "shed_predicted": model.shed_predicted, "warmup": warmup}
+def _code(harness: Harness) -> int:
+    """The gRPC code in a version's status: UNKNOWN for what has failed, as TensorFlow Serving has it."""
+    return 2 if harness.failed and harness.state is State.END else 0
 
 
-def summary(version: ModelVersion) -> str:
+def _version_status(harness: Harness, now: float) -> dict[str, Any]:
+    stage = dict(harness.stage)
+    return {
+        "version": harness.version,
+        "state": harness.state.name,
+        "aspired": harness.aspired,
+        "error": harness.error,
+        "stage": stage.pop("stage", ""),
+        "signature": stage.pop("signature", ""),
+        "bucket": stage.pop("bucket", None),
+        "done": stage.pop("done", None),
+        "total": stage.pop("total", None),
+        "seconds": round(now - harness.stage_since, 1) if harness.stage else None,
+        "memory_bytes": harness.memory_bytes,
+        "attempts": harness.attempts,
+        "retry_in_s": None if harness.retry_at is None else round(max(0.0, harness.retry_at - now), 1),
+        "path": harness.path.path,
+    }
+
+
+def _differences(before: Model, after: Model) -> list[str]:
+    """The keys whose values differ."""
+    return [field for field in before.__struct_fields__ if getattr(before, field) != getattr(after, field)]
+
+
+def summary(harness: Harness) -> str:
     """One version in the ready line: ranker:3 (batched, XLA, 10 buckets)."""
-    signatures = (version.servable or {}).get("signatures") or [{}]
+    signatures = (harness.servable or {}).get("signatures") or [{}]
     main = next((s for s in signatures if s.get("name") == "serving_default"), signatures[0])
     words = []
     if main.get("batched"):
@@ -195,4 +346,4 @@ def summary(version: ModelVersion) -> str:
         words.append("XLA")
         if main.get("batched"):
             words.append(f"{len(main.get('buckets') or [])} buckets")
-    return f"{version} ({', '.join(words)})" if words else str(version)
+    return f"{harness} ({', '.join(words)})" if words else str(harness)

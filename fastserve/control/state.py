@@ -58,10 +58,14 @@ class StateDir:
         """Removes the prepared models of an earlier life."""
         shutil.rmtree(self._path / "prepared", ignore_errors=True)
 
+    def prepared_path(self, model: str, version: int) -> Path:
+        """Where a version's rewritten model is."""
+        # A name may be "..": names are marked so that none is a path of its own.
+        return self._path / "prepared" / f"model-{model}" / str(version)
+
     def prepared_dir(self, model: str, version: int) -> str:
         """Where a trial may put a rewritten model; not there yet."""
-        # A name may be "..": names are marked so that none is a path of its own.
-        path = self._path / "prepared" / f"model-{model}" / str(version)
+        path = self.prepared_path(model, version)
         shutil.rmtree(path, ignore_errors=True)
         return str(path)
 

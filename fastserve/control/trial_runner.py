@@ -22,8 +22,8 @@ import msgspec
 from fastserve.config import Model, TensorFlow
 from fastserve.control.child_output import Output
 from fastserve.control.core_process import describe_exit
-from fastserve.control.source import VersionPath
 from fastserve.errors import ModelError
+from fastserve.extensions import VersionPath
 from fastserve.log import Log
 
 _LINE_MAX_BYTES = 64 << 20

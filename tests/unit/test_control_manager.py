@@ -13,11 +13,14 @@ import pytest
 from unit import fake_trial
 from unit.fake_core import Died, FakeCores
 
-from fastserve.config import Batching, Model, TensorFlow, Warmup
-from fastserve.control.manager import Manager, State, summary
+from fastserve.config import Batching, Loading, Model, TensorFlow, Versions, Warmup
+from fastserve.control.manager import Manager, summary
+from fastserve.control.memory import MemoryBudget
 from fastserve.control.state import StateDir
 from fastserve.control.supervisor import CoreSupervisor
 from fastserve.control.trial_runner import TrialRunner
+from fastserve.control.work import VersionWork
+from fastserve.extensions import State
 from fastserve.log import Log
 
 
@@ -31,6 +34,8 @@ class World:
         self.core = CoreSupervisor(self.cores.spawn, {"listeners": []}, [], self.log, sleep=self._no_sleep)
         self.state = StateDir(str(root / "state"), self.log)
         self.models: list[Model] = []
+        self.managers: list[Manager] = []
+        self.loading = Loading(retries=0, poll_s=0.01)
 
     @staticmethod
     async def _no_sleep(seconds: float) -> None:
@@ -43,13 +48,18 @@ class World:
             (base / version).mkdir()
             (base / version / "trial.json").write_text(json.dumps(orders))
         options.setdefault("batching", Batching(allowed_batch_sizes=(1, 2, 4)))
+        options.setdefault("versions", Versions(complete_marker="trial.json"))
         self.models.append(Model(name=name, base_path=str(base), **options))
 
     async def load(self) -> Manager:
         trials = TrialRunner([sys.executable, fake_trial.__file__], os.environ, self.log)
-        manager = Manager(self.models, TensorFlow(), self.core, trials, self.state, self.log)
+        memory = MemoryBudget(0, lambda: None)
+        work = VersionWork(TensorFlow(), self.loading, self.core, trials, self.state, memory, self.log)
+        manager = Manager(self.loading, self.core, work, self.log)
+        self.managers.append(manager)
         await self.core.start(manager.recover)
-        await manager.load_all()
+        manager.start(self.models)
+        await manager.settled()
         return manager
 
 
@@ -57,6 +67,8 @@ class World:
 async def world(tmp_path: Path) -> Any:
     world = World(tmp_path)
     yield world
+    for manager in world.managers:
+        await manager.close()
     await world.core.kill()
 
 

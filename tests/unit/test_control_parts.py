@@ -19,10 +19,11 @@ from fastserve.config import Model, TensorFlow
 from fastserve.control.admin import AdminSocket
 from fastserve.control.environment import child_argv, child_environment, installed_tensorflow, tensorflow_dir
 from fastserve.control.listeners import Listeners, bind_unix
-from fastserve.control.source import VersionPath, newest_version
+from fastserve.control.source import newest_version
 from fastserve.control.state import StateDir
 from fastserve.control.supervisor import CoreSupervisor
 from fastserve.errors import ModelError, StartError
+from fastserve.extensions import VersionPath
 from fastserve.log import Log
 
 QUIET = Log(level="error")

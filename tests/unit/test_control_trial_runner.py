@@ -13,9 +13,9 @@ import pytest
 from unit import fake_trial
 
 from fastserve.config import Batching, Model, TensorFlow
-from fastserve.control.source import VersionPath
 from fastserve.control.trial_runner import Trial, TrialRunner, trial_request
 from fastserve.errors import ModelError
+from fastserve.extensions import VersionPath
 from fastserve.log import Log
 
 ARGV = [sys.executable, fake_trial.__file__]

@@ -1,0 +1,78 @@
+"""What the core is told of models beside their versions: labels, and the states behind GetModelStatus.
+
+The core answers GetModelStatus from the table that it was told last, also when this process has gone. Owned by
+the manager, on the event loop; one task tells what is new, and a new core is told everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fastserve.control.core_process import CoreProcess
+from fastserve.control.supervisor import CoreSupervisor
+from fastserve.errors import CoreError, CoreLost
+from fastserve.log import Log
+
+States = Mapping[str, list[dict[str, Any]]]
+Labels = Mapping[str, Mapping[str, int]]
+
+
+class CoreTable:
+    """Tells the core what `states` and `labels` give, after every `changed`."""
+
+    def __init__(
+        self,
+        core: CoreSupervisor,
+        states: Callable[[], States],
+        labels: Callable[[], Labels],
+        log: Log,
+    ) -> None:
+        self._core = core
+        self._states = states
+        self._labels = labels
+        self._log = log
+        self._dirty = asyncio.Event()
+        self._told_states: States | None = None
+        self._told_labels: dict[str, Mapping[str, int]] = {}
+        # One telling at a time, or an older one might come last.
+        self._turn = asyncio.Lock()
+
+    def changed(self) -> None:
+        self._dirty.set()
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            try:
+                await self.tell()
+            except CoreLost:
+                continue  # its successor is told by fill
+            except CoreError as error:
+                self._log.error("the core refuses its table", error=error)
+
+    async def tell(self) -> None:
+        """Tells what is new. CoreError, CoreLost."""
+        async with self._turn:
+            await self._tell(self._core)
+
+    async def fill(self, core: CoreProcess) -> None:
+        """Tells a new core everything. CoreError, CoreLost."""
+        async with self._turn:
+            self._told_states, self._told_labels = None, {}
+            await self._tell(core)
+
+    async def _tell(self, core: CoreProcess | CoreSupervisor) -> None:
+        labels = self._labels()
+        for model in {**self._told_labels, **labels}:
+            wanted = dict(labels.get(model, {}))
+            if wanted != self._told_labels.get(model, {}):
+                await core.call("labels", model=model, labels=wanted)
+                self._told_labels[model] = wanted
+        states = self._states()
+        if states != self._told_states:
+            await core.call("status", models=states)
+            self._told_states = states

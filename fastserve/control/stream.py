@@ -1,0 +1,365 @@
+"""A servable stream: the versions of one model, and what is done to each in turn.
+
+Told by a source what is aspired, it asks the model's policy what comes next and has the work done: loading,
+in attempts with growing pauses, and unloading. It holds the rules that no policy may break: a version that
+failed never displaces one that serves, and what is loaded is unloaded in the end. Owned by the manager, on
+the event loop; knows nothing of trials and cores, which are the Work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from fastserve.config import Loading, Model
+from fastserve.control.policy import permitted
+from fastserve.errors import CoreError, CoreLost, ModelError
+from fastserve.extensions import Aspired, Snapshot, State, Step, VersionPath, VersionPolicy
+from fastserve.log import Log
+
+# Versions at their end that are still told of.
+_ENDED_KEPT = 20
+
+
+@dataclass(eq=False)
+class Harness:
+    """One version of a model on its way from START to END. What is known of it, for whoever asks."""
+
+    model: Model
+    path: VersionPath
+    state: State = State.START
+    aspired: bool = True
+    # Why it failed, or what the attempt before failed with.
+    error: str = ""
+    failed: bool = False
+    attempts: int = 0
+    # Of the attempt under way: what is being done since when, or when the next one begins.
+    stage: dict[str, Any] = field(default_factory=dict)
+    stage_since: float = 0.0
+    retry_at: float | None = None
+    # What the core was told to load, and its memory, once a trial has found out.
+    servable: dict[str, Any] | None = None
+    memory_bytes: int = 0
+    # Set while it may be given up without harm: before the core has heard of it.
+    cancellable: bool = False
+    # Stays although it may not be aspired: it is being compared with another.
+    held: bool = False
+    # Ends the pause before the next attempt.
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __str__(self) -> str:
+        return f"{self.model.name}:{self.version}"
+
+    @property
+    def version(self) -> int:
+        return self.path.version
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(self.version, self.state, self.aspired or self.held, self.failed)
+
+
+class Rejected(ModelError):
+    """A version that is served was found worse than the one before it, and is to be unloaded."""
+
+
+class Work(Protocol):
+    """What is done to a version; errors concern that version only."""
+
+    async def load(self, harness: Harness, beside: Harness | None) -> None:
+        """Brings it into the core and publishes it; keeps `stage` current. With `beside` it gets only the
+        share of the traffic that a rollout begins with. ModelError, CoreError or CoreLost."""
+
+    async def prove(self, harness: Harness, beside: Harness) -> None:
+        """Returns when the new version is to have all traffic. Rejected when it is to go."""
+
+    async def unload(self, harness: Harness) -> None:
+        """Drains and closes it. Nothing is left of it in the core, whatever happens."""
+
+
+class ServableStream:
+    """The versions of one model. `changed` is called after everything that status would show."""
+
+    def __init__(
+        self,
+        model: Model,
+        policy: VersionPolicy,
+        loading: Loading,
+        work: Work,
+        log: Log,
+        changed: Callable[[], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.model = model
+        self.versions: list[Harness] = []
+        self.problem = ""
+        self._policy = policy
+        self._loading = loading
+        self._work = work
+        self._log = log
+        self._changed = changed
+        self._clock = clock
+        self._sleep = sleep
+        self._aspired: Aspired | None = None
+        self._tasks: dict[Harness, asyncio.Task[None]] = {}
+        self._proofs: dict[Harness, asyncio.Task[None]] = {}
+        self._settled = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._removed = False
+        self._closed = False
+
+    # ---- what others ask -----------------------------------------------------------------
+
+    @property
+    def available(self) -> list[Harness]:
+        return [h for h in self.versions if h.state is State.AVAILABLE]
+
+    def find(self, version: int) -> Harness | None:
+        """The version's harness, the one that is alive if there is one."""
+        found = [h for h in self.versions if h.version == version]
+        return next((h for h in found if h.state is not State.END), found[-1] if found else None)
+
+    async def settled(self) -> None:
+        """Waits until the source has looked and every aspired version is available or has failed once."""
+        await self._settled.wait()
+
+    # ---- what others say -----------------------------------------------------------------
+
+    def aspire(self, aspired: Aspired) -> None:
+        """The source's word. The newest one counts."""
+        if self._removed:
+            return
+        if aspired.problem and aspired.problem != self.problem:
+            self._log.warning("source problem", model=self.model.name, why=aspired.problem)
+        self.problem = aspired.problem
+        self._aspired = aspired
+        self._reconcile()
+
+    def retry(self, version: int | None = None) -> None:
+        """Tries what has failed, or waits for its next attempt, again at once: one version, or all."""
+        for harness in list(self.versions):
+            if version in (None, harness.version):
+                harness.hurry.set()
+                if harness.failed and harness.state is State.END:
+                    self.versions.remove(harness)
+        self._reconcile()
+
+    def lost(self, harness: Harness, error: str) -> None:
+        """An available version did not come back into a new core."""
+        self._end(harness, error)
+        self._reconcile()
+
+    async def remove(self) -> None:
+        """Unloads everything; returns when nothing is left."""
+        self.aspire(Aspired(()))
+        self._removed = True
+        await self._idle.wait()
+
+    async def close(self) -> None:
+        """Gives up what is under way, and leaves the core as it is: the daemon ends."""
+        self._closed = True
+        tasks = [*self._proofs.values(), *self._tasks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # ---- from what is aspired to what is done ----------------------------------------------
+
+    def _reconcile(self) -> None:
+        """Brings the list of versions in line with what is aspired, then does what the policy says."""
+        if self._closed:
+            return
+        wanted = {path.version: path for path in self._wanted()}
+        for harness in self.versions:
+            harness.aspired = harness.version in wanted
+            if not harness.aspired:
+                self._give_up(harness)
+        for path in wanted.values():
+            last = self.find(path.version)
+            if last is None or (last.state is State.END and self._again(last, path)):
+                self.versions.append(Harness(self.model, path))
+        self._step()
+        self._forget()
+        self._note()
+
+    def _wanted(self) -> tuple[VersionPath, ...]:
+        """What is aspired; when all of it has failed and nothing serves, with the newest hopeful spare."""
+        if self._aspired is None:
+            return ()
+        aspired = self._aspired.versions
+        hopeless = bool(aspired) and all(self._has_failed(path) for path in aspired)
+        if hopeless and not self.available:
+            spare = next((p for p in reversed(self._aspired.spares) if not self._has_failed(p)), None)
+            if spare is not None:
+                return (*aspired, spare)
+        return aspired
+
+    def _has_failed(self, path: VersionPath) -> bool:
+        last = self.find(path.version)
+        return last is not None and last.failed and not self._again(last, path)
+
+    @staticmethod
+    def _again(ended: Harness, path: VersionPath) -> bool:
+        """Whether a version at its end is to start over: not when this very content has failed."""
+        return not ended.failed or ended.path.fingerprint != path.fingerprint
+
+    def _step(self) -> None:
+        """Does all that the policy asks for now."""
+        while True:
+            alive = [h for h in self.versions if h is self.find(h.version)]
+            snapshots = [h.snapshot() for h in alive]
+            action = self._policy(snapshots)
+            if action is None:
+                return
+            if not permitted(action, snapshots):
+                self._log.error(
+                    "the policy asks for what cannot be done",
+                    model=self.model.name,
+                    step=action.step.value,
+                    version=action.version,
+                )
+                return
+            harness = next(h for h in alive if h.version == action.version)
+            if action.step is Step.LOAD:
+                harness.state = State.LOADING
+                self._begin(harness, self._load(harness), "load")
+            else:
+                harness.state = State.UNLOADING
+                self._begin(harness, self._unload(harness), "unload")
+
+    def _begin(self, harness: Harness, work: Any, what: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=f"{what}-{harness}")
+        self._tasks[harness] = task
+        task.add_done_callback(lambda done: self._done(harness, done))
+
+    def _done(self, harness: Harness, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(harness) is task:
+            del self._tasks[harness]
+        if task.cancelled():
+            self._end(harness, "")
+        elif (error := task.exception()) is not None:
+            self._log.error("a defect in loading", servable=harness, error=repr(error))
+            self._end(harness, f"{type(error).__name__}: {error}")
+        self._reconcile()
+
+    def _give_up(self, harness: Harness) -> None:
+        """Stops what is no longer worth finishing. What the core has begun is finished, then unloaded."""
+        if harness.state is State.START:
+            harness.state = State.END
+        elif harness in self._proofs:
+            self._proofs[harness].cancel()
+        elif harness.cancellable:
+            self._tasks[harness].cancel()
+
+    async def _load(self, harness: Harness) -> None:
+        """Attempts with pauses between them, until one succeeds or there have been enough."""
+        pause_s = self._loading.retry_s
+        while True:
+            harness.attempts += 1
+            beside = self._beside(harness)
+            try:
+                await self._work.load(harness, beside)
+                break
+            except (ModelError, CoreError, CoreLost) as error:
+                harness.error = str(error)
+                left = self._loading.retries + 1 - harness.attempts
+                self._log.error(
+                    "not available",
+                    servable=harness,
+                    path=harness.path.path,
+                    error=error,
+                    attempts_left=left,
+                )
+                if left <= 0:
+                    self._end(harness, harness.error)
+                    return
+            harness.stage = {}
+            harness.retry_at = self._clock() + pause_s
+            harness.cancellable = True
+            self._note()
+            self._reconcile()
+            await self._pause(harness, pause_s)
+            harness.retry_at = None
+            harness.cancellable = False
+            pause_s = min(2 * pause_s, self._loading.retry_max_s)
+        harness.error = ""
+        harness.stage = {}
+        harness.state = State.AVAILABLE
+        self._changed()
+        if beside is not None:
+            await self._prove(harness, beside)
+
+    def _beside(self, harness: Harness) -> Harness | None:
+        """The version that a new one has to be compared with before it gets all traffic."""
+        if self.model.rollout.mode == "off":
+            return None
+        others = [h for h in self.available if h is not harness and h not in self._proofs]
+        return max(others, key=lambda h: h.version, default=None)
+
+    async def _prove(self, harness: Harness, beside: Harness) -> None:
+        """Holds both versions until it is clear which one stays."""
+        harness.held = beside.held = True
+        proof = asyncio.get_running_loop().create_task(
+            self._work.prove(harness, beside), name=f"prove-{harness}"
+        )
+        self._proofs[harness] = proof
+        try:
+            await asyncio.wait([proof])
+            del self._proofs[harness]
+            if not proof.cancelled() and proof.exception() is None:
+                return
+            harness.state = State.UNLOADING
+            if not proof.cancelled():
+                self._log.error("rolled back", servable=harness, to=beside, why=proof.exception())
+                harness.error = str(proof.exception())
+                harness.failed = True
+            await self._unload(harness)
+        finally:
+            self._proofs.pop(harness, None)
+            proof.cancel()
+            harness.held = beside.held = False
+
+    async def _pause(self, harness: Harness, seconds: float) -> None:
+        harness.hurry.clear()
+        waits = [asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(harness.hurry.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _unload(self, harness: Harness) -> None:
+        await self._work.unload(harness)
+        self._end(harness, harness.error if harness.failed else "")
+
+    def _end(self, harness: Harness, error: str) -> None:
+        harness.state = State.END
+        harness.error = error
+        harness.failed = bool(error)
+        harness.stage = {}
+        harness.retry_at = None
+        harness.servable = None
+
+    def _forget(self) -> None:
+        """Drops versions that came again, and the oldest of many that have ended."""
+        newest = [h for h in self.versions if h is self.find(h.version)]
+        ended = [h for h in newest if h.state is State.END and not h.aspired]
+        dropped = set(ended[:-_ENDED_KEPT])
+        self.versions = [h for h in newest if h not in dropped]
+
+    def _note(self) -> None:
+        """Wakes who waits for a state of the whole stream."""
+        working = [h for h in self._tasks if h.retry_at is None and h not in self._proofs]
+        waiting = any(h.state is State.START for h in self.versions)
+        first = any(h.attempts <= 1 and h.state is State.LOADING for h in working)
+        if self._aspired is not None and not first and not (waiting and working):
+            self._settled.set()
+        if not self._tasks and all(h.state is State.END for h in self.versions):
+            self._idle.set()
+        else:
+            self._idle.clear()
+        self._changed()
