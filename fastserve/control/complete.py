@@ -1,0 +1,199 @@
+"""Whether a version is complete: everything that its files name is there, in full.
+
+Called by the sources of the control process, in threads. Looks at names and sizes, the variables index and
+a few fields of saved_model.pb, never at weights: a look is cheap. The files may still be being written, so
+whatever they hold is a reason and no exception. What only opening the model shows is the trial's business.
+
+A source takes a version as complete when `why_incomplete` has no reason and
+
+- `fingerprint` was the same one poll ago: nobody is writing it;
+- or it was not there at the last look and `written_before` that look: it was written elsewhere on the same
+  file system and renamed into place, so it need not wait for another poll;
+- or a marker file is configured and there, which decides alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from fastserve.control.variables_index import BadIndex, Compressed, shard_sizes
+from fastserve.control.wire import VARINT, BadWire, skip, varint
+
+INDEX = "variables/variables.index"
+
+# Of a message of this file: more fields than any has, so that a look at something else ends.
+_FIELDS_MAX = 1_000_000
+_NAME_MAX_BYTES = 1 << 16
+_HEAD_BYTES = 20  # tag and length
+# Files' times are as coarse as the kernel's tick, and a file server's clock is not ours.
+_CLOCK_SLACK_S = 0.1
+
+
+def why_incomplete(path: str | os.PathLike[str], marker: str = "") -> str:
+    """Why the SavedModel in directory `path` is not complete, for people; "" when it is.
+
+    With `marker`, a file name within the directory, only that decides. Blocks; never raises.
+    """
+    directory = Path(path)
+    try:
+        if marker:
+            return "" if (directory / marker).is_file() else f"{directory / marker} is not there yet"
+        return _why_incomplete(directory)
+    except OSError as error:
+        return f"{error.filename or directory}: cannot be read: {error.strerror or error}"
+    except ValueError as error:  # a name that no file can have
+        return f"{directory}: {error}"
+
+
+def fingerprint(path: str | os.PathLike[str]) -> str:
+    """A text that changes when a file of the directory does: its name, size, mtime or inode.
+
+    Opens nothing. "" when the directory cannot be listed to the end. Blocks; never raises.
+    """
+    try:
+        lines = sorted(
+            f"{os.path.relpath(file, path)}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
+            for file, status in _walk(os.fspath(path))
+        )
+    except OSError:
+        return ""
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def written_before(path: str | os.PathLike[str], when: float) -> bool:
+    """Whether everything in the directory was written before `when`, a time.time(), with some slack.
+
+    By the files' ctime, which no copy can set back. The directory's own does not count: renaming changes
+    it. With a version that was not there at `when`, True says that it was renamed into place.
+    """
+    try:
+        newest = max(
+            (status.st_ctime for _, status in _walk(os.fspath(path), directories=True)), default=when
+        )
+    except OSError:
+        return False
+    return newest < when - _CLOCK_SLACK_S
+
+
+def _walk(path: str, *, directories: bool = False) -> Iterator[tuple[str, os.stat_result]]:
+    """The files below `path`, links followed to files only; with their directories, too."""
+    for entry in os.scandir(path):
+        if entry.is_dir(follow_symlinks=False):
+            if directories:
+                yield entry.path, entry.stat(follow_symlinks=False)
+            yield from _walk(entry.path, directories=directories)
+        else:
+            yield entry.path, entry.stat(follow_symlinks=os.path.exists(entry.path))
+
+
+# ---- what the files name ---------------------------------------------------------------------
+
+
+@dataclass
+class _Needs:
+    """What saved_model.pb says must lie beside it."""
+
+    meta_graphs: int = 0
+    variables: bool = False
+    assets: set[str] = field(default_factory=set)
+
+
+def _why_incomplete(directory: Path) -> str:
+    model = directory / "saved_model.pb"
+    if not model.is_file():
+        other = next(
+            (name for name in ("saved_model.pbtxt", "saved_model.cpb") if (directory / name).exists()), ""
+        )
+        return f"{model} is not there" + (
+            f", and {other} is not read: export saved_model.pb" if other else " yet"
+        )
+    try:
+        needs = _needs(model)
+    except BadWire as error:
+        return f"{model} ({model.stat().st_size} bytes) is cut short or no SavedModel: {error}"
+    if not needs.meta_graphs:
+        return f"{model} ({model.stat().st_size} bytes) holds no meta graph: not all of it is there"
+    missing = sorted(name for name in needs.assets if not (directory / "assets" / name).is_file())
+    if missing:
+        return f"{directory / 'assets' / missing[0]} is not there, which saved_model.pb names"
+    index = directory / INDEX
+    if index.exists():
+        return _why_shards(index)
+    if needs.variables:
+        return f"{index} is not there, and saved_model.pb restores variables"
+    return ""
+
+
+def _why_shards(index: Path) -> str:
+    try:
+        needed = shard_sizes(index)
+    except BadIndex as error:
+        return f"{index} {error}"
+    except Compressed:
+        # As a table it is whole; that no writer of TensorFlow compresses leaves only a look at the names.
+        return "" if list(index.parent.glob("variables.data-*")) else f"{index} is there, its data is not"
+    for shard, size in enumerate(needed):
+        data = index.parent / f"variables.data-{shard:05}-of-{len(needed):05}"
+        try:
+            there = data.stat().st_size
+        except FileNotFoundError:
+            return f"{data} is not there; by the index it has {size} bytes"
+        if there < size:
+            return f"{data} has {there} bytes of the {size} that the index names"
+        if not os.access(data, os.R_OK):
+            return f"{data}: cannot be read: Permission denied"
+    return ""
+
+
+def _needs(model: Path) -> _Needs:
+    """Reads the heads of the fields of SavedModel and its MetaGraphDefs, and skips what they hold."""
+    needs = _Needs()
+    with open(model, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        for number, begin, end in _heads(file, 0, size):
+            if number == 2:
+                needs.meta_graphs += 1
+                for inner, inner_begin, inner_end in _heads(file, begin, end):
+                    if inner == 3:  # saver_def; 1: the tensor that takes the variables' path
+                        needs.variables |= any(
+                            f == 1 and e > b for f, b, e in _heads(file, inner_begin, inner_end)
+                        )
+                    elif inner == 6:  # asset_file_def; 2: its name below assets/
+                        needs.assets.update(
+                            _text(file, b, e) for f, b, e in _heads(file, inner_begin, inner_end) if f == 2
+                        )
+    return needs
+
+
+def _heads(file: BinaryIO, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Of each field of the message in file[begin:end]: its number, and where its content begins and ends."""
+    for _ in range(_FIELDS_MAX):
+        if begin >= end:
+            return
+        file.seek(begin)
+        head = file.read(min(_HEAD_BYTES, end - begin))
+        tag, at = varint(head, 0)
+        number, kind = tag >> 3, tag & 7
+        if kind == VARINT:
+            length = 0
+            _, at = varint(head, at)
+        else:
+            length, at = skip(head, at, kind)
+        begin += at
+        if not number or begin + length > end:
+            raise BadWire(f"a field goes on for {length} bytes from byte {begin}, and it ends at {end}")
+        yield number, begin, begin + length
+        begin += length
+    raise BadWire("it has too many fields")
+
+
+def _text(file: BinaryIO, begin: int, end: int) -> str:
+    if end - begin > _NAME_MAX_BYTES:
+        raise BadWire("an asset's name is too long")
+    file.seek(begin)
+    return file.read(end - begin).decode("utf-8", "surrogateescape")
