@@ -1,8 +1,8 @@
 """Whether a version is complete: everything that its files name is there, in full.
 
-Called by the sources of the control process, in threads. Looks at names and sizes, the variables index and a few
-fields of saved_model.pb: never at weights, so that a look is cheap, and at files that are being written, so
-that whatever they hold is a reason and no exception. What opening the model finds is the trial's business.
+Called by the sources of the control process, in threads. Looks at names and sizes, the variables index and
+a few fields of saved_model.pb, never at weights: a look is cheap. The files may still be being written, so
+whatever they hold is a reason and no exception. What only opening the model shows is the trial's business.
 
 A source takes a version as complete when `why_incomplete` has no reason and
 
@@ -14,17 +14,23 @@ A source takes a version as complete when `why_incomplete` has no reason and
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-from collections.abc import Iterator
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from fastserve.control.variables_index import BadIndex, Compressed, shard_sizes
-from fastserve.control.wire import BYTES, VARINT, BadWire, skip, varint
+from fastserve.control.wire import VARINT, BadWire, skip, varint
 
+MODEL = "saved_model.pb"
 INDEX = "variables/variables.index"
+# What must be read, not only listed, to say whether a version is complete.
+HEADS = (MODEL, INDEX)
 
 # Of a message of this file: more fields than any has, so that a look at something else ends.
 _FIELDS_MAX = 1_000_000
@@ -40,19 +46,44 @@ def why_incomplete(path: str | os.PathLike[str], marker: str = "") -> str:
     With `marker`, a file name within the directory, only that decides. Blocks; never raises.
     """
     directory = Path(path)
-    try:
-        if marker:
-            return "" if (directory / marker).is_file() else f"{directory / marker} is not there yet"
-        return _why_incomplete(directory)
-    except OSError as error:
-        return f"{error.filename or directory}: cannot be read: {error.strerror or error}"
-    except ValueError as error:  # a name that no file can have
-        return f"{directory}: {error}"
+
+    def size(name: str) -> int | None:
+        file = directory / name
+        try:
+            there = file.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if not os.access(file, os.R_OK):
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(file))
+        return there.st_size if stat.S_ISREG(there.st_mode) else None
+
+    def names() -> list[str]:
+        return [f"variables/{name}" for name in os.listdir(directory / "variables")]
+
+    return _reason(_Files(str(directory), directory, size, names), marker)
+
+
+def why_listing_incomplete(
+    where: str, sizes: Mapping[str, int | None], fetched: str | os.PathLike[str], marker: str = ""
+) -> str:
+    """As why_incomplete, of a version elsewhere: `where`, for people. Blocks; never raises.
+
+    `sizes` has its files by their path below it, None where the size is not known. Of those in HEADS, the
+    ones that it has must lie below `fetched`.
+    """
+
+    def size(name: str) -> int | None:
+        there = sizes.get(name, -1)
+        return sys.maxsize if there is None else None if there < 0 else there
+
+    return _reason(_Files(where, Path(fetched), size, lambda: sizes), marker)
 
 
 def fingerprint(path: str | os.PathLike[str]) -> str:
-    """A text that changes when a file of the directory does: its name, size, mtime or inode. Cheap: nothing is
-    opened. "" when the directory cannot be listed to the end. Blocks; never raises."""
+    """A text that changes when a file of the directory does: its name, size, mtime or inode.
+
+    Opens nothing. "" when the directory cannot be listed to the end. Blocks; never raises.
+    """
     try:
         lines = sorted(
             f"{os.path.relpath(file, path)}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
@@ -86,14 +117,21 @@ def _walk(path: str, *, directories: bool = False) -> Iterator[tuple[str, os.sta
                 yield entry.path, entry.stat(follow_symlinks=False)
             yield from _walk(entry.path, directories=directories)
         else:
-            yield entry.path, entry.stat(follow_symlinks=not _dangling(entry.path))
-
-
-def _dangling(path: str) -> bool:
-    return not os.path.exists(path)
+            yield entry.path, entry.stat(follow_symlinks=os.path.exists(entry.path))
 
 
 # ---- what the files name ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Files:
+    """A version: its name for people; where the files in HEADS can be read; the size of a file by its path
+    below the version, None when it is not there; and at least the names below variables/."""
+
+    where: str
+    local: Path
+    size: Callable[[str], int | None]
+    names: Callable[[], Iterable[str]]
 
 
 @dataclass
@@ -105,50 +143,58 @@ class _Needs:
     assets: set[str] = field(default_factory=set)
 
 
-def _why_incomplete(directory: Path) -> str:
-    model = directory / "saved_model.pb"
-    if not model.is_file():
-        other = next(
-            (name for name in ("saved_model.pbtxt", "saved_model.cpb") if (directory / name).exists()), ""
-        )
-        return f"{model} is not there" + (
-            f", and {other} is not read: export saved_model.pb" if other else " yet"
-        )
+def _reason(files: _Files, marker: str) -> str:
     try:
-        needs = _needs(model)
+        if marker:
+            return "" if files.size(marker) is not None else f"{files.where}/{marker} is not there yet"
+        return _why_incomplete(files)
+    except OSError as error:
+        return f"{error.filename or files.where}: cannot be read: {error.strerror or error}"
+    except ValueError as error:  # a name that no file can have
+        return f"{files.where}: {error}"
+
+
+def _why_incomplete(files: _Files) -> str:
+    model = f"{files.where}/{MODEL}"
+    size = files.size(MODEL)
+    if size is None:
+        for other in ("saved_model.pbtxt", "saved_model.cpb"):
+            if files.size(other) is not None:
+                return f"{model} is not there, and {other} is not read: export {MODEL}"
+        return f"{model} is not there yet"
+    try:
+        needs = _needs(files.local / MODEL)
     except BadWire as error:
-        return f"{model} ({model.stat().st_size} bytes) is cut short or no SavedModel: {error}"
+        return f"{model} ({size} bytes) is cut short or no SavedModel: {error}"
     if not needs.meta_graphs:
-        return f"{model} ({model.stat().st_size} bytes) holds no meta graph: not all of it is there"
-    missing = sorted(name for name in needs.assets if not (directory / "assets" / name).is_file())
-    if missing:
-        return f"{directory / 'assets' / missing[0]} is not there, which saved_model.pb names"
-    index = directory / INDEX
-    if index.exists():
-        return _why_shards(index)
+        return f"{model} ({size} bytes) holds no meta graph: not all of it is there"
+    for name in sorted(needs.assets):
+        if files.size(f"assets/{name}") is None:
+            return f"{files.where}/assets/{name} is not there, which {MODEL} names"
+    if files.size(INDEX) is not None:
+        return _why_shards(files)
     if needs.variables:
-        return f"{index} is not there, and saved_model.pb restores variables"
+        return f"{files.where}/{INDEX} is not there, and {MODEL} restores variables"
     return ""
 
 
-def _why_shards(index: Path) -> str:
+def _why_shards(files: _Files) -> str:
     try:
-        needed = shard_sizes(index)
+        needed = shard_sizes(files.local / INDEX)
     except BadIndex as error:
-        return f"{index} {error}"
+        return f"{files.where}/{INDEX} {error}"
     except Compressed:
-        # As a table it is whole; that no writer of TensorFlow compresses leaves only a look at the names.
-        return "" if list(index.parent.glob("variables.data-*")) else f"{index} is there, its data is not"
+        # No version of TensorFlow writes this, and what it names is not known: any data has to do.
+        if any(name.startswith("variables/variables.data-") for name in files.names()):
+            return ""
+        return f"{files.where}/{INDEX} is there, its data is not"
     for shard, size in enumerate(needed):
-        data = index.parent / f"variables.data-{shard:05}-of-{len(needed):05}"
-        try:
-            there = data.stat().st_size
-        except FileNotFoundError:
-            return f"{data} is not there; by the index it has {size} bytes"
+        data = f"variables/variables.data-{shard:05}-of-{len(needed):05}"
+        there = files.size(data)
+        if there is None:
+            return f"{files.where}/{data} is not there; by the index it has {size} bytes"
         if there < size:
-            return f"{data} has {there} bytes of the {size} that the index names"
-        if not os.access(data, os.R_OK):
-            return f"{data}: cannot be read: Permission denied"
+            return f"{files.where}/{data} has {there} bytes of the {size} that the index names"
     return ""
 
 
