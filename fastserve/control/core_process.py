@@ -3,7 +3,8 @@
 The protocol is JSON, one object a line, over a socket pair. The control process sends
 {"id": 1, "op": "load", ...}, the core answers {"id": 1, "ok": true, ...} or {"id": 1, "ok": false,
 "code": "INVALID_ARGUMENT", "error": "..."} in any order, and sends events of its own: "hello" first
-of all, and "log". Used by the supervisor, on the event loop.
+of all, "log", and "request": a client's call that is the control process's to answer, by the command
+"respond". Used by the supervisor, on the event loop.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import json
 import signal
 import socket
+from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -20,6 +22,7 @@ from fastserve.log import Log
 
 CONTROL_FD = "FASTSERVE_CONTROL_FD"
 _LINE_MAX_BYTES = 64 << 20
+_UNIMPLEMENTED, _INTERNAL = 12, 13
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -41,16 +44,32 @@ class Process(Protocol):
 Spawn = Callable[[Mapping[str, str], Sequence[int]], Awaitable[Process]]
 
 
+# Answers a client's call: from the method's name and the message to gRPC code, message and reply.
+OnRequest = Callable[[str, bytes], Awaitable[tuple[int, str, bytes]]]
+
+
+async def unimplemented(method: str, message: bytes) -> tuple[int, str, bytes]:
+    """For who answers no calls."""
+    return _UNIMPLEMENTED, f"{method} is not served", b""
+
+
 class CoreProcess:
     """A running core. Made by `start`; `call` may be used by any number of tasks at once."""
 
     def __init__(
-        self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, log: Log
+        self,
+        process: Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        log: Log,
+        on_request: OnRequest = unimplemented,
     ) -> None:
         self._process = process
         self._reader = reader
         self._writer = writer
         self._log = log
+        self._on_request = on_request
+        self._requests: set[asyncio.Task[None]] = set()
         self._calls: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._last_id = 0
         self._hello: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -58,7 +77,12 @@ class CoreProcess:
 
     @classmethod
     async def start(
-        cls, spawn: Spawn, listener_fds: Sequence[int], log: Log, hello_timeout_s: float = 60.0
+        cls,
+        spawn: Spawn,
+        listener_fds: Sequence[int],
+        log: Log,
+        on_request: OnRequest = unimplemented,
+        hello_timeout_s: float = 60.0,
     ) -> CoreProcess:
         """Starts a core and waits for its hello. CoreLost when it ends before, or is silent for too long."""
         ours, theirs = socket.socketpair()
@@ -70,7 +94,7 @@ class CoreProcess:
         except BaseException:
             ours.close()
             raise
-        core = cls(process, reader, writer, log)
+        core = cls(process, reader, writer, log, on_request)
         try:
             async with asyncio.timeout(hello_timeout_s):
                 await asyncio.shield(core._hello)
@@ -140,6 +164,8 @@ class CoreProcess:
                 waiting.set_exception(lost)
         # Nobody may be waiting for the hello any more.
         self._hello.exception()
+        for request in self._requests:
+            request.cancel()
 
     def _take(self, line: bytes) -> None:
         try:
@@ -151,6 +177,10 @@ class CoreProcess:
         if event == "hello":
             if not self._hello.done():
                 self._hello.set_result(None)
+        elif event == "request":
+            request = asyncio.create_task(self._answer(message), name="core-request")
+            self._requests.add(request)
+            request.add_done_callback(self._requests.discard)
         elif event == "log":
             level = message.get("level")
             fields = message.get("fields")
@@ -165,6 +195,27 @@ class CoreProcess:
             )
         elif number in self._calls and not self._calls[number].done():
             self._calls[number].set_result(message)
+
+    async def _answer(self, event: dict[str, Any]) -> None:
+        """A client's call that the core has passed on."""
+        method = str(event.get("method"))
+        try:
+            code, text, reply = await self._on_request(method, b64decode(event["message"], validate=True))
+        except Exception as error:  # a defect of the handler's: its caller must hear of it all the same
+            self._log.error("a request failed", method=method, error=f"{type(error).__name__}: {error}")
+            code, text, reply = _INTERNAL, f"{type(error).__name__}: {error}", b""
+        try:
+            await self.call(
+                "respond",
+                request=event.get("request"),
+                code=code,
+                message=text,
+                reply=b64encode(reply).decode(),
+            )
+        except CoreLost:
+            return
+        except CoreError as error:
+            self._log.error("the core did not take an answer", method=method, error=error)
 
 
 def describe_exit(status: int) -> str:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from fastserve.control.core_process import CoreProcess, Spawn, describe_exit
+from fastserve.control.core_process import CoreProcess, OnRequest, Spawn, describe_exit, unimplemented
 from fastserve.errors import CoreError, CoreLost, StartError
 from fastserve.log import Log
 
@@ -38,6 +38,7 @@ class CoreSupervisor:
         log: Log,
         *,
         on_launch: Callable[[int], None] = lambda pid: None,
+        on_request: OnRequest = unimplemented,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -46,6 +47,7 @@ class CoreSupervisor:
         self._listener_fds = listener_fds
         self._log = log
         self._on_launch = on_launch
+        self._on_request = on_request
         self._clock = clock
         self._sleep = sleep
         self._core: CoreProcess | None = None
@@ -144,7 +146,7 @@ class CoreSupervisor:
 
     async def _launch(self) -> CoreProcess:
         self._core = None
-        self._core = await CoreProcess.start(self._spawn, self._listener_fds, self._log)
+        self._core = await CoreProcess.start(self._spawn, self._listener_fds, self._log, self._on_request)
         self._on_launch(self._core.pid)
         async with asyncio.timeout(_CONFIGURE_TIMEOUT_S):
             await self._core.call("configure", **self._configure)

@@ -30,6 +30,8 @@ class Commands:
             "labels": self._labels,
             "list": self._list,
             "stats": self._stats,
+            "status": self._status,
+            "respond": self._respond,
             "serve": self._serve,
             "drain": self._drain,
         }
@@ -60,11 +62,18 @@ class Commands:
     async def _publish(self, command: Command) -> Answer:
         model, version = command["model"], command["version"]
         await self._core.engine.publish(model, version)
-        self._core.health.available(model)
+        self._core.health.available(model, version)
         return {}
 
     async def _retire(self, command: Command) -> Answer:
-        await self._core.engine.retire(command["model"], command["version"])
+        model, version = command["model"], command["version"]
+        was_available = self._core.health.retired(model, version)
+        try:
+            await self._core.engine.retire(model, version)
+        except RuntimeFailure:
+            if was_available:
+                self._core.health.available(model, version)
+            raise
         return {}
 
     async def _close(self, command: Command) -> Answer:
@@ -89,6 +98,17 @@ class Commands:
             "threads": _thread_cpu_us(),
             "signatures": core.engine.stats(),
         }
+
+    async def _status(self, command: Command) -> Answer:
+        self._core.model_service.table(command["models"])
+        self._core.health.models(command["models"])
+        return {}
+
+    async def _respond(self, command: Command) -> Answer:
+        delivered = self._core.model_service.respond(
+            command["request"], command["code"], command["message"], command["reply"]
+        )
+        return {"delivered": delivered}
 
     async def _serve(self, command: Command) -> Answer:
         self._core.listener.start()

@@ -12,6 +12,7 @@ import json
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from fastserve.version import __version__
@@ -63,9 +64,13 @@ class ControlChannel:
         self._write({"id": command["id"], "ok": True})
         return command
 
-    def serve(self, run: Run) -> None:
-        """Runs every further command as a task of its own."""
-        self._serving = asyncio.create_task(self._read(run), name="control-channel")
+    def serve(self, run: Run, on_lost: Callable[[], None]) -> None:
+        """Runs every further command as a task of its own, and `on_lost` when the control process is gone."""
+        self._serving = asyncio.create_task(self._serve(run, on_lost), name="control-channel")
+
+    def send(self, event: dict[str, Any]) -> bool:
+        """One event for the control process. False: there is none, or it does not read."""
+        return self._write(event)
 
     def log(self, level: str, message: str, **fields: object) -> None:
         """One event for the control process's log."""
@@ -80,12 +85,18 @@ class ControlChannel:
             await asyncio.wait(self._tasks, timeout=1.0)
         self._writer.close()
 
+    async def _serve(self, run: Run, on_lost: Callable[[], None]) -> None:
+        with suppress(ConnectionError):
+            await self._read(run)
+        # What is served stays served; SIGTERM still drains.
+        self._writer.close()
+        on_lost()
+
     async def _read(self, run: Run) -> None:
         while line := await self._reader.readline():
             task = asyncio.create_task(self._answer(run, json.loads(line)), name="command")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        # End of file: the control process is gone. What is served stays served; SIGTERM still drains.
 
     async def _answer(self, run: Run, command: Command) -> None:
         try:
@@ -97,9 +108,10 @@ class ControlChannel:
             text = f"{type(error).__name__}: {error}"
             self._write({"id": command["id"], "ok": False, "code": "INTERNAL", "error": text})
 
-    def _write(self, message: dict[str, Any]) -> None:
+    def _write(self, message: dict[str, Any]) -> bool:
         transport = self._writer.transport
         if transport.is_closing() or transport.get_write_buffer_size() > _BACKLOG_MAX_BYTES:
             self.dropped += 1
-            return
+            return False
         self._writer.write(json.dumps(message).encode() + b"\n")
+        return True

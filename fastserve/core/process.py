@@ -14,6 +14,7 @@ from fastserve.core.control_channel import ControlChannel
 from fastserve.core.drain import Drain
 from fastserve.core.health import Health
 from fastserve.core.listener import Listener
+from fastserve.core.model_service import ModelService
 from fastserve.core.service import Services
 
 CONTROL_FD = "FASTSERVE_CONTROL_FD"
@@ -32,7 +33,7 @@ async def serve(control_fd: int) -> int:
     # Everything that lives now lives as long as the process: no collection ever walks it again.
     gc.collect()
     gc.freeze()
-    channel.serve(core.commands.run)
+    channel.serve(core.commands.run, core.model_service.control_lost)
     await core.drain.done.wait()
     core.close()
     await channel.close()
@@ -48,7 +49,9 @@ class Core:
         server, limits = settings["server"], settings["limits"]
         self.engine = Engine(loop, server, limits, settings["executor"])
         self.health = Health()
-        self.services = Services(loop, [*self.health.methods()], channel.log)
+        self.model_service = ModelService(self.engine.versions, channel.send)
+        methods = [*self.health.methods(), *self.model_service.methods()]
+        self.services = Services(loop, methods, channel.log)
         self.front_end = FrontEnd(
             loop, self.engine, limits, self.services.paths(), self.services.start, server["io_threads"]
         )
