@@ -23,6 +23,9 @@ from fastserve.log import Log
 CONTROL_FD = "FASTSERVE_CONTROL_FD"
 _LINE_MAX_BYTES = 64 << 20
 _UNIMPLEMENTED, _INTERNAL = 12, 13
+_DRAIN_GRACE_S = 5.0
+# Of a process that is not our child: only its parent learns its status.
+EXIT_UNKNOWN = -1000
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -68,7 +71,7 @@ class CoreProcess:
         self._reader = reader
         self._writer = writer
         self._log = log
-        self._on_request = on_request
+        self.on_request = on_request
         self._requests: set[asyncio.Task[None]] = set()
         self._calls: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._last_id = 0
@@ -106,6 +109,18 @@ class CoreProcess:
             raise
         return core
 
+    @classmethod
+    async def adopt(cls, process: Process, sock: socket.socket, received: bytes, log: Log) -> CoreProcess:
+        """A core that another control process has started. It has said hello on `sock`, then `received`."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=_LINE_MAX_BYTES)
+        reader.feed_data(received)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport, _ = await loop.create_connection(lambda: protocol, sock=sock)
+        core = cls(process, reader, asyncio.StreamWriter(transport, protocol, reader, loop), log)
+        core._hello.set_result(None)
+        return core
+
     @property
     def pid(self) -> int:
         return self._process.pid
@@ -137,6 +152,43 @@ class CoreProcess:
         self._writer.close()
         return status
 
+    async def drain(self, lame_duck_s: float, drain_timeout_s: float) -> bool:
+        """Lets it finish its calls and exit. False when it did not, and was killed.
+
+        Until it returns, `kill` may end it at once.
+        """
+        asked = asyncio.create_task(
+            self.call("drain", lame_duck_s=lame_duck_s, drain_timeout_s=drain_timeout_s), name="core-drain"
+        )
+        try:
+            async with asyncio.timeout(lame_duck_s + drain_timeout_s + _DRAIN_GRACE_S):
+                status = await self.wait()
+                # Its last words are read: the answer is among them, or asking fails.
+                await asyncio.wait([asked])
+        except TimeoutError:
+            self._log.error("the core did not end in time and was killed", pid=self.pid)
+            await self.kill()
+            return False
+        finally:
+            asked.cancel()
+            # Whatever it answered, the exit is what counts.
+            answers: list[Any] = await asyncio.gather(asked, return_exceptions=True)
+        answered = [answer for answer in answers if isinstance(answer, dict)]
+        for answer in answered:
+            if answer.get("unanswered"):
+                self._log.warning("calls were left without an answer", calls=answer["unanswered"])
+        drained = status == 0 or (status == EXIT_UNKNOWN and bool(answered))
+        if not drained:
+            self._log.error("the core died while it drained", how=describe_exit(status), pid=self.pid)
+        return drained
+
+    async def leave(self) -> None:
+        """Ends the connection, not the core."""
+        self._reading.cancel()
+        await asyncio.wait([self._reading])
+        self._end_calls()
+        self._writer.close()
+
     async def kill(self) -> int:
         """Ends it at once."""
         if self._process.returncode is None:
@@ -157,6 +209,9 @@ class CoreProcess:
                     await self._process.wait()
             except TimeoutError:
                 self._process.kill()
+        self._end_calls()
+
+    def _end_calls(self) -> None:
         lost = CoreLost("the core has ended")
         everyone: list[asyncio.Future[Any]] = [*self._calls.values(), self._hello]
         for waiting in everyone:
@@ -200,7 +255,7 @@ class CoreProcess:
         """A client's call that the core has passed on."""
         method = str(event.get("method"))
         try:
-            code, text, reply = await self._on_request(method, b64decode(event["message"], validate=True))
+            code, text, reply = await self.on_request(method, b64decode(event["message"], validate=True))
         except Exception as error:  # a defect of the handler's: its caller must hear of it all the same
             self._log.error("a request failed", method=method, error=f"{type(error).__name__}: {error}")
             code, text, reply = _INTERNAL, f"{type(error).__name__}: {error}", b""
@@ -220,6 +275,8 @@ class CoreProcess:
 
 def describe_exit(status: int) -> str:
     """An exit status in words: "exit code 3", "SIGSEGV"."""
+    if status == EXIT_UNKNOWN:
+        return "an unknown status: it was adopted"
     if status >= 0:
         return f"exit code {status}"
     try:

@@ -374,7 +374,7 @@ async def test_a_drain_ends_the_core_and_is_not_a_death(log: Log) -> None:
 async def test_a_core_that_does_not_drain_in_time_is_killed(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastserve.control.supervisor._DRAIN_GRACE_S", 0.01)
+    monkeypatch.setattr("fastserve.control.core_process._DRAIN_GRACE_S", 0.01)
     it = Supervised(log)
     it.cores.answers["drain"] = lambda command: asyncio.sleep(3600)
     await it.core.start(it.recover)
