@@ -195,6 +195,18 @@ class Core:
     def call(self, op: str, **params: object) -> dict[str, Any]:
         return self.finish(self.begin(op, **params))
 
+    def event(self, name: str) -> dict[str, Any]:
+        """Waits for the next event of a kind, and takes it."""
+        while True:
+            for number, event in enumerate(self.events):
+                if event["event"] == name:
+                    return self.events.pop(number)
+            self._read()
+
+    def abandon(self) -> None:
+        """As a control process that dies: it is gone, the core's sockets stay."""
+        self._lines.close()
+
     def serve(self, *servables: dict[str, Any]) -> None:
         """Loads and publishes versions, and starts accepting."""
         for one in servables:

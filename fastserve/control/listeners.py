@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from fastserve.config_address import Address, TcpAddress, UnixAddress, parse_address
 from fastserve.errors import StartError
@@ -31,17 +32,34 @@ class Listener:
 class Listeners:
     """All listening sockets of a daemon. A context manager: at its end unix sockets are removed too."""
 
-    def __init__(self, addresses: Iterable[str]) -> None:
-        """Binds every address. StartError names the one that cannot be had, and why."""
+    def __init__(self, addresses: Iterable[str], given: Iterable[Listener] = ()) -> None:
+        """Takes the sockets in `given` for the addresses that they have, and binds the others. StartError
+        names the one that cannot be had, and why. Given sockets that no address wants are closed here."""
+        wanted = [parse_address(text) for text in addresses]
         self._listeners: list[Listener] = []
         self._unix: list[tuple[str, int]] = []
+        self._given = list(given)
+        self._given_unix = [
+            (listener.address.path, os.stat(listener.address.path).st_ino)
+            for listener in self._given
+            if isinstance(listener.address, UnixAddress) and os.path.exists(listener.address.path)
+        ]
+        # A port 0 takes any socket of its host: after the addresses that know which one is theirs.
+        taken = {
+            place: self._take(address)
+            for place, address in sorted(enumerate(wanted), key=lambda item: str(item[1]).endswith(":0"))
+        }
+        # The addresses are exactly those of the sockets that were given.
+        self.as_given = None not in taken.values() and not self._given
         try:
-            for text in addresses:
-                self._bind(parse_address(text))
+            for place, address in enumerate(wanted):
+                self._listeners.append(taken[place] or self._bind(address))
         except BaseException:
             self.close()
             self._unlink()
             raise
+        for listener in self._given:
+            listener.socket.close()
 
     def __enter__(self) -> Listeners:
         return self
@@ -67,19 +85,31 @@ class Listeners:
                 listener.socket.listen(_BACKLOG)
             except OSError as error:
                 raise _cannot(listener.address, error) from None
+        # Whoever gave us sockets goes on without us until here, and needs their paths.
+        self._unix += self._given_unix
+        self._given_unix = []
 
     def close(self) -> None:
         """Closes this process's copies; what the core holds goes on."""
-        for listener in self._listeners:
+        for listener in [*self._listeners, *self._given]:
             listener.socket.close()
 
-    def _bind(self, address: Address) -> None:
+    def _take(self, address: Address) -> Listener | None:
+        """The given socket that is bound to `address`, if any."""
+        for given in self._given:
+            if _is_at(given, address):
+                self._given.remove(given)
+                if isinstance(address, UnixAddress):
+                    return given
+                return Listener(given.socket, TcpAddress(address.host, given.socket.getsockname()[1]))
+        return None
+
+    def _bind(self, address: Address) -> Listener:
         if isinstance(address, UnixAddress):
             sock = bind_unix(address.path)
             self._unix.append((address.path, os.stat(address.path).st_ino))
-            self._listeners.append(Listener(sock, address))
-        else:
-            self._listeners.append(_bind_tcp(address))
+            return Listener(sock, address)
+        return _bind_tcp(address)
 
     def _unlink(self) -> None:
         for path, inode in self._unix:
@@ -135,14 +165,27 @@ def _remove_stale(address: UnixAddress) -> None:
     raise StartError(f"cannot listen on {address}: another process listens there")
 
 
-def _bind_tcp(address: TcpAddress) -> Listener:
+def _is_at(listener: Listener, address: Address) -> bool:
+    """Whether a socket is bound to `address`; a port 0 stands for any."""
+    if isinstance(address, UnixAddress) or isinstance(listener.address, UnixAddress):
+        return listener.address == address
+    family, _, _, _, where = _resolve(address)
+    bound = listener.socket.getsockname()
+    return listener.socket.family == family and bound[0] == where[0] and where[1] in (0, bound[1])
+
+
+def _resolve(address: TcpAddress) -> Any:
+    """As getaddrinfo has it, the first that it finds."""
     try:
-        found = socket.getaddrinfo(
+        return socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        )[0]
     except socket.gaierror as error:
         raise StartError(f"cannot listen on {address}: {address.host}: {error.strerror}") from None
-    family, kind, protocol, _, where = found[0]
+
+
+def _bind_tcp(address: TcpAddress) -> Listener:
+    family, kind, protocol, _, where = _resolve(address)
     try:
         sock = socket.socket(family, kind, protocol)
         try:

@@ -1,5 +1,7 @@
 """What the control process remembers from one start to the next, in a directory of its own.
 
+  core.sock   where the core waits for the next control process, once it has lost this one
+  next.sock   the same of a core that is about to take another's place
   lock        held while a control process runs, so that two never share the directory
   state.json  XLA's choice per model, and the core's process id
   prepared/   rewritten models, made by trials and opened by the core
@@ -14,6 +16,7 @@ import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,10 @@ class StateDir:
                 f"another fastserve (process {owner}) runs with the state directory {path}; "
                 "give each its own [server] state_dir"
             ) from None
+        # Paths below a descriptor are short, however long the directory's own is.
+        self._directory = os.open(self._path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.core_socket = f"/proc/self/fd/{self._directory}/core.sock"
+        self.next_core_socket = f"/proc/self/fd/{self._directory}/next.sock"
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         self._data = self._read()
@@ -52,11 +59,15 @@ class StateDir:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        os.close(self._directory)
         os.close(self._lock)
 
-    def remove_prepared(self) -> None:
-        """Removes the prepared models of an earlier life."""
-        shutil.rmtree(self._path / "prepared", ignore_errors=True)
+    def remove_prepared(self, keep: Iterable[str] = ()) -> None:
+        """Removes the prepared models of an earlier life, save those in `keep`, for an adopted core."""
+        kept = {Path(path) for path in keep}
+        for version in (self._path / "prepared").glob("*/*"):
+            if version not in kept:
+                shutil.rmtree(version, ignore_errors=True)
 
     def prepared_path(self, model: str, version: int) -> Path:
         """Where a version's rewritten model is."""

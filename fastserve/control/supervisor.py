@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from fastserve.control.core_process import CoreProcess, Spawn, describe_exit
+from fastserve.control.core_process import CoreProcess, OnRequest, Spawn, describe_exit, unimplemented
 from fastserve.errors import CoreError, CoreLost, StartError
 from fastserve.log import Log
 
@@ -22,7 +22,6 @@ BACKOFF_S = (0.0, 0.1, 0.5, 2.0, 5.0, 10.0, 30.0)
 # A core that lived this long was well: the next death counts as the first.
 STABLE_S = 60.0
 _CONFIGURE_TIMEOUT_S = 60.0
-_DRAIN_GRACE_S = 5.0
 
 Recover = Callable[[CoreProcess], Awaitable[None]]
 
@@ -38,6 +37,7 @@ class CoreSupervisor:
         log: Log,
         *,
         on_launch: Callable[[int], None] = lambda pid: None,
+        on_request: OnRequest = unimplemented,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -46,6 +46,7 @@ class CoreSupervisor:
         self._listener_fds = listener_fds
         self._log = log
         self._on_launch = on_launch
+        self._on_request = on_request
         self._clock = clock
         self._sleep = sleep
         self._core: CoreProcess | None = None
@@ -73,6 +74,16 @@ class CoreSupervisor:
             raise StartError(f"the core did not start: {error or 'no answer in time'}{how}") from None
         self._up.set()
         self._watching = asyncio.create_task(self._watch(began), name="core-supervisor")
+
+    def adopt(self, core: CoreProcess, recover: Recover) -> None:
+        """Goes on with a core that serves already, instead of `start`: see adoption."""
+        self._recover = recover
+        self._core = core
+        self._serving = True
+        self._on_launch(core.pid)
+        self._log.info("core adopted", pid=core.pid)
+        self._up.set()
+        self._watching = asyncio.create_task(self._watch(self._clock()), name="core-supervisor")
 
     async def call(self, op: str, **params: object) -> dict[str, Any]:
         """Sends a command to the core, after a restart if one is going on. CoreError or CoreLost."""
@@ -107,29 +118,7 @@ class CoreSupervisor:
         await self._end_watch()
         if self._core is None:
             return True
-        core = self._core
-        asked = asyncio.create_task(
-            core.call("drain", lame_duck_s=lame_duck_s, drain_timeout_s=drain_timeout_s), name="core-drain"
-        )
-        try:
-            async with asyncio.timeout(lame_duck_s + drain_timeout_s + _DRAIN_GRACE_S):
-                status = await core.wait()
-                # Its last words are read: the answer is among them, or asking fails.
-                await asyncio.wait([asked])
-        except TimeoutError:
-            self._log.error("the core did not end in time and was killed", pid=core.pid)
-            await core.kill()
-            return False
-        finally:
-            asked.cancel()
-            # Whatever it answered, the exit is what counts.
-            answers: list[Any] = await asyncio.gather(asked, return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, dict) and answer.get("unanswered"):
-                self._log.warning("calls were left without an answer", calls=answer["unanswered"])
-        if status != 0:
-            self._log.error("the core died while it drained", how=describe_exit(status), pid=core.pid)
-        return status == 0
+        return await self._core.drain(lame_duck_s, drain_timeout_s)
 
     async def kill(self) -> None:
         """Ends the core at once."""
@@ -144,7 +133,7 @@ class CoreSupervisor:
 
     async def _launch(self) -> CoreProcess:
         self._core = None
-        self._core = await CoreProcess.start(self._spawn, self._listener_fds, self._log)
+        self._core = await CoreProcess.start(self._spawn, self._listener_fds, self._log, self._on_request)
         self._on_launch(self._core.pid)
         async with asyncio.timeout(_CONFIGURE_TIMEOUT_S):
             await self._core.call("configure", **self._configure)

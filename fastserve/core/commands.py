@@ -22,6 +22,8 @@ class Commands:
         self._core = core
         self._library_dir: str = settings["tensorflow"]["library_dir"]
         self._runtimes: dict[str, Runtime] = {}
+        # By model and version, what `load` was given: the next control process asks for it.
+        self._loaded: dict[tuple[str, int], Answer] = {}
         self._ops: dict[str, Callable[[Command], Awaitable[Answer]]] = {
             "load": self._load,
             "publish": self._publish,
@@ -29,7 +31,11 @@ class Commands:
             "close": self._close,
             "labels": self._labels,
             "list": self._list,
+            "inventory": self._inventory,
+            "settle": self._settle,
             "stats": self._stats,
+            "status": self._status,
+            "respond": self._respond,
             "serve": self._serve,
             "drain": self._drain,
         }
@@ -55,20 +61,30 @@ class Commands:
     async def _load(self, command: Command) -> Answer:
         spec = command["servable"]
         seconds, failed = await self._core.engine.load(self._runtime(spec["runtime"]), spec)
+        self._loaded[spec["model"], spec["version"]] = {"servable": spec, "note": command.get("note")}
         return {"seconds": seconds, "warm_failures": failed}
 
     async def _publish(self, command: Command) -> Answer:
         model, version = command["model"], command["version"]
         await self._core.engine.publish(model, version)
-        self._core.health.available(model)
+        self._core.health.available(model, version)
         return {}
 
     async def _retire(self, command: Command) -> Answer:
-        await self._core.engine.retire(command["model"], command["version"])
+        model, version = command["model"], command["version"]
+        was_available = self._core.health.retired(model, version)
+        try:
+            await self._core.engine.retire(model, version)
+        except RuntimeFailure:
+            if was_available:
+                self._core.health.available(model, version)
+            raise
         return {}
 
     async def _close(self, command: Command) -> Answer:
-        await self._core.engine.close(command["model"], command["version"])
+        model, version = command["model"], command["version"]
+        await self._core.engine.close(model, version)
+        self._loaded.pop((model, version), None)
         return {}
 
     async def _labels(self, command: Command) -> Answer:
@@ -77,6 +93,20 @@ class Commands:
 
     async def _list(self, command: Command) -> Answer:
         return {"servables": self._core.engine.versions()}
+
+    async def _inventory(self, command: Command) -> Answer:
+        """As list, with what each version was loaded from."""
+        unknown: Answer = {"servable": None, "note": None}  # it is being opened
+        return {
+            "servables": [
+                {**row, **self._loaded.get((row["model"], row["version"]), unknown)}
+                for row in self._core.engine.versions()
+            ]
+        }
+
+    async def _settle(self, command: Command) -> Answer:
+        await self._core.channel.settled()
+        return {}
 
     async def _stats(self, command: Command) -> Answer:
         core = self._core
@@ -89,6 +119,17 @@ class Commands:
             "threads": _thread_cpu_us(),
             "signatures": core.engine.stats(),
         }
+
+    async def _status(self, command: Command) -> Answer:
+        self._core.model_service.table(command["models"])
+        self._core.health.models(command["models"])
+        return {}
+
+    async def _respond(self, command: Command) -> Answer:
+        delivered = self._core.model_service.respond(
+            command["request"], command["code"], command["message"], command["reply"]
+        )
+        return {"delivered": delivered}
 
     async def _serve(self, command: Command) -> Answer:
         self._core.listener.start()

@@ -35,6 +35,10 @@ class Drain:
         self._task: asyncio.Task[int] | None = None
         self.done = asyncio.Event()
 
+    @property
+    def begun(self) -> bool:
+        return self._task is not None
+
     def begin_default(self) -> None:
         """SIGTERM: drains as configured."""
         self._begin(self._server["lame_duck_s"], self._server["drain_timeout_s"])

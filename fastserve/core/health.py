@@ -1,14 +1,16 @@
 """grpc.health.v1: Check and Watch, for the server as a whole and for each model.
 
-The service "" is the server; any other name is a model's. SERVING only between `serving` and `draining`. The
-two messages have one field each, so they are read and written here by hand.
+The service "" is the server: SERVING between `serving` and `draining`. Any other name is a model's: SERVING
+while the server is and a version of it is available, NOT_SERVING when none is, unknown when nobody knows the
+model: it has never been available, or the control process has taken it from its table.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from fastserve.core import wire
 from fastserve.core.service import INVALID_ARGUMENT, NOT_FOUND, Call, Method, Status
 
 _SERVING = b"\x08\x01"
@@ -21,11 +23,28 @@ class Health:
 
     def __init__(self) -> None:
         self._ready = False
-        self._models: set[str] = set()
+        self._known: set[str] = set()
+        self._available: dict[str, set[int]] = {}
         self._changed = asyncio.Event()
 
-    def available(self, model: str) -> None:
-        self._models.add(model)
+    def available(self, model: str, version: int) -> None:
+        """A version can be called."""
+        self._known.add(model)
+        self._available.setdefault(model, set()).add(version)
+        self._tell()
+
+    def retired(self, model: str, version: int) -> bool:
+        """A version is about to be called no more. False: it could not be called anyway."""
+        versions = self._available.get(model, set())
+        if version not in versions:
+            return False
+        versions.remove(version)
+        self._tell()
+        return True
+
+    def models(self, names: Iterable[str]) -> None:
+        """These models there are, whether a version of them is available or not."""
+        self._known = set(names)
         self._tell()
 
     def serving(self) -> None:
@@ -45,9 +64,10 @@ class Health:
         self._changed = asyncio.Event()
 
     def _state(self, service: str) -> bytes:
-        if service and service not in self._models:
+        available = not service or bool(self._available.get(service))
+        if not available and service not in self._known:
             return _SERVICE_UNKNOWN
-        return _SERVING if self._ready else _NOT_SERVING
+        return _SERVING if self._ready and available else _NOT_SERVING
 
     async def _check(self, request: bytes, call: Call) -> bytes:
         state = self._state(_service(request))
@@ -74,8 +94,11 @@ class Health:
 
 def _service(request: bytes) -> str:
     """The one field of HealthCheckRequest: string service = 1."""
-    if not request:
-        return ""
-    if len(request) < 2 or request[0] != 0x0A or request[1] >= 0x80 or len(request) != 2 + request[1]:
-        raise Status(INVALID_ARGUMENT, "not a HealthCheckRequest with a service of at most 127 bytes")
-    return request[2:].decode("utf-8", "replace")
+    service = ""
+    try:
+        for field, value in wire.fields(request):
+            if field == (1, wire.BYTES):
+                service = wire.text(value)
+    except wire.Malformed:
+        raise Status(INVALID_ARGUMENT, "not a HealthCheckRequest") from None
+    return service

@@ -34,10 +34,19 @@ class Listener:
         self._max_connections = max_connections
         self._log = log
         self._sockets = [socket.socket(fileno=listener["fd"]) for listener in listeners]
+        self._addresses = [str(listener.get("address", "")) for listener in listeners]
+        self.started = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._refused = 0
 
+    def sockets(self) -> list[tuple[str, int]]:
+        """Address and descriptor of each listening socket; none after `close`."""
+        return [
+            (address, sock.fileno()) for address, sock in zip(self._addresses, self._sockets, strict=False)
+        ]
+
     def start(self) -> None:
+        self.started = True
         for sock in self._sockets:
             sock.setblocking(False)
             self._loop.add_reader(sock.fileno(), self._accept, sock)

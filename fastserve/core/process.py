@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 from typing import Any
 
@@ -14,7 +15,10 @@ from fastserve.core.control_channel import ControlChannel
 from fastserve.core.drain import Drain
 from fastserve.core.health import Health
 from fastserve.core.listener import Listener
+from fastserve.core.model_service import ModelService
 from fastserve.core.service import Services
+from fastserve.core.successor import Successor, send_output_to
+from fastserve.version import __version__
 
 CONTROL_FD = "FASTSERVE_CONTROL_FD"
 
@@ -32,7 +36,9 @@ async def serve(control_fd: int) -> int:
     # Everything that lives now lives as long as the process: no collection ever walks it again.
     gc.collect()
     gc.freeze()
-    channel.serve(core.commands.run)
+    # Nobody may be reading what this process writes to its standard output and error.
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    channel.serve(core.commands.run, core.control_lost, core.successor.next if core.successor else None)
     await core.drain.done.wait()
     core.close()
     await channel.close()
@@ -48,15 +54,44 @@ class Core:
         server, limits = settings["server"], settings["limits"]
         self.engine = Engine(loop, server, limits, settings["executor"])
         self.health = Health()
-        self.services = Services(loop, [*self.health.methods()], channel.log)
+        self.model_service = ModelService(self.engine.versions, channel.send)
+        methods = [*self.health.methods(), *self.model_service.methods()]
+        self.services = Services(loop, methods, channel.log)
         self.front_end = FrontEnd(
             loop, self.engine, limits, self.services.paths(), self.services.start, server["io_threads"]
         )
         self.listener = Listener(
             loop, self.front_end, settings["listeners"], limits["max_connections"], channel.log
         )
+        self.channel = channel
+        self.successor: Successor | None = None
+        if (control_listener := settings.get("control_listener")) is not None:
+            self.successor = Successor(loop, control_listener, self._hand_over)
+        self._digest = settings.get("digest", "")
         self.drain = Drain(self.front_end, self.health, self.services, self.listener, server)
         self.commands = Commands(self, settings)
+
+    def control_lost(self) -> None:
+        """The control process is gone. A core that serves goes on; one that never did is of no use."""
+        send_output_to(None)
+        self.model_service.control_lost()
+        if not self.listener.started:
+            self.drain.done.set()
+
+    def _hand_over(self) -> tuple[dict[str, Any], list[int]]:
+        """What the next control process is told and given: see successor."""
+        assert self.successor is not None
+        sockets = self.listener.sockets()
+        hello = {
+            "event": "hello",
+            "pid": os.getpid(),
+            "version": __version__,
+            "adopted": True,
+            "settings": self._digest,
+            "draining": self.drain.begun,
+            "listeners": [address for address, _ in sockets],
+        }
+        return hello, [*(fd for _, fd in sockets), self.successor.fileno()]
 
     def close(self) -> None:
         self.listener.close()

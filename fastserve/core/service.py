@@ -40,11 +40,13 @@ class Status(Exception):
 
 @dataclass(frozen=True)
 class Method:
-    """One gRPC method. `path` is "/package.Service/Method"."""
+    """One gRPC method. `path` is "/package.Service/Method". `waits`: for somebody else, who may never come; a
+    drain ends such calls as it ends streams."""
 
     path: str
     handler: Callable[..., Awaitable[Any]]
     streaming: bool = False
+    waits: bool = False
 
 
 class Call:
@@ -76,7 +78,7 @@ class Services:
         self._loop = loop
         self._methods = {method.path: method for method in methods}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._streams: set[asyncio.Task[None]] = set()
+        self._endless: set[asyncio.Task[None]] = set()
         self._log = log
 
     def paths(self) -> dict[str, bool]:
@@ -91,9 +93,10 @@ class Services:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         rpc.on_cancel = task.cancel
+        if rpc.streaming or method.waits:
+            self._endless.add(task)
+            task.add_done_callback(self._endless.discard)
         if rpc.streaming:
-            self._streams.add(task)
-            task.add_done_callback(self._streams.discard)
 
             def receive(message: bytes | None) -> None:
                 if not call.received(message):
@@ -102,8 +105,8 @@ class Services:
             rpc.receiver = receive
 
     def end_streams(self) -> None:
-        """Cancels the streaming calls, which may have no end of their own."""
-        for task in list(self._streams):
+        """Cancels the streaming calls, which may have no end of their own, and those that wait for others."""
+        for task in list(self._endless):
             task.cancel()
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import socket
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -61,6 +62,19 @@ class FakeCore:
         assert self._writer is not None
         data = message if isinstance(message, bytes) else json.dumps(message).encode() + b"\n"
         self._writer.write(data)
+
+    def request(self, number: int, method: str, message: bytes) -> None:
+        """A client's call that control is to answer."""
+        text = b64encode(message).decode()
+        self.send({"event": "request", "request": number, "method": method, "message": text})
+
+    def responses(self) -> dict[int, tuple[int, str, bytes]]:
+        """What control has answered: code, message and reply of each request."""
+        return {
+            command["request"]: (command["code"], command["message"], b64decode(command["reply"]))
+            for command in self.commands
+            if command["op"] == "respond"
+        }
 
     def ops(self) -> list[str]:
         """The commands so far, in words: "load m:1"."""

@@ -142,6 +142,75 @@ async def test_events_of_the_core_are_logged(log: Log, log_lines: Callable[[], l
     await core.kill()
 
 
+async def test_a_clients_request_is_answered_by_the_handler(log: Log) -> None:
+    cores = FakeCores()
+    asked = []
+    gate = asyncio.Event()
+
+    async def handler(method: str, message: bytes) -> tuple[int, str, bytes]:
+        asked.append((method, message))
+        await gate.wait()
+        return (3, "no", b"") if message == b"bad" else (0, "", b"r\x00" + message)
+
+    core = await CoreProcess.start(cores.spawn, [], log, handler)
+    for number, message in ((7, "bad"), (8, "good")):
+        cores.now.request(number, "Reload", message.encode())
+    await until(lambda: len(asked) == 2)
+    assert (await core.call("list"))["ok"]  # nothing else waits for it
+    gate.set()
+    await until(lambda: cores.now.ops().count("respond") == 2)
+    assert asked == [("Reload", b"bad"), ("Reload", b"good")]
+    assert cores.now.responses() == {7: (3, "no", b""), 8: (0, "", b"r\x00good")}
+    await core.kill()
+
+
+async def test_a_handler_that_fails_is_an_internal_error(
+    log: Log, log_lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    cores = FakeCores()
+
+    async def handler(method: str, message: bytes) -> tuple[int, str, bytes]:
+        raise KeyError("platform")
+
+    core = await CoreProcess.start(cores.spawn, [], log, handler)
+    cores.now.request(1, "Reload", b"")
+    cores.now.send({"event": "request", "request": 2, "method": "Reload", "message": "not base64"})
+    await until(lambda: cores.now.ops().count("respond") == 2)
+    answers = cores.now.responses()
+    assert answers[1] == (13, "KeyError: 'platform'", b"")
+    assert answers[2][0] == 13
+    assert [line["event"] for line in log_lines()] == ["a request failed", "a request failed"]
+    await core.kill()
+
+
+async def test_without_a_handler_requests_are_not_served(log: Log) -> None:
+    cores = FakeCores()
+    core = await CoreProcess.start(cores.spawn, [], log)
+    cores.now.request(1, "Reload", b"")
+    await until(lambda: cores.now.ops() == ["respond"])
+    assert cores.now.responses() == {1: (12, "Reload is not served", b"")}
+    await core.kill()
+
+
+async def test_a_request_ends_with_its_core(log: Log) -> None:
+    cores = FakeCores()
+    ended = asyncio.Event()
+
+    async def handler(method: str, message: bytes) -> tuple[int, str, bytes]:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.set()
+        return 0, "", b""
+
+    core = await CoreProcess.start(cores.spawn, [], log, handler)
+    cores.now.request(1, "Reload", b"")
+    await core.call("list")
+    await core.kill()
+    async with asyncio.timeout(10):
+        await ended.wait()
+
+
 def test_exits_in_words() -> None:
     assert [describe_exit(status) for status in (0, 3, -9, -11, -77)] == [
         "exit code 0",
@@ -305,7 +374,7 @@ async def test_a_drain_ends_the_core_and_is_not_a_death(log: Log) -> None:
 async def test_a_core_that_does_not_drain_in_time_is_killed(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastserve.control.supervisor._DRAIN_GRACE_S", 0.01)
+    monkeypatch.setattr("fastserve.control.core_process._DRAIN_GRACE_S", 0.01)
     it = Supervised(log)
     it.cores.answers["drain"] = lambda command: asyncio.sleep(3600)
     await it.core.start(it.recover)
