@@ -34,6 +34,7 @@ class CoreTable:
         self._labels = labels
         self._log = log
         self._dirty = asyncio.Event()
+        self._told_core: CoreProcess | None = None
         self._told_states: States | None = None
         self._told_labels: dict[str, Mapping[str, int]] = {}
         # One telling at a time, or an older one might come last.
@@ -56,16 +57,20 @@ class CoreTable:
 
     async def tell(self) -> None:
         """Tells what is new. CoreError, CoreLost."""
+        core = await self._core.process()
         async with self._turn:
-            await self._tell(self._core)
-
-    async def fill(self, core: CoreProcess) -> None:
-        """Tells a new core everything. CoreError, CoreLost."""
-        async with self._turn:
-            self._told_states, self._told_labels = None, {}
+            if self._told_core not in (None, core):
+                return  # another has taken its place, and was told
+            self._told_core = core
             await self._tell(core)
 
-    async def _tell(self, core: CoreProcess | CoreSupervisor) -> None:
+    async def fill(self, core: CoreProcess) -> None:
+        """Tells a core everything, before it serves. CoreError, CoreLost."""
+        async with self._turn:
+            self._told_core, self._told_states, self._told_labels = core, None, {}
+            await self._tell(core)
+
+    async def _tell(self, core: CoreProcess) -> None:
         labels = self._labels()
         for model in {**self._told_labels, **labels}:
             wanted = dict(labels.get(model, {}))

@@ -149,9 +149,9 @@ class ServableStream:
         self._reconcile()
 
     def lost(self, harness: Harness, error: str) -> None:
-        """An available version did not come back into a new core."""
+        """An available version did not come back into a new core: it begins anew, with a trial."""
         self._end(harness, error)
-        self._reconcile()
+        self.retry(harness.version)
 
     async def remove(self) -> None:
         """Unloads everything; returns when nothing is left."""

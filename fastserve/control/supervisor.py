@@ -85,14 +85,17 @@ class CoreSupervisor:
         self._up.set()
         self._watching = asyncio.create_task(self._watch(self._clock()), name="core-supervisor")
 
-    async def call(self, op: str, **params: object) -> dict[str, Any]:
-        """Sends a command to the core, after a restart if one is going on. CoreError or CoreLost."""
+    async def process(self) -> CoreProcess:
+        """The core of now, after a restart if one is going on."""
         while True:
             await self._up.wait()
             # It may have died again before this task had its turn.
             if self._core is not None:
-                break
-        core = self._core
+                return self._core
+
+    async def call(self, op: str, **params: object) -> dict[str, Any]:
+        """Sends a command to the core, after a restart if one is going on. CoreError or CoreLost."""
+        core = await self.process()
         try:
             return await core.call(op, **params)
         except CoreLost:
