@@ -273,6 +273,16 @@ void fs_loader_post(fs_loader *loader, fs_task *task)
     }
 }
 
+fs_progress fs_task_progress(const fs_task *task)
+{
+    /* relaxed: numbers to show. */
+    return (fs_progress){
+        .stage = (enum fs_stage)atomic_load_explicit(&task->stage, memory_order_relaxed),
+        .done = atomic_load_explicit(&task->warm.done, memory_order_relaxed),
+        .total = atomic_load_explicit(&task->warm.total, memory_order_relaxed),
+    };
+}
+
 void fs_loader_give_way(fs_loader *loader)
 {
     fs_priority_give_way(&loader->priority);
@@ -286,4 +296,9 @@ void fs_loader_hurry(fs_loader *loader)
 int fs_loader_nice(const fs_loader *loader)
 {
     return loader->priority.low;
+}
+
+bool fs_loader_nice_limited(const fs_loader *loader)
+{
+    return loader->priority.limited;
 }

@@ -24,12 +24,18 @@ enum fs_task_kind {
     FS_TASK_CALL,    /* something else that must not happen on the loop, at normal priority */
 };
 
-/* How far a load has come. */
 enum fs_stage {
-    FS_STAGE_QUEUED,
+    FS_STAGE_QUEUED, /* for a thread */
     FS_STAGE_OPEN,
-    FS_STAGE_WARM, /* see fs_warm for the runs */
+    FS_STAGE_WARM,
 };
+
+/* How far a load has come: the stage, and in the last one the runs so far and all there will be. */
+typedef struct fs_progress {
+    enum fs_stage stage;
+    int done;
+    int total;
+} fs_progress;
 
 typedef struct fs_task {
     fs_mail mail; /* first; deliver is the poster's, run on its thread when the task is done */
@@ -45,7 +51,7 @@ typedef struct fs_task {
     const fs_signature_plan *plans;
     fs_batching batching;
     fs_warm warm;
-    atomic_int stage; /* an fs_stage; any thread may look, until deliver */
+    atomic_int stage; /* an fs_stage; see fs_task_progress */
 
     /* FS_TASK_LABEL: model and these */
     const fs_label *labels;
@@ -74,13 +80,17 @@ void fs_loader_stop(fs_loader *loader); /* finishes what is queued */
 /* Any thread. Takes no lock. The task and what it points to stay the poster's, untouched until deliver. */
 void fs_loader_post(fs_loader *loader, fs_task *task);
 
+/* How far a load is. Any thread, between posting and deliver. */
+fs_progress fs_task_progress(const fs_task *task);
+
 /* Requests are served from now on: loads and closes give way to them. Any thread. */
 void fs_loader_give_way(fs_loader *loader);
 
 /* What is being loaded and closed, or waits for it, is done at normal priority from now on. Any thread. */
 void fs_loader_hurry(fs_loader *loader);
 
-/* The nice value that threads give way with, which may be less than was asked for; see priority.h. */
+/* The nice value that threads give way with, and whether it is less than was asked for; see priority.h. */
 int fs_loader_nice(const fs_loader *loader);
+bool fs_loader_nice_limited(const fs_loader *loader);
 
 #endif

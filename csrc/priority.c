@@ -38,7 +38,8 @@ void fs_priority_init(fs_priority *p, int nice)
     pthread_t trying;
     if (pthread_create(&trying, NULL, try_return, p) == 0)
         pthread_join(trying, NULL);
-    if (!p->can_return && p->low > p->normal + FS_NICE_FOR_GOOD)
+    p->limited = !p->can_return && p->low > p->normal + FS_NICE_FOR_GOOD;
+    if (p->limited)
         p->low = p->normal + FS_NICE_FOR_GOOD;
 }
 

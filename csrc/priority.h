@@ -18,6 +18,7 @@ enum {
 typedef struct fs_priority {
     int normal;      /* the nice value of the process */
     int low;         /* of a thread that gives way */
+    bool limited;    /* low is less than was asked for */
     bool can_return; /* from low to normal: a privilege (CAP_SYS_NICE, or RLIMIT_NICE) */
     atomic_bool giving_way;
     atomic_uint work; /* pieces under way, and FS_HURRY */

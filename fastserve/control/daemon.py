@@ -166,8 +166,15 @@ def configure_command(config: Config, listeners: Listeners, library_dir: str) ->
         },
         "limits": msgspec.to_builtins(config.limits),
         "executor": msgspec.to_builtins(config.executor),
+        "loading": {"nice": config.loading.nice},
+        "ablate": ablated(),
         "tensorflow": {**msgspec.to_builtins(config.tensorflow), "library_dir": library_dir},
     }
+
+
+def ablated(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """What is left out on purpose, for `fastserve bench switch` to measure what it is good for."""
+    return [name for name in environment.get("FASTSERVE_ABLATE", "").split(",") if name]
 
 
 def core_spawner(env: Mapping[str, str], log: Log) -> Spawn:

@@ -219,19 +219,20 @@ static void test_what_is_short_does_not_wait_for_what_is_long(rig *r)
     probe_gate(&r->probe, true);
     rig_task load = rig_task_of(&slow, FS_TASK_LOAD);
     load.task.runtime = r->probe.runtime;
-    CHECK_EQ(atomic_load(&load.task.stage), FS_STAGE_QUEUED);
+    CHECK_EQ(fs_task_progress(&load.task).stage, FS_STAGE_QUEUED);
     rig_post(r, &load);
     probe_wait(&r->probe, 1); /* the only loader is in its first run */
-    CHECK_EQ(atomic_load(&load.task.stage), FS_STAGE_WARM);
-    CHECK_EQ(atomic_load(&load.task.warm.done), 0);
-    CHECK_EQ(atomic_load(&load.task.warm.total), 21);
+    fs_progress progress = fs_task_progress(&load.task);
+    CHECK_EQ(progress.stage, FS_STAGE_WARM);
+    CHECK_EQ(progress.done, 0);
+    CHECK_EQ(progress.total, 21);
     CHECK_OK(rig_do(r, &m, FS_TASK_PUBLISH));
     CHECK_OK(rig_do(r, &m, FS_TASK_RETIRE));
     CHECK(!load.done);
     probe_gate(&r->probe, false);
     rig_await(r, &load);
     CHECK_OK(load.task.rc);
-    CHECK_EQ(atomic_load(&load.task.warm.done), 21);
+    CHECK_EQ(fs_task_progress(&load.task).done, 21);
     slow.servable = load.task.servable;
     CHECK_OK(rig_do(r, &slow, FS_TASK_CLOSE));
     CHECK_OK(rig_do(r, &m, FS_TASK_CLOSE));

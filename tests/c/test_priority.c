@@ -206,9 +206,9 @@ static void test_without_the_privilege_threads_give_way_a_little(int normal)
             _exit(9);
         fs_priority p;
         fs_priority_init(&p, 19);
-        bool right = !p.can_return && p.low == normal + FS_NICE_FOR_GOOD && nice_now() == normal;
+        bool right = !p.can_return && p.limited && p.low == normal + FS_NICE_FOR_GOOD && nice_now() == normal;
         fs_priority_init(&p, 2);
-        right = right && p.low == normal + 2;
+        right = right && !p.limited && p.low == normal + 2;
         fs_priority_init(&p, 0);
         right = right && p.low == normal;
         fs_priority_expect(&p);

@@ -235,7 +235,6 @@ static void test_second_session_serves_plain_runs(void)
     CHECK_EQ(live(), 0);
 }
 
-/* Empty strings, with and without an address, short ones, and one that is long. */
 static void test_priming_opens_and_closes_an_empty_session(void)
 {
     fs_runtime runtime = open_runtime();
@@ -270,6 +269,7 @@ static void test_values_can_be_restored_in_the_pool(void)
     CHECK_EQ(live(), 0);
 }
 
+/* Empty strings, with and without an address, short ones, and one that is long. */
 static void test_strings_are_copied(void)
 {
     fs_runtime runtime = open_runtime();
