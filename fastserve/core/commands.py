@@ -50,8 +50,8 @@ class Commands:
             raise Refused("INVALID_ARGUMENT", f"{op}: {type(error).__name__}: {error}") from None
 
     async def _runtime(self, spec: dict[str, Any]) -> Runtime:
-        """The runtime that a servable names. TensorFlow's library takes half a second to open, so that happens at
-        the first servable that needs it and not on the loop, which may be serving others."""
+        """The runtime that a servable names. TensorFlow's library takes half a second to open: that happens
+        at the first servable that needs it, and not on the loop, which may be serving others."""
         kind = spec["runtime"]
         if kind == "tensorflow":
             async with self._opening:
