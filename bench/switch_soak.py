@@ -86,7 +86,12 @@ def tried(folder: Path, mode: str, version: int) -> dict[str, Any]:
             "path": str(folder / str(version)),
             "xla": "off" if mode == "plain" else mode,
         },
-        "batching": {"max_batch_size": BUCKETS[-1], "allowed_batch_sizes": BUCKETS},
+        # Room for what comes while the machine is busy elsewhere: nothing may be refused.
+        "batching": {
+            "max_batch_size": BUCKETS[-1],
+            "allowed_batch_sizes": BUCKETS,
+            "max_enqueued_batches": 10_000,
+        },
         "tensorflow": {},
         "prepared_dir": str(CACHE / f"prepared-{mode}-{version}"),
     }
@@ -171,9 +176,7 @@ class Traffic:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                got = drive(
-                    self._port, self._bodies, connections=2, rate=RATE, seconds=2.0, warmup_s=0.0
-                )
+                got = drive(self._port, self._bodies, connections=2, rate=RATE, seconds=2.0, warmup_s=0.0)
             except DriveError as failure:
                 self.failure = failure
                 return

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from fastserve.config import Config
 from fastserve.control.admin import AdminSocket
+from fastserve.control.allocator import allocator_environment
 from fastserve.control.child_output import CoreChild, Output, output_pipe, pipe_reader
 from fastserve.control.core_process import Process, Spawn
 from fastserve.control.environment import child_argv, child_environment, tensorflow_dir
@@ -73,7 +74,7 @@ async def run(
         # Not before: a core that was left behind may still serve from there.
         state.remove_prepared()
         core = CoreSupervisor(
-            spawn_core or core_spawner(env, log),
+            spawn_core or core_spawner({**env, **allocator_environment(server.allocator, env)}, log),
             configure_command(config, listeners, tensorflow.library_dir),
             listeners.fds,
             log,
