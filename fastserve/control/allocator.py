@@ -41,8 +41,8 @@ def allocator_environment(allocator: str, inherited: Mapping[str, str] = os.envi
 def _at_path(path: str) -> str:
     if not os.path.isfile(path):
         raise StartError(
-            f'[server] allocator = "{path}": there is no such file; expected "system", "jemalloc" or the path '
-            "of a library that defines malloc"
+            f'[server] allocator = "{path}": there is no such file; expected "system", "jemalloc" or '
+            "the path of a library that defines malloc"
         )
     return os.path.abspath(path)
 
