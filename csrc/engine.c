@@ -18,7 +18,7 @@ fs_engine *fs_engine_start(const fs_engine_config *config, const fs_policy *poli
     if (engine->catalog != NULL && engine->unpacker != NULL)
         engine->executors = fs_executors_start(&config->executors, &engine->policy, &engine->epoch);
     if (engine->executors != NULL)
-        engine->loader = fs_loader_start(config->load_threads, engine->catalog, engine->executors);
+        engine->loader = fs_loader_start(&config->loader, engine->catalog, engine->executors);
     if (engine->loader == NULL) {
         fs_engine_stop(engine);
         return NULL;

@@ -11,7 +11,7 @@
 
 typedef struct fs_engine_config {
     fs_executors_config executors;
-    int32_t load_threads;
+    fs_loader_config loader;
     size_t max_message_bytes;    /* of one request, decompressed and decoded */
     size_t max_compressed_bytes; /* of one that comes compressed, as it travels */
 } fs_engine_config;

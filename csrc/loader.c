@@ -1,48 +1,42 @@
-/* loader: see loader.h. A mutex and a condition variable: loads are few and slow. */
+/* loader: see loader.h. */
 #include "loader.h"
 
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "clock.h"
-
-enum { MAX_THREADS = 16 };
+#include "lane.h"
+#include "priority.h"
 
 struct fs_loader {
+    fs_loader_config config;
     fs_catalog *catalog;
     fs_executors *executors;
-    pthread_mutex_t mutex;
-    pthread_cond_t more;
-    fs_task *first, *last;
-    bool stop;
+    fs_priority priority;
+    fs_lane long_lane;  /* load, close: by `loaders` */
+    fs_lane short_lane; /* the rest: by `switcher` */
 
-    pthread_mutex_t serving_mutex; /* one change of the list at a time */
-    fs_servable **serving;         /* what executors look at: published, or retired with calls left */
+    fs_servable **serving; /* what executors look at: published, or retired with calls left; the switcher's */
     uint32_t n_serving;
 
-    int n_threads;
-    pthread_t threads[MAX_THREADS];
+    int n_loaders;
+    pthread_t loaders[FS_PRIORITY_THREADS];
+    bool has_switcher;
+    pthread_t switcher;
+    atomic_int numbers; /* handed out to loaders as they start */
 };
 
-static void enqueue(fs_loader *loader, fs_task *task)
+static bool is_long(const fs_task *task)
 {
-    task->next = NULL;
-    pthread_mutex_lock(&loader->mutex);
-    if (loader->last == NULL)
-        loader->first = task;
-    else
-        loader->last->next = task;
-    loader->last = task;
-    pthread_cond_signal(&loader->more);
-    pthread_mutex_unlock(&loader->mutex);
+    return task->kind == FS_TASK_LOAD || task->kind == FS_TASK_CLOSE;
 }
 
-/* Adds a servable to what executors look at, or takes it away. */
+/* Adds a servable to what executors look at, or takes it away. The switcher. */
 static int change_serving(fs_loader *loader, fs_servable *servable, bool add)
 {
-    pthread_mutex_lock(&loader->serving_mutex);
     uint32_t n = 0;
     int rc = -FS_RESOURCE_EXHAUSTED;
     fs_servable **next = malloc((loader->n_serving + 1) * sizeof(fs_servable *));
@@ -62,7 +56,6 @@ static int change_serving(fs_loader *loader, fs_servable *servable, bool add)
     } else {
         free(next);
     }
-    pthread_mutex_unlock(&loader->serving_mutex);
     return rc;
 }
 
@@ -79,11 +72,11 @@ typedef struct retirement {
     fs_task *task; /* NULL until a retire asks for it */
 } retirement;
 
-/* The last pin is gone. Any thread: hand over to a loader. */
+/* The last pin is gone. Any thread, and most often an executor: hand over, and no more. */
 static void unpinned(fs_servable *servable)
 {
     retirement *r = servable->user;
-    enqueue(r->loader, r->task);
+    fs_lane_post(&r->loader->short_lane, &r->task->mail.node);
 }
 
 static void finish(fs_task *task)
@@ -91,8 +84,15 @@ static void finish(fs_task *task)
     fs_owner_post(task->home, &task->mail);
 }
 
+static void enter(fs_task *task, enum fs_stage stage)
+{
+    /* relaxed: a number to show. */
+    atomic_store_explicit(&task->stage, stage, memory_order_relaxed);
+}
+
 static int load(fs_loader *loader, fs_task *task)
 {
+    enter(task, FS_STAGE_OPEN);
     retirement *r = malloc(sizeof *r);
     if (r == NULL)
         return fs_fail(&task->err, FS_RESOURCE_EXHAUSTED, "out of memory");
@@ -105,7 +105,9 @@ static int load(fs_loader *loader, fs_task *task)
     *r = (retirement){.loader = loader};
     task->servable->user = r;
     task->servable->unpinned = unpinned;
-    rc = fs_servable_warm(task->servable, task->warm_iterations, &task->warm_failures, &task->err);
+    enter(task, FS_STAGE_WARM);
+    rc = fs_servable_warm(task->servable, &task->warm, &task->err);
+    fs_priority_raise_children(&loader->priority);
     if (rc != 0) {
         fs_servable_close(task->servable);
         task->servable = NULL;
@@ -150,7 +152,8 @@ static bool retire(fs_loader *loader, fs_task *task)
     return false;
 }
 
-static void perform(fs_loader *loader, fs_task *task)
+/* true: done (rc set), and to be sent home; false: it goes on later, or is going on already. */
+static bool perform(fs_loader *loader, fs_task *task)
 {
     int64_t from_us = fs_now_us();
     task->rc = 0;
@@ -163,7 +166,7 @@ static void perform(fs_loader *loader, fs_task *task)
         break;
     case FS_TASK_RETIRE:
         if (!retire(loader, task))
-            return;
+            return false;
         break;
     case FS_TASK_CLOSE:
         free(task->servable->user);
@@ -175,50 +178,68 @@ static void perform(fs_loader *loader, fs_task *task)
         if (task->rc != 0)
             fs_fail(&task->err, (enum fs_code)-task->rc, "out of memory");
         break;
+    case FS_TASK_CALL:
+        task->rc = task->call(task->arg, &task->err);
+        break;
     }
     task->took_us = fs_now_us() - from_us;
-    finish(task);
+    return true;
 }
 
-static void *run(void *arg)
+static void *run_loader(void *arg)
 {
     fs_loader *loader = arg;
-    for (;;) {
-        pthread_mutex_lock(&loader->mutex);
-        while (loader->first == NULL && !loader->stop)
-            pthread_cond_wait(&loader->more, &loader->mutex);
-        fs_task *task = loader->first;
-        if (task != NULL) {
-            loader->first = task->next;
-            if (loader->first == NULL)
-                loader->last = NULL;
-        }
-        pthread_mutex_unlock(&loader->mutex);
-        if (task == NULL)
-            return NULL;
+    fs_priority_join(&loader->priority, atomic_fetch_add_explicit(&loader->numbers, 1, memory_order_relaxed));
+    fs_node *node;
+    while ((node = fs_lane_take(&loader->long_lane)) != NULL) {
+        fs_task *task = (fs_task *)node;
+        fs_priority_begin(&loader->priority);
         perform(loader, task);
+        fs_priority_end(&loader->priority);
+        finish(task);
     }
+    return NULL;
 }
 
-fs_loader *fs_loader_start(int threads, fs_catalog *catalog, fs_executors *executors)
+static void *run_switcher(void *arg)
 {
-    fs_loader *loader = calloc(1, sizeof *loader);
+    fs_loader *loader = arg;
+    fs_node *node;
+    while ((node = fs_lane_take(&loader->short_lane)) != NULL) {
+        if (perform(loader, (fs_task *)node))
+            finish((fs_task *)node);
+    }
+    return NULL;
+}
+
+fs_loader *fs_loader_start(const fs_loader_config *config, fs_catalog *catalog, fs_executors *executors)
+{
+    fs_loader *loader = aligned_alloc(64, (sizeof *loader + 63) & ~(size_t)63);
     if (loader == NULL)
         return NULL;
+    memset(loader, 0, sizeof *loader);
+    loader->config = *config;
     loader->catalog = catalog;
     loader->executors = executors;
-    pthread_mutex_init(&loader->mutex, NULL);
-    pthread_mutex_init(&loader->serving_mutex, NULL);
-    pthread_cond_init(&loader->more, NULL);
-    for (int i = 0; i < threads && i < MAX_THREADS; i++) {
-        if (pthread_create(&loader->threads[i], NULL, run, loader) != 0) {
+    fs_priority_init(&loader->priority, config->nice);
+    fs_lane_init(&loader->long_lane);
+    fs_lane_init(&loader->short_lane);
+    atomic_init(&loader->numbers, 0);
+    if (pthread_create(&loader->switcher, NULL, run_switcher, loader) != 0) {
+        fs_loader_stop(loader);
+        return NULL;
+    }
+    loader->has_switcher = true;
+    pthread_setname_np(loader->switcher, "fs-switch");
+    for (int i = 0; i < config->threads && i < FS_PRIORITY_THREADS; i++) {
+        if (pthread_create(&loader->loaders[i], NULL, run_loader, loader) != 0) {
             fs_loader_stop(loader);
             return NULL;
         }
-        loader->n_threads = i + 1;
+        loader->n_loaders = i + 1;
         char name[24];
         snprintf(name, sizeof name, "fs-load-%d", i);
-        pthread_setname_np(loader->threads[i], name);
+        pthread_setname_np(loader->loaders[i], name);
     }
     return loader;
 }
@@ -227,20 +248,57 @@ void fs_loader_stop(fs_loader *loader)
 {
     if (loader == NULL)
         return;
-    pthread_mutex_lock(&loader->mutex);
-    loader->stop = true;
-    pthread_cond_broadcast(&loader->more);
-    pthread_mutex_unlock(&loader->mutex);
-    for (int i = 0; i < loader->n_threads; i++)
-        pthread_join(loader->threads[i], NULL);
-    pthread_mutex_destroy(&loader->mutex);
-    pthread_mutex_destroy(&loader->serving_mutex);
-    pthread_cond_destroy(&loader->more);
+    fs_lane_close(&loader->long_lane, loader->n_loaders);
+    fs_lane_close(&loader->short_lane, loader->has_switcher);
+    for (int i = 0; i < loader->n_loaders; i++)
+        pthread_join(loader->loaders[i], NULL);
+    if (loader->has_switcher)
+        pthread_join(loader->switcher, NULL);
+    fs_lane_destroy(&loader->long_lane);
+    fs_lane_destroy(&loader->short_lane);
     free(loader->serving);
     free(loader);
 }
 
 void fs_loader_post(fs_loader *loader, fs_task *task)
 {
-    enqueue(loader, task);
+    if (task->kind == FS_TASK_CLOSE && loader->config.close_on_poster) {
+        perform(loader, task);
+        finish(task);
+    } else if (is_long(task)) {
+        fs_priority_expect(&loader->priority);
+        fs_lane_post(&loader->long_lane, &task->mail.node);
+    } else {
+        fs_lane_post(&loader->short_lane, &task->mail.node);
+    }
+}
+
+fs_progress fs_task_progress(const fs_task *task)
+{
+    /* relaxed: numbers to show. */
+    return (fs_progress){
+        .stage = (enum fs_stage)atomic_load_explicit(&task->stage, memory_order_relaxed),
+        .done = atomic_load_explicit(&task->warm.done, memory_order_relaxed),
+        .total = atomic_load_explicit(&task->warm.total, memory_order_relaxed),
+    };
+}
+
+void fs_loader_give_way(fs_loader *loader)
+{
+    fs_priority_give_way(&loader->priority);
+}
+
+void fs_loader_hurry(fs_loader *loader)
+{
+    fs_priority_hurry(&loader->priority);
+}
+
+int fs_loader_nice(const fs_loader *loader)
+{
+    return loader->priority.low;
+}
+
+bool fs_loader_nice_limited(const fs_loader *loader)
+{
+    return loader->priority.limited;
 }

@@ -107,12 +107,6 @@ int fs_servable_open(fs_runtime runtime, const char *model, int64_t version, con
                      const fs_signature_plan *plans, const fs_batching *batching, fs_servable **out,
                      fs_error *err);
 
-/* Runs every signature `iterations` times at every size it will be served at. A plain run that fails is
- * not the version's end (zeros may not be a legal input): *failures counts them, with the last error in
- * *err. A compiled one is: what was not compiled here must never be compiled inside a request. 0 or -code
- * with *err. Blocks. */
-int fs_servable_warm(fs_servable *servable, int iterations, int *failures, fs_error *err);
-
 /* Frees it. No pins, no executor that still sees its queues. */
 void fs_servable_close(fs_servable *servable);
 

@@ -38,6 +38,7 @@ typedef struct tf_api {
 typedef struct tf_runtime {
     tf_api api;
     TF_Buffer *run_options; /* read only */
+    const TF_Buffer *load_options; /* the same, or NULL: TensorFlow's default */
     pthread_key_t per_thread;
 } tf_runtime;
 
@@ -391,32 +392,42 @@ static void target_close(tf_target *target)
     free(target->broken);
 }
 
+/* Options with this ConfigProto. 0 or -code with *err. */
+static int options_new(const tf_api *api, tf_thread *thread, fs_slice config, TF_SessionOptions **out,
+                       fs_error *err)
+{
+    TF_SessionOptions *options = api->NewSessionOptions();
+    if (options == NULL)
+        return fail_memory(err);
+    /* What follows sets the status when it fails and leaves it alone when it does not. */
+    api->SetStatus(thread->status, FS_OK, "");
+    if (config.len > 0) {
+        api->SetConfig(options, config.data, config.len, thread->status);
+        if (api->GetCode(thread->status) != FS_OK) {
+            api->DeleteSessionOptions(options);
+            return fail_status(api, thread->status, err);
+        }
+    }
+    *out = options;
+    return 0;
+}
+
 static int session_open(tf_runtime *runtime, const fs_model_spec *spec, fs_slice config, tf_session *out,
                         fs_error *err)
 {
     const tf_api *api = &runtime->api;
     tf_thread *thread = thread_get(runtime);
-    TF_SessionOptions *options = thread != NULL ? api->NewSessionOptions() : NULL;
-    out->graph = options != NULL ? api->NewGraph() : NULL;
-    if (out->graph == NULL) {
-        if (options != NULL)
-            api->DeleteSessionOptions(options);
+    out->graph = thread != NULL ? api->NewGraph() : NULL;
+    if (out->graph == NULL)
         return fail_memory(err);
-    }
-    /* What follows sets the status when it fails and leaves it alone when it does not. */
-    api->SetStatus(thread->status, FS_OK, "");
-    int rc = 0;
-    if (config.len > 0) {
-        api->SetConfig(options, config.data, config.len, thread->status);
-        if (api->GetCode(thread->status) != FS_OK)
-            rc = fail_status(api, thread->status, err);
-    }
-    if (rc == 0) {
-        out->session = api->LoadSessionFromSavedModel(options, runtime->run_options, spec->path, spec->tags,
-                                                      (int)spec->n_tags, out->graph, NULL, thread->status);
-        if (api->GetCode(thread->status) != FS_OK)
-            rc = fail_status(api, thread->status, err);
-    }
+    TF_SessionOptions *options;
+    int rc = options_new(api, thread, config, &options, err);
+    if (rc != 0)
+        return rc;
+    out->session = api->LoadSessionFromSavedModel(options, runtime->load_options, spec->path, spec->tags,
+                                                  (int)spec->n_tags, out->graph, NULL, thread->status);
+    if (api->GetCode(thread->status) != FS_OK)
+        rc = fail_status(api, thread->status, err);
     if (rc == 0) {
         /* The graph will not change again. Without this every run takes the graph's and the session's
          * mutex to find that out. */
@@ -565,8 +576,35 @@ int fs_runtime_tensorflow(const char *library_dir, fs_runtime *out, fs_error *er
         free(runtime);
         return fail_memory(err);
     }
+    runtime->load_options = runtime->run_options;
     *out = (fs_runtime){.ops = &TF_OPS, .self = runtime};
     return 0;
+}
+
+int fs_runtime_tensorflow_prime(const fs_runtime *runtime, fs_slice session_config, fs_error *err)
+{
+    tf_runtime *self = runtime->self;
+    const tf_api *api = &self->api;
+    tf_thread *thread = thread_get(self);
+    tf_session empty = {.graph = thread != NULL ? api->NewGraph() : NULL};
+    if (empty.graph == NULL)
+        return fail_memory(err);
+    TF_SessionOptions *options;
+    int rc = options_new(api, thread, session_config, &options, err);
+    if (rc == 0) {
+        empty.session = api->NewSession(empty.graph, options, thread->status);
+        if (api->GetCode(thread->status) != FS_OK)
+            rc = fail_status(api, thread->status, err);
+        api->DeleteSessionOptions(options);
+    }
+    session_close(self, &empty);
+    return rc;
+}
+
+void fs_runtime_tensorflow_restore_in_pool(fs_runtime *runtime)
+{
+    tf_runtime *self = runtime->self;
+    self->load_options = NULL;
 }
 
 const char *fs_runtime_tensorflow_version(const fs_runtime *runtime)

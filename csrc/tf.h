@@ -17,6 +17,16 @@
  * Any thread. */
 int fs_runtime_tensorflow(const char *library_dir, fs_runtime *out, fs_error *err);
 
+/* Makes what TensorFlow makes once a process and every session shares, by opening a session on an empty graph
+ * with this ConfigProto and closing it: devices, and the threads of its pools. These have the priority of the
+ * calling thread for good, and the numbers that this ConfigProto asks for, so it comes before the first model
+ * and from a thread of normal priority. 0 or -code with *err. */
+int fs_runtime_tensorflow_prime(const fs_runtime *runtime, fs_slice session_config, fs_error *err);
+
+/* For measurement: values are restored by ops in the session's pool, as in a server that knows no better, and
+ * not by the thread that opens. Before the first model. */
+void fs_runtime_tensorflow_restore_in_pool(fs_runtime *runtime);
+
 /* TensorFlow's own version, "2.21.0". Lives as long as the process. Any thread. */
 const char *fs_runtime_tensorflow_version(const fs_runtime *runtime);
 

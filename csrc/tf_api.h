@@ -64,6 +64,7 @@ typedef struct TF_TString {
     X(TF_Operation *, GraphOperationByName, (TF_Graph *, const char *))                                 \
     X(const char *, OperationOpType, (TF_Operation *))                                                  \
     X(int, OperationNumOutputs, (TF_Operation *))                                                       \
+    X(TF_Session *, NewSession, (TF_Graph *, const TF_SessionOptions *, TF_Status *))                   \
     X(TF_Session *, LoadSessionFromSavedModel,                                                          \
       (const TF_SessionOptions *, const TF_Buffer *, const char *, const char *const *, int, TF_Graph *, \
        TF_Buffer *, TF_Status *))                                                                       \

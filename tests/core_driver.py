@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -61,7 +62,13 @@ class Refused(Exception):
 
 
 def servable(
-    model: str = "m", *, version: int = 1, options: str = "", inner: int = 1, batched: bool = True
+    model: str = "m",
+    *,
+    version: int = 1,
+    options: str = "",
+    inner: int = 1,
+    batched: bool = True,
+    warmup: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A version on the null runtime: x [-1, inner] float -> y of the same shape."""
 
@@ -91,6 +98,7 @@ def servable(
             }
         ],
         "batching": _BATCHING,
+        "warmup": warmup,
     }
 
 
@@ -119,8 +127,15 @@ class Core:
 
     io_threads = 0  # for the tests to remember
 
-    def __init__(self, **settings: dict[str, Any]) -> None:
-        """settings: server, limits and executor, each with what differs from the usual."""
+    def __init__(
+        self,
+        *,
+        ablate: Iterable[str] = (),
+        environment: Mapping[str, str] | None = None,
+        **settings: dict[str, Any],
+    ) -> None:
+        """settings: server, limits, executor, loading and tensorflow, each with what differs from the usual.
+        environment: what is added to this process's."""
         self._folder = tempfile.TemporaryDirectory(prefix="fastserve-core-")
         self.unix_address = f"unix:{self._folder.name}/core.sock"
         tcp = socket.create_server(("127.0.0.1", 0), backlog=4096)
@@ -136,7 +151,7 @@ class Core:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "fastserve.core"],
                 pass_fds=[theirs.fileno(), *fds],
-                env={**os.environ, "FASTSERVE_CONTROL_FD": str(theirs.fileno())},
+                env={**os.environ, **(environment or {}), "FASTSERVE_CONTROL_FD": str(theirs.fileno())},
             )
         ours.settimeout(PATIENCE_S)
         self._lines = ours.makefile("rwb")
@@ -153,7 +168,9 @@ class Core:
                 server={**SERVER, **settings.get("server", {})},
                 limits={**LIMITS, **settings.get("limits", {})},
                 executor={**EXECUTOR, **settings.get("executor", {})},
-                tensorflow={"library_dir": ""},
+                tensorflow={"library_dir": "", **settings.get("tensorflow", {})},
+                loading={"nice": 19, **settings.get("loading", {})},
+                ablate=list(ablate),
             )
         except BaseException:
             self.close()

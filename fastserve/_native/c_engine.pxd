@@ -1,5 +1,5 @@
-# Mirror of csrc/{clock,slab,mailbox,h2,compress,owner,front,servable,executor,loader,catalog,engine}.h, what the core
-# binds of them. No logic.
+# Mirror of csrc/{clock,slab,mailbox,h2,compress,owner,front,servable,executor,warm,loader,catalog,engine}.h, what the
+# core binds of them. No logic.
 from fastserve._native.c_policy cimport fs_policy
 from fastserve._native.c_runtime cimport fs_error, fs_model_spec, fs_runtime, fs_slab, fs_slice
 from libc.stddef cimport size_t
@@ -198,6 +198,13 @@ cdef extern from "catalog.h" nogil:
         int64_t version
 
 
+cdef extern from "warm.h" nogil:
+    ctypedef struct fs_warm:
+        int iterations
+        const char *requests
+        int failures
+
+
 cdef extern from "loader.h" nogil:
     enum fs_task_kind:
         FS_TASK_LOAD
@@ -205,6 +212,12 @@ cdef extern from "loader.h" nogil:
         FS_TASK_RETIRE
         FS_TASK_CLOSE
         FS_TASK_LABEL
+        FS_TASK_CALL
+
+    enum fs_stage:
+        FS_STAGE_QUEUED
+        FS_STAGE_OPEN
+        FS_STAGE_WARM
 
     ctypedef struct fs_task:
         fs_mail mail
@@ -217,24 +230,40 @@ cdef extern from "loader.h" nogil:
         const fs_model_spec *spec
         const fs_signature_plan *plans
         fs_batching batching
-        int warm_iterations
-        int warm_failures
+        fs_warm warm
         const fs_label *labels
         uint32_t n_labels
+        int (*call)(void *arg, fs_error *err) noexcept nogil
+        void *arg
         int rc
         fs_error err
         int64_t took_us
 
+    ctypedef struct fs_progress:
+        fs_stage stage
+        int done
+        int total
+
     ctypedef struct fs_loader:
         pass
 
+    ctypedef struct fs_loader_config:
+        int32_t threads
+        int32_t nice
+        bint close_on_poster
+
     void fs_loader_post(fs_loader *loader, fs_task *task) noexcept
+    void fs_loader_give_way(fs_loader *loader) noexcept
+    void fs_loader_hurry(fs_loader *loader) noexcept
+    int fs_loader_nice(const fs_loader *loader) noexcept
+    bint fs_loader_nice_limited(const fs_loader *loader) noexcept
+    fs_progress fs_task_progress(const fs_task *task) noexcept
 
 
 cdef extern from "engine.h" nogil:
     ctypedef struct fs_engine_config:
         fs_executors_config executors
-        int32_t load_threads
+        fs_loader_config loader
         size_t max_message_bytes
         size_t max_compressed_bytes
 

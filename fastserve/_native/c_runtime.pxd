@@ -58,5 +58,7 @@ cdef extern from "runtime_null.h" nogil:
 
 cdef extern from "tf.h" nogil:
     int fs_runtime_tensorflow(const char *library_dir, fs_runtime *out, fs_error *err) noexcept
+    int fs_runtime_tensorflow_prime(const fs_runtime *runtime, fs_slice session_config, fs_error *err) noexcept
+    void fs_runtime_tensorflow_restore_in_pool(fs_runtime *runtime) noexcept
     const char *fs_runtime_tensorflow_version(const fs_runtime *runtime) noexcept
     void fs_runtime_tensorflow_free(fs_runtime *runtime) noexcept

@@ -1,5 +1,13 @@
 # The engine, and the versions that it serves.
-from fastserve._native.c_engine cimport fs_batching, fs_engine, fs_owner, fs_servable, fs_signature_plan
+from fastserve._native.c_engine cimport (
+    fs_batching,
+    fs_engine,
+    fs_owner,
+    fs_servable,
+    fs_signature_plan,
+    fs_task,
+)
+from libc.stdint cimport int64_t
 from fastserve._native.model_spec cimport ModelSpec
 from fastserve._native.runtime cimport Runtime
 
@@ -9,15 +17,21 @@ cdef class Engine:
     cdef fs_owner *home      # of the loop's thread, where tasks come back to; set by the front end
     cdef object loop
     cdef dict servables      # (model, version) -> Servable
+    cdef frozenset ablate    # what is left out, for measurement
 
 
 cdef class Servable:
     cdef fs_servable *c          # NULL: not loaded, or closed
     cdef fs_signature_plan *plans
     cdef fs_batching batching
+    cdef fs_task *loading        # NULL: not being loaded
+    cdef int64_t since_us        # in this state
     cdef int warm_iterations
+    cdef bytes warm_requests     # a path, or None
     cdef readonly ModelSpec spec
     cdef bytes name
     cdef const char *model       # in name
     cdef readonly Runtime runtime
     cdef readonly str state      # "loading", "loaded", "published", "retiring", "closing"
+
+    cdef void enter(self, str state)

@@ -12,6 +12,7 @@ from libc.stdlib cimport calloc, free
 from fastserve._native cimport scheduler
 from fastserve._native.c_engine cimport (
     FS_COUNTERS,
+    FS_TASK_CALL,
     FS_TASK_CLOSE,
     FS_TASK_LABEL,
     FS_TASK_LOAD,
@@ -24,25 +25,54 @@ from fastserve._native.c_engine cimport (
     fs_executors_cpu_us,
     fs_executors_system_allocs,
     fs_label,
+    fs_loader_give_way,
+    fs_loader_hurry,
+    fs_loader_nice,
+    fs_loader_nice_limited,
     fs_loader_post,
     fs_mail,
+    fs_now_us,
+    fs_progress,
     fs_servable_batches_of,
     fs_servable_count,
     fs_signature_plan,
     fs_task,
     fs_task_kind,
+    fs_task_progress,
 )
 from fastserve._native.c_policy cimport FS_MAX_BUCKETS, fs_policy
-from fastserve._native.c_runtime cimport fs_slice
+from fastserve._native.c_runtime cimport (
+    fs_error,
+    fs_runtime,
+    fs_runtime_tensorflow,
+    fs_runtime_tensorflow_free,
+    fs_runtime_tensorflow_prime,
+    fs_runtime_tensorflow_restore_in_pool,
+    fs_slice,
+)
 from fastserve._native.model_spec cimport ModelSpec
 from fastserve._native.runtime cimport Runtime, check
 
-from fastserve._native.runtime import RuntimeFailure
+import os
+from base64 import b64decode
+
+from fastserve._native.runtime import RuntimeFailure, quiet_stderr
+
+STAGES = ("queued", "open", "warm")  # as fs_stage has them
+
+
+# TensorFlow's library, to be opened off the loop.
+cdef struct Library:
+    const char *directory
+    fs_slice session_config
+    bint restore_in_pool
+    fs_runtime *runtime
 
 
 # A task on its way through the loader. Freed when it is delivered.
 cdef struct Errand:
     fs_task task       # first: the mail is the errand
+    Library library    # of FS_TASK_CALL
     PyObject *future   # a reference of its own
     PyObject *subject  # the Servable, or what keeps `labels` alive; a reference of its own
 
@@ -54,10 +84,11 @@ cdef void deliver(fs_mail *mail) noexcept with gil:
     try:
         if isinstance(subject, Servable):
             (<Servable>subject).c = errand.task.servable
+            (<Servable>subject).loading = NULL
         if not future.cancelled():
             try:
                 check(errand.task.rc, &errand.task.err)
-                future.set_result((errand.task.took_us / 1e6, errand.task.warm_failures))
+                future.set_result((errand.task.took_us / 1e6, errand.task.warm.failures))
             except RuntimeFailure as failure:
                 future.set_exception(failure)
     finally:
@@ -77,7 +108,7 @@ cdef class Servable:
         self.spec = ModelSpec(spec)
         self.name = self.spec.model.encode()
         self.model = <const char *>self.name
-        self.state = "loading"
+        self.enter("loading")
         self.plans = <fs_signature_plan *>calloc(len(signatures) + 1, sizeof(fs_signature_plan))
         if self.plans is NULL:
             raise MemoryError
@@ -93,7 +124,10 @@ cdef class Servable:
                 plan.buckets[plan.n_buckets] = bucket
                 plan.costs_us[plan.n_buckets] = costs.get(str(bucket), 0.0)
                 plan.n_buckets += 1
-        self.warm_iterations = (spec.get("warmup") or {}).get("iterations", 1)
+        warm_up = spec.get("warmup") or {}
+        self.warm_iterations = warm_up.get("iterations", 1)
+        requests = warm_up.get("requests")
+        self.warm_requests = None if requests is None else os.fsencode(requests)
         self.batching.max_batch_size = batching["max_batch_size"]
         self.batching.timeout_us = batching["batch_timeout_us"]
         self.batching.max_enqueued_batches = batching["max_enqueued_batches"]
@@ -108,6 +142,24 @@ cdef class Servable:
 
     def __dealloc__(self):
         free(self.plans)
+
+    cdef void enter(self, str state):
+        self.state = state
+        self.since_us = fs_now_us()
+
+    def status(self) -> dict:
+        """Model, version and state, for how long it has been in it, and how far a load has come."""
+        cdef fs_progress progress
+        row = {
+            "model": self.spec.model,
+            "version": self.spec.version,
+            "state": self.state,
+            "seconds": round((fs_now_us() - self.since_us) / 1e6, 3),
+        }
+        if self.loading is not NULL:
+            progress = fs_task_progress(self.loading)
+            row |= {"stage": STAGES[progress.stage], "done": progress.done, "total": progress.total}
+        return row
 
     def stats(self) -> list[dict]:
         """Counters of each signature since the version was loaded."""
@@ -155,7 +207,11 @@ cdef object post(Engine engine, fs_task_kind kind, Servable servable):
     errand.task.spec = &servable.spec.c
     errand.task.plans = servable.plans
     errand.task.batching = servable.batching
-    errand.task.warm_iterations = servable.warm_iterations
+    if kind == FS_TASK_LOAD:
+        errand.task.warm.iterations = 0 if "warmup" in engine.ablate else servable.warm_iterations
+        if servable.warm_requests is not None:
+            errand.task.warm.requests = servable.warm_requests
+        servable.loading = &errand.task
     return send(engine, errand, servable)
 
 
@@ -182,6 +238,36 @@ cdef object post_labels(Engine engine, str model, dict labels):
     return send(engine, errand, (names, block))
 
 
+cdef int open_library(void *arg, fs_error *err) noexcept nogil:
+    """FS_TASK_CALL: the library, and what all sessions share."""
+    cdef Library *library = <Library *>arg
+    cdef int rc = fs_runtime_tensorflow(library.directory, library.runtime, err)
+    if rc != 0:
+        return rc
+    if library.restore_in_pool:
+        fs_runtime_tensorflow_restore_in_pool(library.runtime)
+    rc = fs_runtime_tensorflow_prime(library.runtime, library.session_config, err)
+    if rc != 0:
+        fs_runtime_tensorflow_free(library.runtime)
+    return rc
+
+
+cdef object post_library(Engine engine, Runtime runtime, bytes directory, bytes session_config):
+    """Posts the opening of TensorFlow's library."""
+    cdef Errand *errand = <Errand *>calloc(1, sizeof(Errand))
+    if errand is NULL:
+        raise MemoryError
+    errand.library.directory = <const char *>directory
+    errand.library.session_config.data = <const uint8_t *><const char *>session_config
+    errand.library.session_config.len = <size_t>len(session_config)
+    errand.library.restore_in_pool = "pool" in engine.ablate
+    errand.library.runtime = &runtime.c
+    errand.task.kind = FS_TASK_CALL
+    errand.task.call = open_library
+    errand.task.arg = &errand.library
+    return send(engine, errand, (runtime, directory, session_config))
+
+
 cdef Servable find(Engine engine, str model, version, str state):
     cdef Servable servable = engine.servables.get((model, version))
     if servable is None or servable.state != state:
@@ -192,19 +278,24 @@ cdef Servable find(Engine engine, str model, version, str state):
 
 @cython.no_gc
 cdef class Engine:
-    """Catalog, executors, loaders. Made once, by the core; `settings` are the configuration's tables.
+    """Catalog, executors, loaders. Made once, by the core, from the configuration's tables.
 
-    Raises MemoryError when threads or memory are short.
+    `ablate` names what is left out, for measurement and for nothing else: "pool" (restore ops run in
+    TensorFlow's pool, not in the loader), "warmup", "nice" (loaders do not give way), "unload" (versions are closed
+    on the loop). Other names are not the engine's. Raises MemoryError when threads or memory are short.
     """
 
-    def __init__(self, loop, dict server, dict limits, dict executor):
+    def __init__(self, loop, dict server, dict limits, dict executor, dict loading=None, ablate=()):
         cdef fs_engine_config config
         cdef fs_policy policy = scheduler.policy()
         config.executors.threads = executor["threads"]
         config.executors.spin_us = executor["spin_us"]
         config.executors.tensor_content = server["tensor_content_replies"]
         config.executors.compress_replies = server["reply_compression"] == "match"
-        config.load_threads = executor["load_threads"]
+        self.ablate = frozenset(ablate)
+        config.loader.threads = executor["load_threads"]
+        config.loader.nice = 0 if loading is None or "nice" in self.ablate else loading["nice"]
+        config.loader.close_on_poster = "unload" in self.ablate
         config.max_message_bytes = limits["max_message_bytes"]
         config.max_compressed_bytes = limits["max_compressed_bytes"]
         self.loop = loop
@@ -219,6 +310,34 @@ cdef class Engine:
             fs_engine_stop(self.c)
             self.c = NULL
 
+    async def open_tensorflow(self, str library_dir, dict spec):
+        """TensorFlow's runtime, opened off the loop, with the devices and pools that the session of `spec` asks
+        for: made here, they have this process's priority, whatever the thread that loads the first model has.
+        RuntimeFailure when it cannot be opened."""
+        cdef Runtime runtime = Runtime.__new__(Runtime)
+        config = b64decode(spec.get("session_config") or "", validate=True)
+        with quiet_stderr():
+            await post_library(self, runtime, library_dir.encode(), config)
+        return runtime
+
+    def give_way(self) -> None:
+        """Requests come from now on: loads and closes give way to them."""
+        fs_loader_give_way(self.c.loader)
+
+    def hurry(self) -> None:
+        """What is being loaded or closed goes on at normal priority until all of it is done."""
+        fs_loader_hurry(self.c.loader)
+
+    @property
+    def nice(self) -> int:
+        """The nice value of loaders that give way."""
+        return fs_loader_nice(self.c.loader)
+
+    @property
+    def nice_limited(self) -> bool:
+        """Whether that is less than was asked for, since this process may not raise a thread's priority again."""
+        return fs_loader_nice_limited(self.c.loader)
+
     async def load(self, Runtime runtime not None, dict spec) -> tuple[float, int]:
         """Opens and warms a version in a loader thread. Returns seconds and the number of warm-up runs that failed."""
         key = (spec["model"], spec["version"])
@@ -231,30 +350,30 @@ cdef class Engine:
         except RuntimeFailure:
             del self.servables[key]
             raise
-        servable.state = "loaded"
+        servable.enter("loaded")
         return took
 
     async def publish(self, str model, version) -> None:
         """Makes a loaded version visible."""
         cdef Servable servable = find(self, model, version, "loaded")
         await post(self, FS_TASK_PUBLISH, servable)
-        servable.state = "published"
+        servable.enter("published")
 
     async def retire(self, str model, version) -> None:
         """Makes a version invisible; returns when its calls are answered."""
         cdef Servable servable = find(self, model, version, "published")
-        servable.state = "retiring"
+        servable.enter("retiring")
         try:
             await post(self, FS_TASK_RETIRE, servable)
         except RuntimeFailure:
-            servable.state = "published"
+            servable.enter("published")
             raise
-        servable.state = "loaded"
+        servable.enter("loaded")
 
     async def close(self, str model, version) -> None:
         """Frees a version that is not visible."""
         cdef Servable servable = find(self, model, version, "loaded")
-        servable.state = "closing"
+        servable.enter("closing")
         await post(self, FS_TASK_CLOSE, servable)
         del self.servables[(model, version)]
 
@@ -263,11 +382,8 @@ cdef class Engine:
         await post_labels(self, model, labels)
 
     def versions(self) -> list[dict]:
-        """What is here: model, version, state."""
-        return [
-            {"model": model, "version": version, "state": servable.state}
-            for (model, version), servable in self.servables.items()
-        ]
+        """What is here: model, version, state, seconds; while it is loading stage, done and total, too."""
+        return [servable.status() for servable in self.servables.values()]
 
     def stats(self) -> list[dict]:
         """Counters of every signature of every version."""

@@ -83,10 +83,10 @@ def dtype_size(int dtype) -> int:
 
 
 @contextmanager
-def _quiet_stderr(asked):
-    """Throws away what is written to stderr meanwhile. TensorFlow's static constructors report on processor
-    and drivers before its log level has any effect."""
-    if not asked:
+def quiet_stderr():
+    """Throws away what is written to stderr meanwhile, if TensorFlow is to log less than all. Its static
+    constructors report on processor and drivers before its log level has any effect."""
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") == "0":
         yield
         return
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
@@ -111,7 +111,7 @@ cdef class Runtime:
         text = (library_dir if kind == "tensorflow" else options).encode()
         cdef const char *argument = text
         if kind == "tensorflow":
-            with _quiet_stderr(os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") != "0"):
+            with quiet_stderr():
                 with nogil:
                     rc = fs_runtime_tensorflow(argument, &self.c, &err)
         elif kind == "null":

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from fastserve.config import Config
 from fastserve.control.admin import AdminSocket
 from fastserve.control.admin_verbs import AdminVerbs
+from fastserve.control.allocator import allocator_environment
 from fastserve.control.child_output import CoreChild, Output, output_pipe, pipe_reader
 from fastserve.control.core_process import Process, Spawn
 from fastserve.control.environment import child_argv, child_environment, tensorflow_dir
@@ -82,7 +83,7 @@ async def run(
         # Not before: a core that was left behind may still serve from there.
         state.remove_prepared()
         core = CoreSupervisor(
-            spawn_core or core_spawner(env, log),
+            spawn_core or core_spawner({**env, **allocator_environment(server.allocator, env)}, log),
             configure_command(config, listeners, tensorflow.library_dir),
             listeners.fds,
             log,
@@ -201,8 +202,15 @@ def configure_command(config: Config, listeners: Listeners, library_dir: str) ->
         },
         "limits": msgspec.to_builtins(config.limits),
         "executor": msgspec.to_builtins(config.executor),
+        "loading": {"nice": config.loading.nice},
+        "ablate": ablated(),
         "tensorflow": {**msgspec.to_builtins(config.tensorflow), "library_dir": library_dir},
     }
+
+
+def ablated(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """What is left out on purpose, for `fastserve bench switch` to measure what it is good for."""
+    return [name for name in environment.get("FASTSERVE_ABLATE", "").split(",") if name]
 
 
 def core_spawner(env: Mapping[str, str], log: Log) -> Spawn:

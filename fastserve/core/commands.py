@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -24,12 +25,14 @@ class Commands:
         self._runtimes: dict[str, Runtime] = {}
         # By model and version, what `load` was given: the next control process asks for it.
         self._loaded: dict[tuple[str, int], Answer] = {}
+        self._opening = asyncio.Lock()
         self._ops: dict[str, Callable[[Command], Awaitable[Answer]]] = {
             "load": self._load,
             "publish": self._publish,
             "retire": self._retire,
             "close": self._close,
             "labels": self._labels,
+            "hurry": self._hurry,
             "list": self._list,
             "inventory": self._inventory,
             "settle": self._settle,
@@ -52,17 +55,27 @@ class Commands:
         except (KeyError, ValueError, TypeError) as error:
             raise Refused("INVALID_ARGUMENT", f"{op}: {type(error).__name__}: {error}") from None
 
-    def _runtime(self, kind: str) -> Runtime:
-        runtime = self._runtimes.get(kind)
-        if runtime is None:
-            runtime = self._runtimes[kind] = Runtime(kind, library_dir=self._library_dir)
-        return runtime
+    async def _runtime(self, spec: dict[str, Any]) -> Runtime:
+        """The runtime that a servable names. TensorFlow's library takes half a second to open: that happens
+        at the first servable that needs it, and not on the loop, which may be serving others."""
+        kind = spec["runtime"]
+        if kind == "tensorflow":
+            async with self._opening:
+                if kind not in self._runtimes:
+                    self._runtimes[kind] = await self._core.engine.open_tensorflow(self._library_dir, spec)
+        elif kind not in self._runtimes:
+            self._runtimes[kind] = Runtime(kind)
+        return self._runtimes[kind]
 
     async def _load(self, command: Command) -> Answer:
         spec = command["servable"]
-        seconds, failed = await self._core.engine.load(self._runtime(spec["runtime"]), spec)
+        seconds, failed = await self._core.engine.load(await self._runtime(spec), spec)
         self._loaded[spec["model"], spec["version"]] = {"servable": spec, "note": command.get("note")}
         return {"seconds": seconds, "warm_failures": failed}
+
+    async def _hurry(self, command: Command) -> Answer:
+        self._core.engine.hurry()
+        return {}
 
     async def _publish(self, command: Command) -> Answer:
         model, version = command["model"], command["version"]
@@ -132,6 +145,7 @@ class Commands:
         return {"delivered": delivered}
 
     async def _serve(self, command: Command) -> Answer:
+        self._core.engine.give_way()
         self._core.listener.start()
         self._core.health.serving()
         return {}
@@ -148,7 +162,13 @@ def _rss_bytes() -> int:
 
 def _thread_cpu_us() -> dict[str, int]:
     """CPU time by kind of thread, after the names that they give themselves."""
-    kinds = {"fs-exec": "executors", "fs-load": "loaders", "fs-io": "io", "fs-unpack": "unpacker"}
+    kinds = {
+        "fs-exec": "executors",
+        "fs-load": "loaders",
+        "fs-switch": "loaders",
+        "fs-io": "io",
+        "fs-unpack": "unpacker",
+    }
     tick_us = 1_000_000 // os.sysconf("SC_CLK_TCK")
     used: dict[str, int] = {}
     for thread in os.listdir("/proc/self/task"):

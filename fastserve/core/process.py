@@ -51,8 +51,15 @@ class Core:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, channel: ControlChannel, settings: dict[str, Any]
     ) -> None:
-        server, limits = settings["server"], settings["limits"]
-        self.engine = Engine(loop, server, limits, settings["executor"])
+        server, limits, loading = settings["server"], settings["limits"], settings["loading"]
+        self.engine = Engine(loop, server, limits, settings["executor"], loading, settings["ablate"])
+        if self.engine.nice_limited:
+            channel.log(
+                "info",
+                "loads give way less than configured: this process may not raise a thread's priority again",
+                nice=self.engine.nice,
+                configured=loading["nice"],
+            )
         self.health = Health()
         self.model_service = ModelService(self.engine.versions, channel.send)
         methods = [*self.health.methods(), *self.model_service.methods()]

@@ -537,7 +537,7 @@ typedef struct rig {
 
 static inline fs_engine_config rig_config(int threads)
 {
-    return (fs_engine_config){.executors = {.threads = threads}, .load_threads = 1,
+    return (fs_engine_config){.executors = {.threads = threads}, .loader.threads = 1,
                               .max_message_bytes = 4 << 20, .max_compressed_bytes = 1 << 20};
 }
 
@@ -640,7 +640,7 @@ static inline rig_task rig_task_of(rig_model *m, enum fs_task_kind kind)
 {
     m->spec.path = m->path;
     return (rig_task){.task = {.kind = kind, .model = m->name, .version = m->version, .spec = &m->spec,
-                               .plans = m->plans, .batching = m->batching, .warm_iterations = 1,
+                               .plans = m->plans, .batching = m->batching, .warm.iterations = 1,
                                .servable = m->servable}};
 }
 

@@ -25,12 +25,26 @@ FS_TF_FUNCTIONS(DECLARE)
 #undef DECLARE
 
 static atomic_long live; /* objects that have not been deleted */
+static atomic_long pool_loads, empty_sessions;
 
-/* For the test. */
+/* For the test: objects that have not been deleted; models loaded with default RunOptions; sessions on an empty
+ * graph so far. */
 long stub_tf_live(void);
 long stub_tf_live(void)
 {
     return atomic_load(&live);
+}
+
+long stub_tf_pool_loads(void);
+long stub_tf_pool_loads(void)
+{
+    return atomic_load(&pool_loads);
+}
+
+long stub_tf_empty_sessions(void);
+long stub_tf_empty_sessions(void)
+{
+    return atomic_load(&empty_sessions);
 }
 
 static void *made(void *object)
@@ -335,12 +349,35 @@ static bool runs_in_caller(const TF_Buffer *options)
            memcmp(options->data, expected, sizeof expected) == 0;
 }
 
+static TF_Session *session_of(TF_Graph *graph, const TF_SessionOptions *options)
+{
+    TF_Session *session = made(calloc(1, sizeof *session));
+    session->graph = graph;
+    session->first = options->first;
+    graph->in_use = true;
+    return session;
+}
+
+/* No session without devices, and there are none for a ConfigProto that begins so. */
+TF_Session *TF_NewSession(TF_Graph *graph, const TF_SessionOptions *options, TF_Status *status)
+{
+    if (options->first == 0xfe) {
+        set(status, INTERNAL, "no devices");
+        return NULL;
+    }
+    set(status, OK, "");
+    atomic_fetch_add(&empty_sessions, 1);
+    return session_of(graph, options);
+}
+
 TF_Session *TF_LoadSessionFromSavedModel(const TF_SessionOptions *options, const TF_Buffer *run_options,
                                          const char *dir, const char *const *tags, int n_tags,
                                          TF_Graph *graph, TF_Buffer *meta_graph, TF_Status *status)
 {
     (void)meta_graph;
-    if (!runs_in_caller(run_options))
+    if (run_options == NULL)
+        atomic_fetch_add(&pool_loads, 1);
+    if (run_options != NULL && !runs_in_caller(run_options))
         set(status, INTERNAL, "wrong RunOptions");
     else if (strstr(dir, "missing") != NULL)
         set(status, NOT_FOUND, "Could not find SavedModel .pb or .pbtxt at supplied export directory path");
@@ -348,11 +385,7 @@ TF_Session *TF_LoadSessionFromSavedModel(const TF_SessionOptions *options, const
         set(status, NOT_FOUND, "Could not find meta graph def matching supplied tags");
     if (status->code != OK) /* also one that an earlier call has left */
         return NULL;
-    TF_Session *session = made(calloc(1, sizeof *session));
-    session->graph = graph;
-    session->first = options->first;
-    graph->in_use = true;
-    return session;
+    return session_of(graph, options);
 }
 
 void TF_ExtendSession(TF_Session *session, TF_Status *status)

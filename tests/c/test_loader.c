@@ -1,6 +1,10 @@
 /* test_loader: versions come and go by tasks, and a version in use is not taken away. */
 #include "engine_rig.h"
 
+#include <dirent.h>
+#include <errno.h>
+#include <sys/resource.h>
+
 #include "failmalloc.h"
 #include "text.h"
 
@@ -27,7 +31,7 @@ static void test_a_version_from_load_to_close(rig *r)
     rig_task t = awaited(r, &m, FS_TASK_LOAD);
     CHECK_OK(t.task.rc);
     CHECK(t.task.took_us >= 2000);
-    CHECK_EQ(t.task.warm_failures, 0);
+    CHECK_EQ(t.task.warm.failures, 0);
     CHECK(r->probe.n_log > RIG_SIGNATURES);
     m.servable = t.task.servable;
     CHECK_ANSWER(ask(r, "m"), FS_NOT_FOUND, "Servable not found for request: Latest(m)");
@@ -57,7 +61,7 @@ static void test_plain_warm_up_runs_may_fail_and_compiled_ones_may_not(rig *r)
     rig_model m = rig_model_make("m", 1, "fail_every=21");
     rig_task t = awaited(r, &m, FS_TASK_LOAD);
     CHECK_OK(t.task.rc);
-    CHECK_EQ(t.task.warm_failures, 1);
+    CHECK_EQ(t.task.warm.failures, 1);
     m.servable = t.task.servable;
     CHECK_OK(rig_do(r, &m, FS_TASK_CLOSE));
     m = rig_model_make("m", 1, "compiled_rows=1:2:4");
@@ -162,7 +166,7 @@ static void test_labels_by_task(rig *r)
 
 static void test_stopping_finishes_what_is_queued(rig *r)
 {
-    fs_loader *loader = fs_loader_start(2, r->engine->catalog, r->engine->executors);
+    fs_loader *loader = fs_loader_start(&(fs_loader_config){.threads = 2}, r->engine->catalog, r->engine->executors);
     REQUIRE(loader != NULL);
     rig_model models[4];
     rig_task tasks[4];
@@ -184,6 +188,120 @@ static void test_stopping_finishes_what_is_queued(rig *r)
     }
 }
 
+/* ---- what waits for what, and at which priority --------------------------------------------------- */
+
+/* The nice value of this process's thread of that name. */
+static int nice_of(const char *name)
+{
+    DIR *tasks = opendir("/proc/self/task");
+    REQUIRE(tasks != NULL);
+    int nice = -100;
+    const struct dirent *entry;
+    while ((entry = readdir(tasks)) != NULL) {
+        char path[300], comm[32] = "";
+        snprintf(path, sizeof path, "/proc/self/task/%s/comm", entry->d_name);
+        FILE *file = fopen(path, "r");
+        if (file == NULL)
+            continue;
+        if (fgets(comm, sizeof comm, file) != NULL && strcspn(comm, "\n") == strlen(name) &&
+            strncmp(comm, name, strlen(name)) == 0)
+            nice = getpriority(PRIO_PROCESS, (id_t)atoi(entry->d_name));
+        fclose(file);
+    }
+    closedir(tasks);
+    return nice;
+}
+
+static void test_what_is_short_does_not_wait_for_what_is_long(rig *r)
+{
+    rig_model slow = rig_model_make("slow", 1, NULL), m = rig_model_make("m", 1, NULL);
+    CHECK_OK(rig_do(r, &m, FS_TASK_LOAD));
+    probe_gate(&r->probe, true);
+    rig_task load = rig_task_of(&slow, FS_TASK_LOAD);
+    load.task.runtime = r->probe.runtime;
+    CHECK_EQ(fs_task_progress(&load.task).stage, FS_STAGE_QUEUED);
+    rig_post(r, &load);
+    probe_wait(&r->probe, 1); /* the only loader is in its first run */
+    fs_progress progress = fs_task_progress(&load.task);
+    CHECK_EQ(progress.stage, FS_STAGE_WARM);
+    CHECK_EQ(progress.done, 0);
+    CHECK_EQ(progress.total, 21);
+    CHECK_OK(rig_do(r, &m, FS_TASK_PUBLISH));
+    CHECK_OK(rig_do(r, &m, FS_TASK_RETIRE));
+    CHECK(!load.done);
+    probe_gate(&r->probe, false);
+    rig_await(r, &load);
+    CHECK_OK(load.task.rc);
+    CHECK_EQ(fs_task_progress(&load.task).done, 21);
+    slow.servable = load.task.servable;
+    CHECK_OK(rig_do(r, &slow, FS_TASK_CLOSE));
+    CHECK_OK(rig_do(r, &m, FS_TASK_CLOSE));
+}
+
+static void test_loads_give_way_unless_somebody_is_in_a_hurry(rig *r, int asked)
+{
+    int normal = getpriority(PRIO_PROCESS, 0), low = fs_loader_nice(r->engine->loader);
+    if (low < normal + asked)
+        return; /* not privileged: see test_priority */
+    rig_model m = rig_model_make("m", 1, NULL);
+    for (int served = 0; served < 2; served++) {
+        for (int hurry = 0; hurry < 2; hurry++) {
+            probe_gate(&r->probe, true);
+            rig_task load = rig_task_of(&m, FS_TASK_LOAD);
+            load.task.runtime = r->probe.runtime;
+            rig_post(r, &load);
+            probe_wait(&r->probe, 1);
+            CHECK_EQ(nice_of("fs-load-0"), served ? low : normal);
+            CHECK_EQ(nice_of("fs-switch"), normal);
+            CHECK_EQ(nice_of("fs-exec-0"), normal);
+            if (hurry) {
+                fs_loader_hurry(r->engine->loader);
+                CHECK_EQ(nice_of("fs-load-0"), normal);
+            }
+            probe_gate(&r->probe, false);
+            rig_await(r, &load);
+            m.servable = load.task.servable;
+            CHECK_OK(rig_do(r, &m, FS_TASK_CLOSE));
+        }
+        fs_loader_give_way(r->engine->loader);
+    }
+}
+
+static pthread_t caller;
+
+static int note_thread(void *arg, fs_error *err)
+{
+    caller = pthread_self();
+    return *(bool *)arg ? fs_fail(err, FS_ABORTED, "as asked") : 0;
+}
+
+static void test_something_else_off_the_loop(rig *r)
+{
+    for (int fails = 0; fails < 2; fails++) {
+        bool fail = fails;
+        rig_task t = {.task = {.kind = FS_TASK_CALL, .call = note_thread, .arg = &fail}};
+        rig_post(r, &t);
+        rig_await(r, &t);
+        CHECK_EQ(t.task.rc, fails ? -FS_ABORTED : 0);
+        CHECK(!pthread_equal(caller, pthread_self()));
+    }
+}
+
+static void test_closing_on_the_poster(void)
+{
+    fs_engine_config config = rig_config(1);
+    config.loader.close_on_poster = true;
+    rig *r = rig_start(&config);
+    rig_model m = rig_model_make("m", 1, NULL);
+    CHECK_OK(rig_do(r, &m, FS_TASK_LOAD));
+    rig_task close = rig_task_of(&m, FS_TASK_CLOSE);
+    rig_post(r, &close);
+    CHECK_EQ(r->probe.open_models, 0); /* already */
+    rig_await(r, &close);
+    CHECK_OK(close.task.rc);
+    rig_stop(r);
+}
+
 /* Runs a task with the n-th allocation failing, for every n, until it goes well. */
 static void sweep(rig *r, rig_model *m, enum fs_task_kind kind, int least)
 {
@@ -201,7 +319,7 @@ static void sweep(rig *r, rig_model *m, enum fs_task_kind kind, int least)
             fs_owner_deliver(&r->end.owner);
         }
         failmalloc_after(-1);
-        if (t.task.rc == 0 && t.task.warm_failures == 0) {
+        if (t.task.rc == 0 && t.task.warm.failures == 0) {
             if (kind == FS_TASK_LOAD)
                 m->servable = t.task.servable;
             CHECK(failed >= least);
@@ -243,9 +361,14 @@ int main(void)
     test_labels_by_task(r);
     test_stopping_finishes_what_is_queued(r);
     test_every_step_without_memory(r);
+    test_what_is_short_does_not_wait_for_what_is_long(r);
+    test_something_else_off_the_loop(r);
     rig_stop(r);
+    test_closing_on_the_poster();
     config = rig_config(1); /* so that what waits, waits */
+    config.loader.nice = 8;
     r = rig_start(&config);
+    test_loads_give_way_unless_somebody_is_in_a_hurry(r, 8);
     test_retiring_waits_for_the_calls_that_run_and_that_wait(r);
     rig_stop(r);
     return check_done();

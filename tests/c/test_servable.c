@@ -1,4 +1,4 @@
-/* test_servable: opening, warming, pins and closing of one version. */
+/* test_servable: opening, pins and closing of one version. */
 #include "engine_rig.h"
 
 #include "failmalloc.h"
@@ -37,86 +37,6 @@ static void test_what_a_servable_knows(probe *p)
     CHECK_EQ(p->open_models, 1);
     fs_servable_close(s);
     CHECK_EQ(p->open_models, 0);
-}
-
-/* Runs of one signature in the log. */
-static int runs_of(const probe *p, uint32_t signature, int variant, int64_t rows)
-{
-    int n = 0;
-    for (int i = 0; i < p->n_log; i++) {
-        n += p->log[i].signature == signature && p->log[i].variant == variant &&
-             (rows == 0 || p->log[i].rows == rows);
-    }
-    return n;
-}
-
-static void test_warming_runs_every_size_that_will_be_served(probe *p)
-{
-    rig_model m = rig_model_make("m", 1, NULL);
-    m.plans[RIG_PAIR].compiled = true;
-    fs_servable *s = opened(p, &m);
-    fs_error err;
-    for (int times = 0; times <= 3; times += 3) {
-        int failures = 99;
-        probe_forget(p);
-        CHECK_OK(fs_servable_warm(s, times, &failures, &err));
-        CHECK_EQ(failures, 0);
-        for (int b = 0; b < 4; b++) {
-            CHECK_EQ(runs_of(p, RIG_HALF, FS_RUN_PLAIN, 1 << b), b == 0 ? 2 * times : times);
-            CHECK_EQ(runs_of(p, RIG_PAIR, FS_RUN_COMPILED, 1 << b), times);
-            CHECK_EQ(runs_of(p, RIG_TEXT, FS_RUN_PLAIN, 1 << b), b == 0 ? 2 * times : times);
-        }
-        CHECK_EQ(runs_of(p, RIG_PAIR, FS_RUN_PLAIN, 0), times); /* single rows of a failed batch run plain */
-        CHECK_EQ(runs_of(p, RIG_HALF, FS_RUN_COMPILED, 0), 0);
-        CHECK_EQ(runs_of(p, RIG_SCALAR, FS_RUN_PLAIN, -1), times);
-        CHECK_EQ(runs_of(p, RIG_SCALAR, FS_RUN_PLAIN, 0), times);
-    }
-    for (uint32_t q = 0; q < s->n_queues; q++) {
-        for (int c = 0; c < FS_COUNTERS; c++)
-            CHECK_EQ(fs_servable_count(s, q, c), 0); /* nobody asked for these */
-    }
-    fs_servable_close(s);
-}
-
-static void test_plain_warm_runs_that_fail_are_counted(probe *p)
-{
-    rig_model m = rig_model_make("m", 1, "fail_every=7");
-    fs_servable *s = opened(p, &m);
-    fs_error err;
-    int failures;
-    CHECK_OK(fs_servable_warm(s, 2, &failures, &err));
-    CHECK_EQ(failures, 6); /* of 42 */
-    CHECK_STR(err.msg, "run 42 failed as configured");
-    fs_servable_close(s);
-}
-
-static void test_a_compiled_warm_run_that_fails_ends_it(probe *p)
-{
-    rig_model m = rig_model_make("m", 1, "compiled_rows=1:2:8");
-    m.plans[RIG_HALF].compiled = true;
-    fs_servable *s = opened(p, &m);
-    fs_error err;
-    int failures;
-    probe_forget(p);
-    CHECK_EQ(fs_servable_warm(s, 2, &failures, &err), -FS_INTERNAL);
-    CHECK_STR(err.msg, "4 rows were not compiled");
-    CHECK_EQ(p->n_log, 4);
-    fs_servable_close(s);
-}
-
-static void test_a_signature_without_inputs_is_not_warmed(probe *p)
-{
-    static const fs_signature none = {.name = "init"};
-    rig_model m = rig_model_make("m", 1, NULL);
-    m.spec.signatures = &none;
-    m.spec.n_signatures = 1;
-    fs_servable *s = opened(p, &m);
-    fs_error err;
-    probe_forget(p);
-    int failures;
-    CHECK_OK(fs_servable_warm(s, 1, &failures, &err));
-    CHECK_EQ(p->n_log, 0);
-    fs_servable_close(s);
 }
 
 static void test_a_model_that_does_not_open(probe *p)
@@ -165,7 +85,7 @@ static void test_counters_have_names(void)
     CHECK_STR(fs_counter_name(FS_COUNT_RUN_US), "run_us");
 }
 
-static void test_opening_and_warming_without_memory(probe *p)
+static void test_opening_without_memory(probe *p)
 {
     rig_model m = rig_model_make("m", 1, NULL);
     fs_error err;
@@ -185,21 +105,6 @@ static void test_opening_and_warming_without_memory(probe *p)
             fs_servable_close(m.servable);
     }
     CHECK(failed > RIG_SIGNATURES);
-    failed = 0;
-    for (long n = 1;; n++) {
-        failmalloc_after(n);
-        int failures;
-        int rc = fs_servable_warm(m.servable, 1, &failures, &err);
-        failmalloc_after(-1);
-        if (!failmalloc_fired()) {
-            CHECK_OK(rc);
-            CHECK_EQ(failures, 0);
-            break;
-        }
-        failed++;
-        CHECK(rc == -FS_RESOURCE_EXHAUSTED || (rc == 0 && failures == 1));
-    }
-    CHECK(failed >= 2);
     fs_servable_close(m.servable);
 }
 
@@ -209,14 +114,10 @@ int main(void)
     REQUIRE(p != NULL);
     probe_start(p);
     test_what_a_servable_knows(p);
-    test_warming_runs_every_size_that_will_be_served(p);
-    test_plain_warm_runs_that_fail_are_counted(p);
-    test_a_compiled_warm_run_that_fails_ends_it(p);
-    test_a_signature_without_inputs_is_not_warmed(p);
     test_a_model_that_does_not_open(p);
     test_the_last_pin_is_told_of_once(p);
     test_counters_have_names();
-    test_opening_and_warming_without_memory(p);
+    test_opening_without_memory(p);
     probe_stop(p);
     free(p);
     return check_done();

@@ -14,6 +14,8 @@ static char beside[PATH_MAX]; /* the directory of this program */
 static char stub_dir[PATH_MAX];
 static char other_dir[PATH_MAX];
 static long (*live)(void);
+static long (*pool_loads)(void);
+static long (*empty_sessions)(void);
 
 /* ---- a directory that looks like TensorFlow's --------------------------------------------- */
 
@@ -50,9 +52,12 @@ static void set_up(void)
     link_libraries(stub_dir, stub);
     void *library = dlopen(stub, RTLD_NOW | RTLD_LOCAL);
     REQUIRE(library != NULL);
-    void *symbol = dlsym(library, "stub_tf_live");
-    REQUIRE(symbol != NULL);
-    memcpy(&live, &symbol, sizeof live);
+    void *symbols[] = {dlsym(library, "stub_tf_live"), dlsym(library, "stub_tf_pool_loads"),
+                       dlsym(library, "stub_tf_empty_sessions")};
+    REQUIRE(symbols[0] != NULL && symbols[1] != NULL && symbols[2] != NULL);
+    memcpy(&live, &symbols[0], sizeof live);
+    memcpy(&pool_loads, &symbols[1], sizeof pool_loads);
+    memcpy(&empty_sessions, &symbols[2], sizeof empty_sessions);
 
     Dl_info info;
     REQUIRE(dladdr(dlsym(RTLD_DEFAULT, "getenv"), &info) != 0);
@@ -227,6 +232,40 @@ static void test_second_session_serves_plain_runs(void)
     fs_runtime_tensorflow_free(&runtime);
     fs_buf_unref(in.buf);
     fs_slab_release(slab);
+    CHECK_EQ(live(), 0);
+}
+
+static void test_priming_opens_and_closes_an_empty_session(void)
+{
+    fs_runtime runtime = open_runtime();
+    fs_error err;
+    uint8_t config[] = {16}, garbage[] = {0xff}, no_devices[] = {0xfe};
+    long before = empty_sessions();
+    CHECK_OK(fs_runtime_tensorflow_prime(&runtime, (fs_slice){config, 1}, &err));
+    CHECK_OK(fs_runtime_tensorflow_prime(&runtime, (fs_slice){0}, &err));
+    CHECK_EQ(empty_sessions() - before, 2);
+    CHECK_EQ(fs_runtime_tensorflow_prime(&runtime, (fs_slice){garbage, 1}, &err), -FS_INVALID_ARGUMENT);
+    CHECK_STR(err.msg, "Unparseable ConfigProto");
+    CHECK_EQ(fs_runtime_tensorflow_prime(&runtime, (fs_slice){no_devices, 1}, &err), -FS_INTERNAL);
+    CHECK_STR(err.msg, "no devices");
+    fs_model *model = open_model(&runtime); /* a failure does not stick */
+    runtime.ops->close(model);
+    fs_runtime_tensorflow_free(&runtime);
+    CHECK_EQ(live(), 0);
+}
+
+static void test_values_can_be_restored_in_the_pool(void)
+{
+    for (int in_pool = 0; in_pool < 2; in_pool++) {
+        fs_runtime runtime = open_runtime();
+        if (in_pool)
+            fs_runtime_tensorflow_restore_in_pool(&runtime);
+        long before = pool_loads();
+        fs_model *model = open_model(&runtime);
+        CHECK_EQ(pool_loads() - before, in_pool);
+        runtime.ops->close(model);
+        fs_runtime_tensorflow_free(&runtime);
+    }
     CHECK_EQ(live(), 0);
 }
 
@@ -470,6 +509,11 @@ static int whole_life(fs_slab *slab)
     spec.session_config = spec.plain_config = (fs_slice){&config, 1};
     spec.second_session_plain = true;
     fs_model *model;
+    rc = fs_runtime_tensorflow_prime(&runtime, spec.session_config, &err);
+    if (rc != 0) {
+        fs_runtime_tensorflow_free(&runtime);
+        return rc;
+    }
     rc = runtime.ops->open(runtime.self, &spec, &model, &err);
     if (rc == 0) {
         static int64_t dims[] = {2};
@@ -588,6 +632,8 @@ int main(void)
     test_version_and_name();
     test_run_plain_and_compiled();
     test_second_session_serves_plain_runs();
+    test_priming_opens_and_closes_an_empty_session();
+    test_values_can_be_restored_in_the_pool();
     test_strings_are_copied();
     test_shapes_of_all_sizes();
     test_input_memory_lives_as_long_as_tensorflow_holds_it();

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -31,10 +33,10 @@ from fastserve.protos import message
 class Rig:
     """An engine on the test's loop, and a front end whose connections are an epoll thread's."""
 
-    def __init__(self, **executor: int) -> None:
+    def __init__(self, nice: int = 19, ablate: Iterable[str] = (), **executor: int) -> None:
         self.loop = asyncio.get_running_loop()
         self.runtime = Runtime("null")
-        self.engine = Engine(self.loop, SERVER, LIMITS, {**EXECUTOR, **executor})
+        self.engine = Engine(self.loop, SERVER, LIMITS, {**EXECUTOR, **executor}, {"nice": nice}, ablate)
         self.front_end = FrontEnd(self.loop, self.engine, LIMITS, {}, print, io_threads=1)
         sock = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{sock.getsockname()[1]}"
@@ -79,8 +81,8 @@ class Rig:
 async def make() -> AsyncIterator[Callable[..., Rig]]:
     rigs = []
 
-    def make_rig(**executor: int) -> Rig:
-        rigs.append(Rig(**executor))
+    def make_rig(**options: Any) -> Rig:
+        rigs.append(Rig(**options))
         return rigs[-1]
 
     yield make_rig
@@ -172,6 +174,71 @@ async def test_too_many_buckets_are_refused_before_anything_is_done(rig: Rig) ->
     with pytest.raises(ValueError, match="serving_default: 33 buckets; at most 32"):
         await rig.engine.load(rig.runtime, spec)
     assert rig.engine.versions() == []
+
+
+async def test_a_load_shows_how_far_it_has_come(rig: Rig) -> None:
+    waiting = asyncio.ensure_future(rig.load(version=1, options="open_us=50000,run_us=5000"))
+    second = asyncio.ensure_future(rig.load(version=2, options="open_us=1000"))
+    stages: dict[int, list[str]] = {1: [], 2: []}
+    done: list[int] = []
+    while not second.done():
+        for row in rig.engine.versions():
+            assert row["seconds"] >= 0
+            if row["state"] != "loading":
+                assert "stage" not in row
+                continue
+            stages[row["version"]].append(row["stage"])
+            if row["version"] == 1 and row["stage"] == "warm":
+                assert row["total"] == 11
+                done.append(row["done"])
+        await asyncio.wait([second], timeout=0.001)
+    await waiting
+    assert list(dict.fromkeys(stages[1]))[-2:] == ["open", "warm"]
+    assert stages[2][0] == "queued"
+    assert done == sorted(done)
+    assert len(set(done)) > 3
+    await asyncio.gather(rig.engine.close("m", 1), rig.engine.close("m", 2))
+
+
+async def test_recorded_requests_are_run_and_one_that_fails_ends_the_load(rig: Rig, tmp_path: Path) -> None:
+    def record(*rows: float) -> bytes:
+        request = predict_request("m", struct.pack(f"<{len(rows)}f", *rows), [len(rows), 1])
+        return struct.pack("<I", len(request)) + request
+
+    requests = tmp_path / "warm up é"
+    requests.write_bytes(record(1.0, 2.0, 3.0) + record(4.0))
+    warm_up = {"iterations": 2, "requests": str(requests)}
+    assert (await rig.load(warmup=warm_up, options="fail_nan=1"))[1] == 0
+    await rig.engine.close("m", 1)
+    requests.write_bytes(record(1.0) + record(float("nan")))
+    with pytest.raises(RuntimeFailure) as failure:
+        await rig.load(warmup=warm_up, options="fail_nan=1")
+    assert failure.value.code == "INVALID_ARGUMENT"
+    assert failure.value.message == f"warm-up request 2 of 2 in {requests}: input 'x' has a NaN"
+    assert rig.engine.versions() == []
+
+
+# ---- what is left out for measurement --------------------------------------------------------------
+
+
+async def test_without_warm_up_nothing_runs_before_the_first_request(make: Callable[..., Rig]) -> None:
+    rig = make(ablate=["warmup", "allocator"])
+    assert (await rig.load(options="fail_every=1"))[1] == 0
+    await rig.engine.close("m", 1)
+
+
+async def test_without_a_loader_for_it_a_version_is_closed_at_once(make: Callable[..., Rig]) -> None:
+    rig = make(ablate=["unload"])
+    await rig.load()
+    await rig.engine.close("m", 1)
+    assert rig.engine.versions() == []
+
+
+async def test_loaders_give_way_as_far_as_configured(make: Callable[..., Rig]) -> None:
+    normal = os.getpriority(os.PRIO_PROCESS, 0)
+    assert make(nice=3).engine.nice == min(normal + 3, 19)
+    assert make(nice=3, ablate=["nice"]).engine.nice == normal
+    assert make(nice=3).engine.nice_limited is False
 
 
 # ---- which version answers ----------------------------------------------------------------------

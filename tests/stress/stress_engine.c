@@ -126,7 +126,7 @@ int main(int argc, char **argv)
 {
     long items = argc > 1 ? strtol(argv[1], NULL, 10) : 100000;
     fs_engine_config config = rig_config(EXECUTORS);
-    config.load_threads = LOADS;
+    config.loader.threads = LOADS;
     rig *r = rig_start(&config);
     rig_model *served[4];
     for (int i = 0; i < 4; i++) {

@@ -124,6 +124,8 @@ async def test_a_whole_life(daemon: Daemon, capsys: pytest.CaptureFixture[str]) 
     assert configure["limits"]["max_connections"] == 10_000
     assert configure["executor"] == {"threads": 2, "spin_us": 0, "load_threads": 1}
     assert configure["tensorflow"]["library_dir"] == str(daemon.root)
+    assert configure["loading"] == {"nice": 19}
+    assert configure["ablate"] == []
 
     term()
     assert await running == 0

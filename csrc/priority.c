@@ -1,0 +1,134 @@
+/* priority: see priority.h. On Linux a nice value is a thread's own, and setpriority takes its id. */
+#include "priority.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#define FS_HURRY 0x80000000u
+
+enum { NICE_MAX = 19 };
+
+static bool set_nice(int tid, int nice)
+{
+    return setpriority(PRIO_PROCESS, (id_t)tid, nice) == 0;
+}
+
+/* Down and up again. */
+static void *try_return(void *arg)
+{
+    fs_priority *p = arg;
+    p->can_return = set_nice(gettid(), p->low) && set_nice(gettid(), p->normal);
+    return NULL;
+}
+
+void fs_priority_init(fs_priority *p, int nice)
+{
+    p->normal = getpriority(PRIO_PROCESS, 0);
+    p->low = p->normal + nice < NICE_MAX ? p->normal + nice : NICE_MAX;
+    p->can_return = false;
+    atomic_init(&p->giving_way, false);
+    atomic_init(&p->work, 0);
+    for (int i = 0; i < FS_PRIORITY_THREADS; i++)
+        atomic_init(&p->tids[i], 0);
+    pthread_t trying;
+    if (pthread_create(&trying, NULL, try_return, p) == 0)
+        pthread_join(trying, NULL);
+    p->limited = !p->can_return && p->low > p->normal + FS_NICE_FOR_GOOD;
+    if (p->limited)
+        p->low = p->normal + FS_NICE_FOR_GOOD;
+}
+
+void fs_priority_join(fs_priority *p, int i)
+{
+    /* relaxed: a number that whoever hurries needs; who reads 0 is early, and the thread itself sees the
+     * hurry in fs_priority_begin. */
+    atomic_store_explicit(&p->tids[i], gettid(), memory_order_relaxed);
+}
+
+void fs_priority_give_way(fs_priority *p)
+{
+    atomic_store_explicit(&p->giving_way, true, memory_order_seq_cst);
+}
+
+/* seq_cst, here and where it changes: whoever hurries sets the bit and then raises the threads, a thread lowers
+ * itself and then looks at the bit again, so one of them comes last and knows. */
+static bool is_low(fs_priority *p)
+{
+    return atomic_load_explicit(&p->giving_way, memory_order_seq_cst) &&
+           (atomic_load_explicit(&p->work, memory_order_seq_cst) & FS_HURRY) == 0;
+}
+
+void fs_priority_expect(fs_priority *p)
+{
+    atomic_fetch_add_explicit(&p->work, 1, memory_order_seq_cst);
+}
+
+void fs_priority_begin(fs_priority *p)
+{
+    bool low;
+    do {
+        low = is_low(p);
+        set_nice(gettid(), low ? p->low : p->normal);
+    } while (is_low(p) != low);
+}
+
+void fs_priority_end(fs_priority *p)
+{
+    unsigned before = atomic_load_explicit(&p->work, memory_order_relaxed);
+    unsigned after;
+    do {
+        after = before - 1;
+        if (after == FS_HURRY)
+            after = 0;
+    } while (!atomic_compare_exchange_weak_explicit(&p->work, &before, after, memory_order_seq_cst,
+                                                    memory_order_relaxed));
+}
+
+void fs_priority_hurry(fs_priority *p)
+{
+    unsigned before = atomic_load_explicit(&p->work, memory_order_relaxed);
+    do {
+        if (before == 0)
+            return;
+    } while (!atomic_compare_exchange_weak_explicit(&p->work, &before, before | FS_HURRY,
+                                                    memory_order_seq_cst, memory_order_relaxed));
+    for (int i = 0; i < FS_PRIORITY_THREADS; i++) {
+        int tid = atomic_load_explicit(&p->tids[i], memory_order_relaxed);
+        if (tid != 0)
+            set_nice(tid, p->normal);
+    }
+}
+
+static bool is_member(const fs_priority *p, int tid)
+{
+    for (int i = 0; i < FS_PRIORITY_THREADS; i++) {
+        if (atomic_load_explicit(&p->tids[i], memory_order_relaxed) == tid)
+            return true;
+    }
+    return false;
+}
+
+void fs_priority_raise_children(const fs_priority *p)
+{
+    if (!p->can_return || p->low == p->normal)
+        return;
+    DIR *tasks = opendir("/proc/self/task");
+    if (tasks == NULL)
+        return; /* they stay as they are: slower, and not wrong */
+    const struct dirent *entry;
+    while ((entry = readdir(tasks)) != NULL) {
+        int tid = atoi(entry->d_name);
+        if (tid <= 0 || is_member(p, tid))
+            continue;
+        errno = 0;
+        int nice = getpriority(PRIO_PROCESS, (id_t)tid);
+        if (errno == 0 && nice == p->low)
+            set_nice(tid, p->normal);
+    }
+    closedir(tasks);
+}
