@@ -1,4 +1,4 @@
-"""The `fastserve` command: serve, check, inspect, predict, version, bench.
+"""The `fastserve` command: serve, check, inspect, predict, version, bench, and words to a running daemon.
 
 Only arguments and exit codes are here. Each command imports what it needs when it runs, so that
 `fastserve --help` is there at once. Exit codes: 0 done, 1 it did not work, 2 the command line or the
@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from fastserve.cli_admin import labels, load, reload, status, unload
 from fastserve.cli_bench import bench
 from fastserve.cli_tune import tune
 from fastserve.errors import FastServeError
@@ -220,5 +221,5 @@ def version() -> None:
         click.echo(f"{name:{width}}  {text}")
 
 
-main.add_command(bench)
-main.add_command(tune)
+for command in (bench, tune, status, reload, load, unload, labels):
+    main.add_command(command)

@@ -73,6 +73,20 @@ def read_config(path: str | os.PathLike[str], listen: tuple[str, ...] = ()) -> C
     return parse_config(read_text(file), file, listen)
 
 
+def admin_socket(path: str | os.PathLike[str]) -> str:
+    """The admin socket of the daemon that runs with the file at `path`, whatever else is wrong in there.
+
+    ConfigError when the file cannot be read or is not TOML.
+    """
+    file = os.fspath(path)
+    server = parse(read_text(file), file).get("server")
+    keys = server if isinstance(server, dict) else {}
+    state_dir, admin = (
+        value if isinstance(value := keys.get(key), str) else "" for key in ("state_dir", "admin_socket")
+    )
+    return _own_paths(Path(file).resolve(), state_dir, admin)[1]
+
+
 def parse_config(text: str, file: str, listen: tuple[str, ...] = ()) -> Config:
     """As read_config, from the file's text; relative paths start at the directory of `file`."""
     tables = parse(text, file)
@@ -98,8 +112,7 @@ def parse_config(text: str, file: str, listen: tuple[str, ...] = ()) -> Config:
 def _resolve(config: Config, file: Path) -> Config:
     base = file.parent
     server, limits = config.server, config.limits
-    state_dir = _path(base, server.state_dir) if server.state_dir else _default_state_dir(file)
-    admin = _path(base, server.admin_socket) if server.admin_socket else f"{state_dir}/admin.sock"
+    state_dir, admin = _own_paths(file, server.state_dir, server.admin_socket)
     listen = tuple(
         f"unix:{_path(base, text.removeprefix('unix:'))}"
         if text.startswith("unix:") and text != "unix:"
@@ -130,6 +143,12 @@ def _resolve(config: Config, file: Path) -> Config:
             for model in config.models
         ),
     )
+
+
+def _own_paths(file: Path, state_dir: str, admin: str) -> tuple[str, str]:
+    """[server] state_dir and admin_socket as the file has them, resolved."""
+    state_dir = _path(file.parent, state_dir) if state_dir else _default_state_dir(file)
+    return state_dir, _path(file.parent, admin) if admin else f"{state_dir}/admin.sock"
 
 
 def powers_of_two(largest: int) -> tuple[int, ...]:
