@@ -55,7 +55,7 @@ def watch_status(
 def status_view(answer: Answer) -> RenderableType:
     """The daemon in a line, a table of versions, and what else there is to say about models."""
     table = Table(header_style="bold")
-    for column in ("model", "version", "state", "labels", "memory", ""):
+    for column in ("model", "version", "state", "labels", "memory", "remark"):
         table.add_column(
             column, overflow="fold", justify="right" if column in ("version", "memory") else "left"
         )

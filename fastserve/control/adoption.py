@@ -115,6 +115,11 @@ class Orphan:
         self._core = core
         self._left = False
 
+    @property
+    def paths(self) -> list[str]:
+        """What its versions were opened from: for StateDir.remove_prepared to keep."""
+        return [row["servable"]["path"] for row in self.servables if row["servable"]]
+
     def fits(self, digest: str, listeners: Listeners) -> bool:
         """Whether it is the core that `digest` asks for, on exactly these sockets."""
         return (self.version, self.settings_digest) == (__version__, digest) and listeners.as_given
@@ -209,6 +214,7 @@ async def _find(path: str, state: StateDir, log: Log, env: Mapping[str, str]) ->
     try:
         orphan.servables = (await core.call("inventory"))["servables"]
     except CoreLost:
+        await orphan.leave()
         return None
     except CoreError as error:
         # Another version's core, which is to be replaced anyway.
@@ -228,10 +234,10 @@ async def _hello(sock: socket.socket) -> tuple[bytes, bytes, list[socket.socket]
                 await readable.wait()
             finally:
                 loop.remove_reader(sock)
-            data, more, _flags, _address = socket.recv_fds(
-                sock, _HELLO_MAX_BYTES, _FDS_MAX, socket.MSG_CMSG_CLOEXEC
-            )
+            data, more, _flags, _address = socket.recv_fds(sock, _HELLO_MAX_BYTES, _FDS_MAX)
             fds += more
+            for fd in more:
+                os.set_inheritable(fd, False)  # recv_fds does not pass MSG_CMSG_CLOEXEC on
             if not data:
                 raise EOFError
             got += data

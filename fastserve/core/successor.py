@@ -42,12 +42,15 @@ class Successor:
             except OSError:
                 await asyncio.sleep(_RETRY_S)  # out of descriptors
                 continue
+            output = None
             try:
                 async with asyncio.timeout(_PATIENCE_S):
                     output = await self._greeting(sock)
                 self._greet(sock)
             except (OSError, TimeoutError, ValueError):
                 sock.close()  # who does not keep to the protocol, or has gone
+                if output is not None:
+                    os.close(output)
                 continue
             except BaseException:
                 sock.close()
@@ -62,9 +65,7 @@ class Successor:
         try:
             while not got.endswith(b"\n"):
                 await self._readable(sock)
-                data, more, _flags, _address = socket.recv_fds(
-                    sock, _GREETING_MAX_BYTES, 4, socket.MSG_CMSG_CLOEXEC
-                )
+                data, more, _flags, _address = socket.recv_fds(sock, _GREETING_MAX_BYTES, 4)
                 fds += more
                 got += data
                 if not data or len(got) > _GREETING_MAX_BYTES:

@@ -12,9 +12,12 @@ import json
 import os
 import signal
 import socket
+import subprocess
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from fastserve.version import __version__
 
 Answer = dict[str, Any]
 
@@ -106,6 +109,65 @@ class FakeCore:
             self.send({"id": command["id"], "ok": True, **(answer or {})})
             if command["op"] == "drain":
                 self.die(0)
+
+
+class FakeOrphan:
+    """A core that another control process has left behind: it listens on `path`, and gives its sockets away.
+
+    It needs a process of its own, which ends when it has drained. Silent: it accepts nobody."""
+
+    def __init__(self, path: str, process: subprocess.Popen[bytes], **hello: Any) -> None:
+        self.process = process
+        self.hello = {
+            "event": "hello",
+            "pid": process.pid,
+            "version": __version__,
+            "adopted": True,
+            "settings": "digest",
+            "draining": False,
+            "listeners": [],
+            **hello,
+        }
+        self.sockets: list[socket.socket] = []
+        self.answers: dict[str, Callable[[Answer], Any]] = {
+            "inventory": lambda command: {"servables": []},
+            "drain": lambda command: process.kill(),
+        }
+        self.connections: list[FakeCore] = []
+        self.said_with_hello = b""
+        self._sock = socket.socket(socket.AF_UNIX)
+        self._sock.setblocking(False)
+        self._sock.bind(path)
+        self._sock.listen(1)
+        self._task = asyncio.create_task(self._run(), name="fake-orphan")
+
+    @property
+    def now(self) -> FakeCore:
+        return self.connections[-1]
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        self._sock.close()
+        for one in self.sockets:
+            one.close()
+        self.process.kill()
+        self.process.wait()
+        for connection in self.connections:
+            connection.die(-9)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            sock, _ = await loop.sock_accept(self._sock)
+            assert await loop.sock_recv(sock, 100) == b"{}\n"
+            line = json.dumps(self.hello).encode() + b"\n" + self.said_with_hello
+            fds = [one.fileno() for one in [*self.sockets, self._sock]]
+            socket.send_fds(sock, [line], fds)
+            self.connections.append(FakeCore(self.process.pid, sock, self._answer, hello=False))
+
+    def _answer(self, op: str, command: Answer) -> Any:
+        return self.answers.get(op, lambda command: {})(command)
 
 
 class FakeCores:

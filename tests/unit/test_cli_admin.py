@@ -144,7 +144,7 @@ def test_status_is_a_table_of_versions(admin: FakeAdmin) -> None:
     first = result.stdout.splitlines()[0]
     assert first == "ready, pid 4242, core 4243 after 2 restarts, memory 1.0 GiB of 8.0 GiB"
     assert rows(result.stdout) == [
-        ["model", "version", "state", "labels", "memory", ""],
+        ["model", "version", "state", "labels", "memory", "remark"],
         ["ranker", "12", "LOADING", "", "", "warm serving_default batch of 64 (5 of 10), 12 s, attempt 2"],
         ["", "5", "START", "", "", "attempt 3, again in 4 s, the store is away"],
         ["", "4", "END", "canary", "", "attempt 6, no [variables] in it"],
