@@ -107,7 +107,9 @@ class Store:
     async def open(self) -> None:
         """Imports and makes the file system."""
         if self._fs is None:
-            self._fs, self._path = await self._asked(self.url, in_thread(self._make))
+            # Without a limit: it imports, and asks nobody.
+            opened = asyncio.ensure_future(in_thread(self._make))
+            self._fs, self._path = await self._asked(self.url, opened)
 
     def _make(self) -> tuple[Any, str]:
         from fsspec.core import url_to_fs
@@ -115,6 +117,8 @@ class Store:
         options = dict(self._options)
         if self._protocol in ("s3", "s3a"):
             options.setdefault("default_block_size", _BLOCK_BYTES)
+            # Whoever called tries again, too.
+            options.setdefault("config_kwargs", {"retries": {"mode": "standard", "max_attempts": 1}})
         if self._web:
             import aiohttp
 
@@ -170,10 +174,10 @@ class Store:
         class Progress(Callback):  # type: ignore[misc]
             def relative_update(self, inc: int = 1) -> None:
                 nonlocal arrived
-                arrived += inc
-                grown(inc)
                 if stop.is_set():
                     raise TimeoutError
+                arrived += inc
+                grown(inc)
 
             def absolute_update(self, value: int) -> None:
                 self.relative_update(value - arrived)
@@ -280,12 +284,14 @@ class Store:
             raise self._explained(error, where) from error
 
     def _explained(self, error: BaseException, where: str) -> Exception:
-        if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        if self._web and isinstance(error, FileNotFoundError) and error.__cause__ is not None:
             return self._explained(error.__cause__, where)  # what fsspec makes of any error of HTTP's
         if isinstance(error, OSError) and (error.filename or error.errno in _DISK_ERRORS):
             return error  # the local disk's
         status = getattr(error, "status", None)
-        said = " ".join(str(error).split())[:300] or type(error).__name__
+        # s3fs makes OSErrors of what botocore said.
+        told = error.__cause__ if hasattr(error.__cause__, "response") else error
+        said = " ".join(str(told).split())[:300] or type(error).__name__
         if isinstance(error, TimeoutError):
             return StoreError(f"{where}: no answer within {self._answer_s:g} s")
         if isinstance(error, FileNotFoundError) or status == 404:
@@ -304,11 +310,11 @@ class Store:
             return StoreError(
                 f"{where}: the server answered {status} {getattr(error, 'message', '')}".rstrip()
             )
-        return StoreError(f"{where}: {type(error).__name__}: {said}")
+        return StoreError(f"{where}: {type(told).__name__}: {said}")
 
 
 # Errors without a file's name: from writing.
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def _last(name: str) -> str:

@@ -93,16 +93,26 @@ class RemoteSource:
         self._copies: dict[int, Copy] = {}
         self._unwanted: dict[Copy, float] = {}
         self._aspired: Aspired | None = None
-        # What is being fetched, for people; "" when nothing is.
-        self.progress = ""
+        self._fetching: _Fetching | None = None
 
     async def run(self, aspire: Aspire) -> None:
         """Says what is aspired at every change, until it is cancelled."""
         try:
             await self._run(aspire)
         finally:
-            self.progress = ""
             self._mirror.close()
+
+    @property
+    def progress(self) -> str:
+        """What is being copied, for people; "" when nothing is."""
+        fetching = self._fetching
+        if fetching is None:
+            return ""
+        seconds = self._clock() - fetching.began
+        return (
+            f"copying version {fetching.version}: {_mib(fetching.arrived)} of {_mib(fetching.total)} "
+            f"in {seconds:.0f} s"
+        )
 
     async def _run(self, aspire: Aspire) -> None:
         try:
@@ -244,7 +254,8 @@ class RemoteSource:
             free = await in_thread(self._mirror.free_bytes)
             if free < size + _DISK_RESERVE_BYTES:
                 raise StoreError(self._full(f"it needs {_mib(size)}, {_mib(free)} are free"))
-            await self._fetch(part, missing, where, version=version)
+            self._fetching = _Fetching(version, size, began)
+            await self._fetch(part, missing, where)
             # What was replaced meanwhile may be half of one version and half of another.
             print_ = fingerprint(await self._files(path, where))
             if print_ != fingerprint(files):
@@ -258,28 +269,22 @@ class RemoteSource:
             self._log.warning("download failed", model=self._name, version=version, why=self._words(error))
             raise
         finally:
-            self.progress = ""
+            self._fetching = None
         seconds = self._clock() - began
         self._log.info(
             "download ended", model=self._name, version=version, path=copy.path, bytes=size, seconds=seconds
         )
         self._hold(copy)
 
-    async def _fetch(
-        self, part: Part, files: Mapping[str, RemoteFile], where: str, *, version: int | None = None
-    ) -> None:
+    async def _fetch(self, part: Part, files: Mapping[str, RemoteFile], where: str) -> None:
         """Fetches those of `files` into `part` that are not there."""
         slots = asyncio.Semaphore(self._timing.parallel)
         missing = {name: file for name, file in files.items() if name not in part.there}
-        total = sum(file.size or 0 for file in missing.values())
-        began, arrived = self._clock(), 0
+        fetching = self._fetching
 
         def grown(count: int) -> None:
-            nonlocal arrived
-            arrived += count
-            if version is not None:
-                seconds = self._clock() - began
-                self.progress = f"version {version}: {_mib(arrived)} of {_mib(total)} in {seconds:.0f} s"
+            if fetching is not None:
+                fetching.arrived += count
 
         async def fetch(number: int, name: str, file: RemoteFile) -> None:
             async with slots:
@@ -393,6 +398,16 @@ class _Look:
     problems: list[str] = field(default_factory=list)
     # The store, or the disk, did not do what it should: the next look can wait.
     failed: bool = False
+
+
+@dataclass
+class _Fetching:
+    """A version that is being copied."""
+
+    version: int
+    total: int
+    began: float
+    arrived: int = 0
 
 
 # What a full disk, a quota and a limit on a file's size say.
