@@ -2,10 +2,10 @@
 
     python bench/switch_soak.py [--cycles 1000] [--mode plain] [--mode full] [--out FILE]
 
-The core alone, driven over its control protocol. The DCN ranker is exported, and tried once for each mode; then
-two copies of it take turns: load one, publish it, retire the other, close it, beside requests at a steady
-rate, every one of which must be answered well. "full" runs under XLA with two buckets, and the core takes
-the executables from the compile cache that the trial has filled, as in the daemon.
+The core alone, driven over its control protocol. The DCN ranker is exported, and tried once for each mode;
+then two copies of it take turns: load one, publish it, retire the other, close it, beside requests at a
+steady rate, every one of which must be answered well. "full" runs under XLA with two buckets, and the core
+takes the executables from the compile cache that the trial has filled, as in the daemon.
 
 Every 50 cycles the process is looked at, with one version loaded. Exit code 0 when the bars hold: after the
 last cycle at most 5 % more memory than after the 50th, and no more descriptors, threads or, but for 2 %,

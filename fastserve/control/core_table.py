@@ -1,7 +1,7 @@
 """What the core is told of models beside their versions: labels, and the states behind GetModelStatus.
 
-The core answers GetModelStatus from the table that it was told last, also when this process has gone. Owned by
-the manager, on the event loop; one task tells what is new, and a new core is told everything.
+The core answers GetModelStatus from the table that it was told last, also when this process has gone. Owned
+by the manager, on the event loop; one task tells what is new, and a new core is told everything.
 """
 
 from __future__ import annotations

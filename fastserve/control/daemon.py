@@ -26,11 +26,13 @@ from fastserve.control.allocator import allocator_environment
 from fastserve.control.child_output import CoreChild, Output, output_pipe, pipe_reader
 from fastserve.control.core_process import Process, Spawn
 from fastserve.control.environment import child_argv, child_environment, tensorflow_dir
+from fastserve.control.first_core import FirstCore
 from fastserve.control.listeners import Listeners
 from fastserve.control.manager import Manager, summary
 from fastserve.control.memory import MemoryBudget
 from fastserve.control.plugins import check_plugins
 from fastserve.control.reload import Reloader
+from fastserve.control.reload_request import ReloadRequests
 from fastserve.control.state import StateDir
 from fastserve.control.supervisor import CoreSupervisor
 from fastserve.control.trial_runner import TrialRunner
@@ -71,23 +73,28 @@ async def run(
     check_plugins(config)
     stop = StopSignals()
     server = config.server
-    tensorflow = replace(config.tensorflow, library_dir=tensorflow_dir(config.tensorflow))
+    installed = tensorflow_dir(config.tensorflow)
+    tensorflow = replace(config.tensorflow, library_dir=installed)
     env = child_environment(tensorflow, config.models)
+    core_env = {**env, **allocator_environment(server.allocator, env)}
 
     async with AsyncExitStack() as stack:
         stop.install()
         stack.callback(stop.remove)
         stack.callback(log.flush)
         state = stack.enter_context(StateDir(server.state_dir, log))
-        listeners = stack.enter_context(_bind(server.listen, state))
-        # Not before: a core that was left behind may still serve from there.
-        state.remove_prepared()
+        first = await FirstCore.find(state, log, env)
+        stack.push_async_callback(first.leave)
+        listeners = stack.enter_context(_bind(server.listen, state, first))
+        configure = configure_command(config, listeners, installed)
+        stack.callback(first.choose(configure, core_env, installed, listeners).close)
         core = CoreSupervisor(
-            spawn_core or core_spawner({**env, **allocator_environment(server.allocator, env)}, log),
-            configure_command(config, listeners, tensorflow.library_dir),
-            listeners.fds,
+            spawn_core or core_spawner(core_env, log),
+            {**configure, "digest": first.digest, "control_listener": first.control.fd},
+            [*listeners.fds, first.control.fd],
             log,
             on_launch=state.remember_core,
+            on_request=lambda method, message: requests.answer(method, message),
         )
         stack.push_async_callback(core.kill)
         trials = TrialRunner(
@@ -100,15 +107,16 @@ async def run(
         work = VersionWork(tensorflow, config.loading, core, trials, state, memory, log)
         manager = Manager(config.loading, core, work, log)
         reloader = Reloader(config, manager, options.read, log)
+        requests = ReloadRequests(reloader, manager)
         verbs = AdminVerbs(core, manager, memory, reloader)
         admin = AdminSocket(server.admin_socket, verbs.table())
         await admin.open()
         stack.push_async_callback(admin.close)
         stack.push_async_callback(manager.close)
 
-        manager.start(config.models)
-        started = await unless(stop.first, _start(core, manager, listeners, options))
-        if started is None:
+        starting = _start(config, core, first, manager, listeners, options, requests)
+        started = await unless(stop.first, starting)
+        if started is None and not first.adopted:
             log.info("stopped before it was ready", signal=stop.name)
             return 0
 
@@ -133,8 +141,23 @@ async def run(
         return 0 if drained else 1
 
 
-async def _start(core: CoreSupervisor, manager: Manager, listeners: Listeners, options: ServeOptions) -> bool:
-    """Starts the core while the trials run, loads what passes them, and begins to serve."""
+async def _start(
+    config: Config,
+    core: CoreSupervisor,
+    first: FirstCore,
+    manager: Manager,
+    listeners: Listeners,
+    options: ServeOptions,
+    requests: ReloadRequests,
+) -> bool:
+    """Comes to a core, new or adopted, while the trials run; loads what passes them, and begins to serve."""
+    if first.adopted:
+        await first.adopt(core, config.models, manager, requests.answer)
+        listeners.listen()
+        await core.serve()
+        await manager.settled()
+        return True
+    manager.start(config.models)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(core.start(manager.recover), name="core-start")
@@ -147,6 +170,7 @@ async def _start(core: CoreSupervisor, manager: Manager, listeners: Listeners, o
         raise StartError("no model can be served: " + _failures(manager))
     listeners.listen()
     await core.serve()
+    await first.replaced(config.server.lame_duck_s, config.server.drain_timeout_s)
     return True
 
 
@@ -171,9 +195,9 @@ async def _reloading(reloader: Reloader, file: str | None, poll_s: float) -> Asy
         await asyncio.gather(task, return_exceptions=True)
 
 
-def _bind(addresses: Sequence[str], state: StateDir) -> Listeners:
+def _bind(addresses: Sequence[str], state: StateDir, first: FirstCore) -> Listeners:
     try:
-        return Listeners(addresses)
+        return Listeners(addresses, first.listeners)
     except StartError as error:
         orphan = state.orphaned_core()
         if orphan is None:

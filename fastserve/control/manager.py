@@ -23,7 +23,7 @@ from fastserve.control.stream import Harness, ServableStream
 from fastserve.control.supervisor import CoreSupervisor
 from fastserve.control.work import VersionWork
 from fastserve.errors import CoreError, CoreLost, ModelError
-from fastserve.extensions import Source, SourceContext, State
+from fastserve.extensions import Source, SourceContext, State, VersionPath
 from fastserve.log import Log
 
 # Before a source that has failed is started again.
@@ -53,6 +53,7 @@ class Manager:
         log: Log,
     ) -> None:
         self._loading = loading
+        self._core = core
         self._work = work
         self._log = log
         self._models: dict[str, ServedModel] = {}
@@ -88,10 +89,11 @@ class Manager:
                 found[str(last)] = last.error or stream.problem or f"it is {last.state.name}"
         return found
 
-    def start(self, models: Sequence[Model]) -> None:
-        """Begins to look for versions. Once, from within the event loop."""
+    def start(self, models: Sequence[Model], there: Sequence[dict[str, Any]] = ()) -> None:
+        """Begins to look for versions. Once, from within the event loop. `there`: what an adopted core serves
+        already, as its `inventory` says."""
         for model in models:
-            self._add(model)
+            self._add(model, [row for row in there if row["model"] == model.name])
         self._telling = asyncio.create_task(self._table.run(), name="core-table")
 
     async def settled(self, names: Sequence[str] | None = None) -> None:
@@ -131,11 +133,24 @@ class Manager:
         """Something that status shows is different now."""
         self._table.changed()
 
-    def _add(self, model: Model) -> ServedModel:
+    async def retire_strangers(self, there: Sequence[dict[str, Any]]) -> None:
+        """Takes out of an adopted core what is not configured any more."""
+        for row in there:
+            if row["model"] not in self._models:
+                with suppress(CoreError, CoreLost):
+                    await self._core.call("retire", model=row["model"], version=row["version"])
+                    await self._core.call("close", model=row["model"], version=row["version"])
+                self._log.info("unloaded", servable=f"{row['model']}:{row['version']}", why="not configured")
+
+    def _add(self, model: Model, there: Sequence[dict[str, Any]] = ()) -> ServedModel:
         choice = Choice(model.versions)
         stream = ServableStream(
             model, transition_policy(model), self._loading, self._work, self._log, self.changed
         )
+        for row in there:
+            note = row.get("note") or {}
+            path = VersionPath(row["version"], str(note.get("path")), str(note.get("fingerprint")))
+            stream.adopt(path, row["servable"], int(note.get("memory_bytes") or 0))
         context = SourceContext(
             model=model,
             choose=choice,

@@ -49,7 +49,7 @@ class Reloader:
             except TimeoutError:
                 pass
             now = await asyncio.to_thread(_mark, path)
-            if not self._asked.is_set() and (now == seen or now is None or now == refused):
+            if not self._asked.is_set() and (now is None or now in (seen, refused)):
                 continue
             self._asked.clear()
             try:
@@ -73,7 +73,8 @@ class Reloader:
             return changed
 
     async def models(self, models: Sequence[Model]) -> list[str]:
-        """Serves these models instead of the file's until it is read again. ConfigError: nothing has changed."""
+        """Serves these models instead of the file's until it is read again. ConfigError: nothing has
+        changed."""
         async with self._turn:
             check_plugins(Config(models=tuple(models)))
             changed = await self._manager.apply(models)

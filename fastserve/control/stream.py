@@ -129,6 +129,18 @@ class ServableStream:
 
     # ---- what others say -----------------------------------------------------------------
 
+    def adopt(self, path: VersionPath, servable: dict[str, Any], memory_bytes: int) -> None:
+        """A version that is served already, by a core that another control process has filled."""
+        self.versions.append(
+            Harness(
+                self.model,
+                path,
+                state=State.AVAILABLE,
+                servable=servable,
+                memory_bytes=memory_bytes,
+            )
+        )
+
     def aspire(self, aspired: Aspired) -> None:
         """The source's word. The newest one counts."""
         if self._removed:

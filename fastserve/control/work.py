@@ -151,7 +151,13 @@ class VersionWork:
     async def _load_into(self, core: CoreProcess | CoreSupervisor, harness: Harness) -> None:
         """One load in one core, within the time limit; at normal priority once it takes too long."""
         timeout_s = harness.model.trial_timeout_s
-        loading = asyncio.ensure_future(core.call("load", servable=harness.servable))
+        # For the next control process, should this one die.
+        note = {
+            "path": harness.path.path,
+            "fingerprint": harness.path.fingerprint,
+            "memory_bytes": harness.memory_bytes,
+        }
+        loading = asyncio.ensure_future(core.call("load", servable=harness.servable, note=note))
         hurry = asyncio.ensure_future(self._hurry(core, min(self._loading.hurry_after_s, timeout_s / 2)))
         try:
             async with asyncio.timeout(timeout_s):

@@ -45,7 +45,10 @@ class Daemon:
         version = self.root / name / "1"
         version.mkdir(parents=True)
         (version / "trial.json").write_text(json.dumps(orders))
-        self.models += f'[[models]]\nname = "{name}"\nbase_path = "{name}"\n'
+        self.models += (
+            f'[[models]]\nname = "{name}"\nbase_path = "{name}"\n'
+            '[models.versions]\ncomplete_marker = "trial.json"\n'
+        )
 
     def config(self) -> Config:
         text = (
@@ -112,7 +115,8 @@ async def test_a_whole_life(daemon: Daemon, capsys: pytest.CaptureFixture[str]) 
 
     core = daemon.cores.now
     configure = core.commands[0]
-    assert [listener["fd"] for listener in configure["listeners"]] == core.listener_fds
+    fds = [listener["fd"] for listener in configure["listeners"]]
+    assert [*fds, configure["control_listener"]] == core.listener_fds
     assert [listener["address"] for listener in configure["listeners"]] == ready["addresses"]
     assert configure["server"] == {
         "io_threads": 0,
@@ -122,7 +126,12 @@ async def test_a_whole_life(daemon: Daemon, capsys: pytest.CaptureFixture[str]) 
         "tensor_content_replies": False,
     }
     assert configure["limits"]["max_connections"] == 10_000
-    assert configure["executor"] == {"threads": 2, "spin_us": 0, "load_threads": 1}
+    assert configure["executor"] == {
+        "threads": 2,
+        "spin_us": 0,
+        "load_threads": 1,
+        "policy": "fair",
+    }
     assert configure["tensorflow"]["library_dir"] == str(daemon.root)
     assert configure["loading"] == {"nice": 19}
     assert configure["ablate"] == []

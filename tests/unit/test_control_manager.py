@@ -182,7 +182,7 @@ async def test_a_version_that_does_not_come_back_leaves_the_others_alone(world: 
             await asyncio.sleep(0)
     assert [str(version) for version in manager.available] == ["b:1"]
     async with asyncio.timeout(20):
-        while manager.failed != {"a:1": "the directory is gone"}:
+        while manager.failed != {"a:1": "the directory is gone"}:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     # It was tried once more, as a version that has just been found.
     assert world.cores.now.ops().count("load a:1") == 2

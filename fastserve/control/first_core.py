@@ -1,0 +1,101 @@
+"""The core that a daemon begins with: a new one, one that an earlier control process left, or both for a
+while.
+
+An orphan that is what the configuration asks for is adopted, versions and all. Any other goes on serving
+until a new core on the same sockets has taken its place. Used by the daemon at its start, on the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastserve.config import Model
+from fastserve.control.adoption import ControlListener, Orphan, find_orphan, settings_digest
+from fastserve.control.core_process import OnRequest
+from fastserve.control.listeners import Listener, Listeners
+from fastserve.control.manager import Manager
+from fastserve.control.state import StateDir
+from fastserve.control.supervisor import CoreSupervisor
+from fastserve.log import Log
+
+_UNAVAILABLE = 14  # gRPC's code
+
+
+class FirstCore:
+    """Made by `find`; then `choose`; then `adopt` when `adopted`, else `replaced` once the new core
+    serves."""
+
+    def __init__(self, state: StateDir, orphan: Orphan | None, log: Log) -> None:
+        self._state = state
+        self._orphan = orphan
+        self._log = log
+        self._adopting: tuple[Any, ControlListener] | None = None
+        self._on_request: OnRequest | None = None
+        self.adopted = False
+        self.digest = ""
+        self.control: ControlListener
+
+    @classmethod
+    async def find(cls, state: StateDir, log: Log, env: Mapping[str, str]) -> FirstCore:
+        """Looks for an orphan. StartError when there is one that does not answer."""
+        orphan = await find_orphan(state, log, env)
+        if orphan is not None:
+            log.info("found the core of an earlier fastserve", pid=orphan.pid)
+        return cls(state, orphan, log)
+
+    @property
+    def listeners(self) -> Sequence[Listener]:
+        """The sockets that the orphan serves, for the addresses that are still wanted."""
+        return self._orphan.listeners if self._orphan else ()
+
+    def choose(
+        self,
+        configure: Mapping[str, Any],
+        env: Mapping[str, str],
+        library_version: str,
+        listeners: Listeners,
+    ) -> ControlListener:
+        """Decides whether the orphan is adopted; where this daemon's successor will find the core."""
+        self.digest = settings_digest(configure, env, library_version)
+        orphan = self._orphan
+        self.adopted = orphan is not None and orphan.fits(self.digest, listeners)
+        keep = [str(row["servable"]["path"]) for row in orphan.servables if row["servable"]] if orphan else []
+        self._state.remove_prepared(keep)
+        if orphan is not None and self.adopted:
+            self._adopting = orphan.adopt(self._state, self._answer)
+            self.control = self._adopting[1]
+        else:
+            self.control = ControlListener.bind(self._state, orphan)
+        return self.control
+
+    async def adopt(
+        self, core: CoreSupervisor, models: Sequence[Model], manager: Manager, on_request: OnRequest
+    ) -> None:
+        """Takes the orphan over, and starts the manager with what is published there."""
+        assert self._orphan is not None and self._adopting is not None
+        self._on_request = on_request
+        core.adopt(self._adopting[0], manager.recover)
+        await self._orphan.settle()
+        there = [row for row in self._orphan.servables if row["state"] == "published"]
+        manager.start(models, there)
+        await manager.retire_strangers(there)
+
+    async def replaced(self, lame_duck_s: float, drain_timeout_s: float) -> None:
+        """A new core serves: the orphan answers what it has, and ends."""
+        if self._orphan is None:
+            return
+        self._log.info("the core of an earlier fastserve is replaced", pid=self._orphan.pid)
+        if not await self._orphan.drain(lame_duck_s, drain_timeout_s):
+            self._log.warning("the core of an earlier fastserve did not drain", pid=self._orphan.pid)
+        self.control.take_over()
+
+    async def leave(self) -> None:
+        """Leaves an orphan that was neither adopted nor replaced as it was: serving."""
+        if self._orphan is not None:
+            await self._orphan.leave()
+
+    async def _answer(self, method: str, message: bytes) -> tuple[int, str, bytes]:
+        if self._on_request is None:
+            return _UNAVAILABLE, "the server is starting", b""
+        return await self._on_request(method, message)

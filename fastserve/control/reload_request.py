@@ -1,0 +1,167 @@
+"""HandleReloadConfigRequest: the models that a client of TensorFlow Serving's API wants served.
+
+Called by the core through its control connection, on the event loop. Knows the messages and TensorFlow
+Serving's words for what is wrong with them; the reload itself is the Reloader's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from msgspec.structs import replace
+
+from fastserve.config import Model, Versions
+from fastserve.config_read import powers_of_two
+from fastserve.control import labels
+from fastserve.control.manager import Manager
+from fastserve.control.reload import Reloader
+from fastserve.errors import ConfigError
+from fastserve.protos import message
+
+OK, UNKNOWN, INVALID_ARGUMENT, FAILED_PRECONDITION, UNIMPLEMENTED = 0, 2, 3, 9, 12
+# ModelConfig.model_type, which model_platform has replaced.
+_TYPES = {1: "tensorflow"}
+
+
+class Refused(Exception):
+    """Ends a request with this gRPC code and message."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class ReloadRequests:
+    """Answers the requests that the core passes on: (gRPC code, message, reply)."""
+
+    def __init__(self, reloader: Reloader, manager: Manager) -> None:
+        self._reloader = reloader
+        self._manager = manager
+
+    async def answer(self, method: str, request: bytes) -> tuple[int, str, bytes]:
+        """The hook of core_process.OnRequest."""
+        if method != "HandleReloadConfigRequest":
+            return UNIMPLEMENTED, f"{method} is not served", b""
+        try:
+            await self._reload(request)
+        except Refused as refused:
+            return refused.code, str(refused), b""
+        except ConfigError as error:
+            return INVALID_ARGUMENT, str(error), b""
+        reply = message("tensorflow.serving.ReloadConfigResponse")()
+        reply.status.SetInParent()
+        return OK, "", reply.SerializeToString()
+
+    async def _reload(self, request: bytes) -> None:
+        try:
+            config = message("tensorflow.serving.ReloadConfigRequest").FromString(request).config
+        except DecodeError:
+            raise Refused(INVALID_ARGUMENT, "not a ReloadConfigRequest") from None
+        if config.WhichOneof("config") != "model_config_list":
+            raise Refused(
+                INVALID_ARGUMENT,
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+                "Only ModelConfigList is currently supported",
+            )
+        before = {served.model.name: served.model for served in self._manager.models}
+        models = models_of(config.model_config_list.config, before)
+        # Labels wait for their versions; the others first.
+        given = {model.name: dict(model.labels) for model in models}
+        await self._reloader.models(
+            [replace(m, labels=before[m.name].labels if m.name in before else {}) for m in models]
+        )
+        new = [model.name for model in models if model.name not in before]
+        await self._manager.settled([model.name for model in models])
+        self._say_failures(new)
+        await self._label(given)
+
+    def _say_failures(self, new: Sequence[str]) -> None:
+        failed = {name: why for name, why in self._manager.failed.items() if name.partition(":")[0] in new}
+        if failed:
+            each = "".join(f"{{{name}}} due to error: {why}, " for name, why in failed.items())
+            raise Refused(UNKNOWN, f"{len(failed)} model(s) did not become available: {{{each}}}")
+
+    async def _label(self, given: Mapping[str, Mapping[str, int]]) -> None:
+        """All models' labels, or none and why not."""
+        for name, wanted in given.items():
+            served = self._manager.named(name)
+            there = {harness.version for harness in served.stream.available}
+            why = labels.why_not(
+                name,
+                served.labels,
+                wanted,
+                there,
+                unavailable_allowed=self._reloader.config.loading.labels_for_unavailable,
+            )
+            if why:
+                raise Refused(FAILED_PRECONDITION, why)
+        for name, wanted in given.items():
+            removed = [label for label in self._manager.named(name).labels if label not in wanted]
+            await self._manager.set_labels(name, wanted, removed)
+
+
+def models_of(configs: Sequence[Any], before: Mapping[str, Model]) -> list[Model]:
+    """The models that a ModelConfigList names. What it cannot say is as `before`, or default. Refused in
+    TensorFlow Serving's words."""
+    names = [config.name for config in configs]
+    for name in names:
+        if names.count(name) > 1:
+            raise Refused(INVALID_ARGUMENT, f"Illegal to list model {name} multiple times in config list")
+    return [_model(config, before.get(config.name)) for config in configs]
+
+
+def _model(config: Any, before: Model | None) -> Model:
+    if config.model_type and config.model_platform:
+        raise Refused(
+            INVALID_ARGUMENT,
+            "Illegal setting both ModelServerConfig::model_type (deprecated) and "
+            f"ModelServerConfig::model_platform, model name is {config.name}",
+        )
+    platform = config.model_platform or _TYPES.get(config.model_type, "")
+    if not platform:
+        raise Refused(
+            INVALID_ARGUMENT,
+            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
+            f"ModelServerConfig::model_platform, model name is {config.name}",
+        )
+    if not os.path.isabs(config.base_path) and "://" not in config.base_path:
+        raise Refused(
+            INVALID_ARGUMENT,
+            f"Expected model {config.name} to have an absolute path or URI; "
+            f"got base_path()={config.base_path}",
+        )
+    if before is not None and before.platform != platform:
+        raise Refused(
+            INVALID_ARGUMENT,
+            f"Illegal to change a model's platform. For model {config.name} platform was "
+            f"{before.platform} and new platform requested is {platform}",
+        )
+    if not config.name or any(char in "/:" or not char.isprintable() for char in config.name):
+        raise Refused(INVALID_ARGUMENT, f'Illegal model name "{config.name}": no "/" and no ":"')
+    model = before or _default(config.name, config.base_path)
+    return replace(
+        model,
+        platform=platform,
+        base_path=os.path.normpath(config.base_path) if "://" not in config.base_path else config.base_path,
+        versions=_versions(config.model_version_policy, model.versions),
+        labels=dict(config.version_labels),
+    )
+
+
+def _default(name: str, base_path: str) -> Model:
+    model = Model(name=name, base_path=base_path)
+    sizes = powers_of_two(model.batching.largest_batch)
+    return replace(model, batching=replace(model.batching, allowed_batch_sizes=sizes))
+
+
+def _versions(policy: Any, before: Versions) -> Versions:
+    kind = policy.WhichOneof("policy_choice") or "latest"
+    return replace(
+        before,
+        policy=kind,
+        num_versions=(policy.latest.num_versions or 1) if kind == "latest" else 1,
+        specific=tuple(sorted(set(policy.specific.versions))) if kind == "specific" else (),
+    )
