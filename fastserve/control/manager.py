@@ -298,7 +298,7 @@ class Manager:
             name: [
                 {
                     "version": h.version,
-                    "state": int(h.state),
+                    "state": h.state.name,
                     "code": _code(h),
                     "message": h.error if h.state is State.END else "",
                 }
