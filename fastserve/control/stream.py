@@ -355,6 +355,7 @@ class ServableStream:
         harness.stage = {}
         harness.retry_at = None
         harness.servable = None
+        harness.cancellable = False
 
     def _forget(self) -> None:
         """Drops versions that came again, and the oldest of many that have ended."""
