@@ -27,7 +27,7 @@ from fastserve.core.service import (
 )
 
 _AVAILABLE = 30
-_STATES = (0, 10, 20, 30, 40, 50)  # ModelVersionStatus.State: UNKNOWN, START, ..., END
+_STATES = {"UNKNOWN": 0, "START": 10, "LOADING": 20, "AVAILABLE": 30, "UNLOADING": 40, "END": 50}
 
 _WAITING_MAX = 16  # reloads that the control process has not answered
 _REQUEST_MAX_BYTES = 1 << 20
@@ -55,8 +55,8 @@ class ModelService:
         yield Method(f"{service}HandleReloadConfigRequest", self._reload, waits=True)
 
     def table(self, models: dict[str, list[dict[str, Any]]]) -> None:
-        """Replaces the states: a list of {"version", "state", "code", "message"} for each model, the state as
-        its number. KeyError, ValueError or TypeError for a table of another form; then the old one stays."""
+        """Replaces the states: a list of {"version", "state", "code", "message"} for each model. KeyError or
+        ValueError for a table of another form; then the old one stays."""
         self._table = {
             name: {
                 row["version"]: _version_status(
@@ -140,10 +140,10 @@ def _nobody() -> tuple[int, str, bytes]:
     return UNAVAILABLE, "the control process, which changes what is served, is not running", b""
 
 
-def _state(number: int) -> int:
-    if number not in _STATES:
-        raise ValueError(f"no such state: {number}")
-    return number
+def _state(name: str) -> int:
+    if name not in _STATES:
+        raise ValueError(f"no such state: {name}")
+    return _STATES[name]
 
 
 def _version_status(version: int, state: int, code: int, message: str) -> bytes:
