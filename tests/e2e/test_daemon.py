@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -158,19 +159,101 @@ def test_a_core_that_is_killed_is_back_with_its_models(start: Callable[..., Daem
     assert daemon.stop() == 0
 
 
-def test_the_core_goes_on_when_the_control_process_dies(start: Callable[..., Daemon]) -> None:
+class Caller(threading.Thread):
+    """Predicts all the time, over a connection that stays and over new ones, until `end`."""
+
+    def __init__(self, daemon: Daemon, address: str) -> None:
+        super().__init__()
+        self.answered = 0
+        self.wrong: list[str] = []
+        self._daemon, self._address = daemon, address
+        self._ending = threading.Event()
+        self.start()
+
+    def more(self) -> None:
+        before = self.answered
+        self._daemon.until(lambda: self.wrong or self.answered >= before + 20)
+
+    def end(self) -> None:
+        self._ending.set()
+        self.join(60)
+        assert self.wrong == []
+
+    def run(self) -> None:
+        with self._daemon.channel(self._address) as staying:
+            while not self._ending.is_set() and not self.wrong:
+                with self._daemon.channel(self._address) as new:
+                    for channel in (staying, new):
+                        try:
+                            # Not wait_for_ready: a connection that is refused must be seen.
+                            reply = stub(channel).Predict(request("half", [1.0]), timeout=60)
+                        except grpc.RpcError as error:
+                            self.wrong.append(str(error))
+                            return
+                        if list(reply.outputs["y"].float_val) != [2.5]:
+                            self.wrong.append(str(reply))
+                        self.answered += 1
+
+
+def test_a_control_process_that_dies_has_a_successor_and_nobody_notices(start: Callable[..., Daemon]) -> None:
+    from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
+
+    daemon = start(HALF).wait_ready()
+    core, addresses = daemon.ready["core_pid"], daemon.ready["addresses"]
+    caller = Caller(daemon, addresses[0])
+    caller.more()
+    daemon.stop(signal.SIGKILL)
+    caller.more()
+    status = get_model_status_pb2.GetModelStatusRequest()
+    status.model_spec.name = "half"
+    with daemon.channel() as channel:  # answered although nobody is there who would know better
+        (one,) = (
+            model_service_pb2_grpc.ModelServiceStub(channel)
+            .GetModelStatus(status, timeout=60)
+            .model_version_status
+        )
+        assert (one.version, one.state) == (2, 30)
+
+    second = start(HALF).wait_ready()
+    assert second.ready["core_pid"] == core and second.ready["addresses"] == addresses
+    assert second.line.startswith("fastserve ready: half:2 (batched) on ")
+    assert second.log.count("trial passed") == 1  # the first daemon's
+    assert second.admin("status")["models"][0]["versions"][0]["state"] == "AVAILABLE"
+    caller.more()
+    caller.end()
+    # From here on it is a core like any other.
+    os.kill(core, signal.SIGKILL)
+    second.until(lambda: "core is back" in second.log)
+    with second.channel() as channel:
+        assert predict(channel, "half", [4.0]) == ([4.0], 2)
+    assert second.core_pid != core
+    assert second.stop() == 0
+    assert not list((second.directory / "state").glob("*.sock"))
+
+
+def test_a_core_with_other_settings_is_replaced_and_nobody_is_refused(start: Callable[..., Daemon]) -> None:
+    daemon = start(HALF).wait_ready()
+    core, addresses = daemon.ready["core_pid"], daemon.ready["addresses"]
+    caller = Caller(daemon, addresses[0])
+    caller.more()
+    daemon.stop(signal.SIGKILL)
+    second = start(HALF, server="tensor_content_replies = false\nlame_duck_s = 0.1").wait_ready()
+    assert second.ready["core_pid"] != core and second.ready["addresses"] == addresses
+    second.until(lambda: not alive(core))
+    caller.more()
+    caller.end()
+    with second.channel(addresses[1]) as channel:
+        assert predict(channel, "half", [6.0]) == ([5.0], 2)
+    assert second.stop() == 0
+    assert not list(second.directory.rglob("*.sock"))
+
+
+def test_a_core_that_was_left_behind_drains_at_sigterm(start: Callable[..., Daemon]) -> None:
     daemon = start(HALF, server="drain_timeout_s = 5").wait_ready()
-    core, tcp = daemon.ready["core_pid"], daemon.ready["addresses"][0]
+    core = daemon.ready["core_pid"]
     daemon.stop(signal.SIGKILL)
     with daemon.channel() as channel:
         assert predict(channel, "half", [1.0])[0] == [2.5]
-    # A new one says who has the address.
-    config = (daemon.directory / "config.toml").read_text().replace("127.0.0.1:0", tcp)
-    second = Daemon(daemon.directory, config)
-    assert second.process.wait(60) == 1
-    assert second.process.stdout is not None and second.process.stdout.read() == ""
-    second.process.stdout.close()
-    assert f"cannot listen on {tcp}" in second.log and f"end it with kill {core}" in second.log
     os.kill(core, signal.SIGTERM)
     daemon.until(lambda: not alive(core))
 
