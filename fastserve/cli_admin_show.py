@@ -159,6 +159,8 @@ def _remark(version: Answer) -> str:
 
 def _notes(model: Answer) -> Iterator[Text]:
     name = model.get("name")
+    if model.get("progress"):
+        yield Text(f"{name}: {model['progress']}", style="dim")
     if model.get("problem"):
         yield Text(f"{name}: {model['problem']}", style="yellow")
     rollout = model.get("rollout")

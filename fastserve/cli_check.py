@@ -8,7 +8,9 @@ from rich.table import Table
 
 from fastserve.config import Config, Model
 from fastserve.control.environment import tensorflow_dir
+from fastserve.control.remote_store import protocol_of
 from fastserve.control.source import newest_version
+from fastserve.control.source_remote import newest_remote_version
 from fastserve.errors import ModelError, StartError
 
 
@@ -22,7 +24,8 @@ def show(config: Config) -> int:
         )
     for model in config.models:
         try:
-            newest = newest_version(model.base_path)
+            remote = protocol_of(model.base_path)
+            newest = newest_remote_version(model) if remote else newest_version(model.base_path)
         except ModelError as error:
             problems.append(f"[[models]] {model.name}, base_path: {error}")
             continue

@@ -73,7 +73,10 @@ class SourceContext:
 
 
 class Source(Protocol):
-    """Finds the versions of one model."""
+    """Finds the versions of one model.
+
+    What it is doing, for `fastserve status`, may be in an attribute `progress`: a text, empty for nothing.
+    """
 
     async def run(self, aspire: Aspire) -> None:
         """Looks for versions and says what is aspired, at least once, until it is cancelled.

@@ -168,10 +168,11 @@ def web_store(root: Path) -> tuple[RemoteStore, Callable[[], None]]:
 # ---- S3 -----------------------------------------------------------------------------------------
 
 
-def _faulty(app: Any, faults: Faults) -> Any:
+def _faulty(app: Any, current: Callable[[], Faults]) -> Any:
     """A WSGI application, in front of which there are faults."""
 
     def call(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        faults = current()
         fault = faults.of(
             environ["REQUEST_METHOD"], f"{environ['PATH_INFO']}?{environ.get('QUERY_STRING', '')}"
         )
@@ -184,48 +185,60 @@ def _faulty(app: Any, faults: Faults) -> Any:
     return call
 
 
-def s3_store() -> tuple[RemoteStore, Callable[[], None]]:
-    """A bucket of its own in a server on loopback, and what stops it."""
-    import boto3
-    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-    from werkzeug.serving import WSGIRequestHandler, make_server
+class S3Server:
+    """An S3 of moto's on loopback, for many buckets, in front of which there are faults."""
 
-    class Quiet(WSGIRequestHandler):
-        def log(self, type: str, message: str, *args: Any) -> None:
-            """Nothing: a test's output is the test's."""
+    def __init__(self) -> None:
+        import boto3
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+        from werkzeug.serving import WSGIRequestHandler, make_server
 
-    faults = Faults()
-    app = _faulty(DomainDispatcherApplication(create_backend_app), faults)
-    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
-    server.daemon_threads = True  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    keys = {"aws_access_key_id": "id", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
-    client = boto3.client("s3", endpoint_url=endpoint, **keys)
-    bucket = f"bucket-{uuid.uuid4().hex}"
-    client.create_bucket(Bucket=bucket)
+        class Quiet(WSGIRequestHandler):
+            def log(self, type: str, message: str, *args: Any) -> None:
+                """Nothing: a test's output is the test's."""
 
-    def delete(name: str) -> None:
-        listed = client.list_objects_v2(Bucket=bucket, Prefix=f"models/m/{name}/")
-        for entry in listed.get("Contents", []):
-            client.delete_object(Bucket=bucket, Key=entry["Key"])
+        self.faults = Faults()
+        moto = DomainDispatcherApplication(create_backend_app)
+        app = _faulty(moto, lambda: self.faults)
+        self._server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
+        self._server.daemon_threads = True  # type: ignore[attr-defined]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        self._thread.start()
+        self._endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._client = boto3.client(
+            "s3",
+            endpoint_url=self._endpoint,
+            aws_access_key_id="id",
+            aws_secret_access_key="secret",
+            region_name="us-east-1",
+        )
 
-    def stop() -> None:
-        faults.release()
-        server.shutdown()
-        server.server_close()
-        thread.join(LIMIT_S)
+    def store(self) -> RemoteStore:
+        """A new bucket, and no faults."""
+        self.faults.release()
+        self.faults = Faults()
+        client, bucket = self._client, f"bucket-{uuid.uuid4().hex}"
+        client.create_bucket(Bucket=bucket)
 
-    store = RemoteStore(
-        url=f"s3://{bucket}/models/m",
-        options={"key": "id", "secret": "secret", "endpoint_url": endpoint},
-        put=lambda name, data: client.put_object(Bucket=bucket, Key=f"models/m/{name}", Body=data),
-        delete=delete,
-        faults=faults,
-        client=client,
-    )
-    return store, stop
+        def delete(name: str) -> None:
+            listed = client.list_objects_v2(Bucket=bucket, Prefix=f"models/m/{name}/")
+            for entry in listed.get("Contents", []):
+                client.delete_object(Bucket=bucket, Key=entry["Key"])
+
+        return RemoteStore(
+            url=f"s3://{bucket}/models/m",
+            options={"key": "id", "secret": "secret", "endpoint_url": self._endpoint},
+            put=lambda name, data: client.put_object(Bucket=bucket, Key=f"models/m/{name}", Body=data),
+            delete=delete,
+            faults=self.faults,
+            client=client,
+        )
+
+    def stop(self) -> None:
+        self.faults.release()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(LIMIT_S)
 
 
 # ---- a source that looks when a test says so --------------------------------------------------
@@ -291,6 +304,10 @@ class Watch:
                 task.result()
             assert done, "the source does not come to an end with its look"
         return self.aspired
+
+    async def turn(self) -> None:
+        """Lets other tasks and threads do something."""
+        await asyncio.to_thread(lambda: None)
 
     async def stop(self) -> None:
         if self.task is not None:

@@ -284,6 +284,7 @@ class Manager:
             "name": served.model.name,
             "base_path": served.model.base_path,
             "problem": served.stream.problem,
+            "progress": str(getattr(served.source, "progress", "")),
             "paused": served.choice.paused,
             "labels": served.labels,
             "rollout": None,

@@ -9,7 +9,9 @@ from collections.abc import Callable
 
 from fastserve.config import Config, Model
 from fastserve.control.policy import POLICIES
+from fastserve.control.remote_store import protocol_of, require_packages
 from fastserve.control.source_files import FileSource
+from fastserve.control.source_remote import remote_source
 from fastserve.errors import ConfigError
 from fastserve.extensions import Source, SourceContext, VersionPolicy, find_plugin
 
@@ -42,7 +44,10 @@ def make_source(context: SourceContext) -> Source:
 
 def _source_factory(model: Model) -> Callable[[SourceContext], Source]:
     where = f"[[models]] {model.name}, source"
-    factory: Callable[[SourceContext], Source] = find_plugin(
-        "fastserve.sources", model.source or "files", {"files": FileSource}, where
-    )
+    remote = bool(protocol_of(model.base_path))
+    builtin = {"files": FileSource, "remote": remote_source}
+    name = model.source or ("remote" if remote else "files")
+    factory: Callable[[SourceContext], Source] = find_plugin("fastserve.sources", name, builtin, where)
+    if factory is remote_source:
+        require_packages(model.base_path, f"[[models]] {model.name}, base_path")
     return factory

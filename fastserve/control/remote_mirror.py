@@ -37,6 +37,10 @@ _COPY = re.compile(r"(\d+)(\.[0-9a-f]{12})?")
 _PART = re.compile(r"\d+\.part")
 
 
+class InUse(ModelError):
+    """Another process, or another source of this one, has the directory."""
+
+
 @dataclass(frozen=True)
 class Copy:
     """A whole version in the cache. fingerprint: of the remote version that it is a copy of."""
@@ -85,7 +89,7 @@ class Mirror:
         """Takes the directory, removes what an earlier run left of no use, and says what is whole in it: the
         copies of our URL, in the order in which they were made.
 
-        ModelError when another process has the directory.
+        InUse when another process has the directory.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         if self._lock is None:
@@ -94,9 +98,8 @@ class Mirror:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(lock)
-                raise ModelError(
-                    f"{self.directory} is in use by another process; give each its own [loading] cache_dir"
-                ) from None
+                remedy = "each needs a [loading] cache_dir of its own"
+                raise InUse(f"{self.directory} is in use by another process; {remedy}") from None
             self._lock = lock
         found = []
         self.leftovers = []
@@ -162,8 +165,14 @@ class Mirror:
         shutil.rmtree(part.path, ignore_errors=True)
         return Copy(part.version, str(target), print_)
 
+    def has(self, copy: Copy) -> bool:
+        """Whether nobody else has removed it."""
+        return os.path.exists(os.path.join(copy.path, MANIFEST))
+
     def remove(self, copy: Copy) -> None:
         """Removes a copy; the manifest last, so that an interrupted removal is gone on with."""
+        if not os.path.isdir(copy.path):
+            return
         for entry in Path(copy.path).iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry, ignore_errors=True)

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from fastserve.config import Model
 from fastserve.control.complete import HEADS, MODEL, why_listing_incomplete
-from fastserve.control.remote_mirror import MANIFEST, Copy, Mirror, Part, fingerprint
+from fastserve.control.remote_mirror import MANIFEST, Copy, InUse, Mirror, Part, fingerprint
 from fastserve.control.remote_store import (
     Gone,
     RemoteFile,
@@ -33,6 +34,8 @@ from fastserve.extensions import Aspire, Aspired, SourceContext, VersionPath
 # Copies beside those wanted, for when all of these fail.
 _SPARES = 3
 _DISK_RESERVE_BYTES = 16 << 20
+_LOCK_ATTEMPTS = 50
+_LOCK_RETRY_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,27 @@ def remote_source(context: SourceContext) -> RemoteSource:
     return RemoteSource(context)
 
 
+def newest_remote_version(model: Model) -> VersionPath:
+    """The highest version in a base_path that is a URL, and its path there. Blocks; for `fastserve check`.
+
+    ModelError or ConfigError, in words for the user, when there is none or nobody can tell.
+    """
+    timing, options = _told(Timing(), 0, model.options, model.name)
+    store = Store(model.base_path, options, answer_s=timing.answer_s, stall_s=timing.stall_s)
+
+    async def versions() -> dict[int, str]:
+        await store.open()
+        return await store.versions()
+
+    try:
+        there = asyncio.run(versions())
+    except (StoreError, OSError) as error:
+        raise ModelError(str(error)) from error
+    if not there:
+        raise ModelError(_none(store.url))
+    return VersionPath(max(there), f"{store.url}/{max(there)}")
+
+
 class RemoteSource:
     """Finds and copies the versions below [[models]] base_path, a URL."""
 
@@ -72,7 +96,7 @@ class RemoteSource:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         model = context.model
-        require_packages(model.base_path, f"models.{model.name}.base_path")
+        require_packages(model.base_path, f"[[models]] {model.name}, base_path")
         timing, options = _told(timing, context.poll_s, model.options, model.name)
         self._name = model.name
         self._url = model.base_path.rstrip("/")
@@ -92,15 +116,20 @@ class RemoteSource:
         # The newest copy of each version, and every other there is, with the time since when nobody wants it.
         self._copies: dict[int, Copy] = {}
         self._unwanted: dict[Copy, float] = {}
+        # What was said last; `fresh`: in an earlier run.
         self._aspired: Aspired | None = None
+        self._fresh = True
+        self._running = asyncio.Lock()
         self._fetching: _Fetching | None = None
 
     async def run(self, aspire: Aspire) -> None:
         """Says what is aspired at every change, until it is cancelled."""
-        try:
-            await self._run(aspire)
-        finally:
-            self._mirror.close()
+        async with self._running:  # a run that was cancelled may not be over yet
+            self._fresh = True
+            try:
+                await self._run(aspire)
+            finally:
+                self._mirror.close()
 
     @property
     def progress(self) -> str:
@@ -115,14 +144,10 @@ class RemoteSource:
         )
 
     async def _run(self, aspire: Aspire) -> None:
-        try:
-            copies = await in_thread(self._mirror.open)
-        except OSError as error:
-            raise ModelError(self._words(error)) from error
-        for copy in copies:
+        for copy in await self._open_mirror():
             self._hold(copy)
         for copy in self._mirror.leftovers:
-            self._unwanted[copy] = self._clock()
+            self._unwanted.setdefault(copy, self._clock())
         failures, looks = 0, 0
         while True:
             look = _Look()
@@ -140,6 +165,16 @@ class RemoteSource:
                 await asyncio.Event().wait()
             await self._sleep(self._wait(failures, soon=bool(look.young) and looks == 1))
 
+    async def _open_mirror(self) -> list[Copy]:
+        for _ in range(_LOCK_ATTEMPTS):
+            try:
+                return await in_thread(self._mirror.open)
+            except InUse:  # by the source that this one takes over from, perhaps
+                await self._sleep(_LOCK_RETRY_S)
+            except OSError as error:
+                raise ModelError(self._words(error)) from error
+        return await in_thread(self._mirror.open)
+
     def _wait(self, failures: int, *, soon: bool) -> float:
         timing = self._timing
         if soon:
@@ -153,11 +188,10 @@ class RemoteSource:
         """Looks at the store and copies what is missing; `look` has what was found, also when this raises."""
         there = await self._store.versions()
         if not there:
-            raise StoreError(
-                f"{self._url} has no version: no directory in it has a number for a name, such as 1"
-            )
+            raise StoreError(_none(self._url))
         self._seen = {version: seen for version, seen in self._seen.items() if version in there}
         usable, again = set(there), True
+        look.hopes = bool(self._choose(there))
         while again:
             chosen = list(self._choose(usable))
             while unusable := {v for v in chosen if not await self._is_usable(look, v, there[v])}:
@@ -208,6 +242,9 @@ class RemoteSource:
         print_ = fingerprint(files)
         before, self._seen[version] = self._seen.get(version), print_
         copy = self._copies.get(version)
+        if copy is not None and not await in_thread(partial(self._mirror.has, copy)):
+            copy = None
+            del self._copies[version]  # somebody has emptied the cache
         if copy is not None and copy.fingerprint == print_:
             return ""
         if self._marker:
@@ -316,7 +353,7 @@ class RemoteSource:
     def _hold(self, copy: Copy) -> None:
         """`copy` is the one of its version from now on."""
         before = self._copies.get(copy.version)
-        if before is not None:
+        if before is not None and before != copy:
             self._unwanted.setdefault(before, self._clock())
         self._copies[copy.version] = copy
 
@@ -332,16 +369,16 @@ class RemoteSource:
             usable = self._copies
         chosen = self._choose(usable)
         versions = [_version_path(usable[version]) for version in chosen]
-        waiting = bool(look.wanted or look.young)
-        if not versions and (waiting or look.failed):
+        if not versions and look.hopes:
             versions = list(told.versions)  # until there is what takes their place
-        if not versions and waiting and not look.problems:
+        if not versions and (look.wanted or look.young) and not look.problems:
             return  # nothing to say yet
         below = sorted(v for v in usable if chosen and v < max(chosen) and v not in chosen)
         spares = tuple(_version_path(usable[version]) for version in below[-_SPARES:])
         aspired = Aspired(tuple(versions), "; ".join(look.problems), spares)
-        if repr(aspired) != repr(self._aspired):  # fingerprints are not compared by ==
-            self._aspired = aspired
+        # Fingerprints are not compared by ==.
+        if self._fresh or repr(aspired) != repr(self._aspired):
+            self._fresh, self._aspired = False, aspired
             aspire(aspired)
 
     async def _tidy(self, look: _Look) -> None:
@@ -388,6 +425,8 @@ class _Look:
 
     # The versions that are there and count, once that is known.
     usable: frozenset[int] | None = None
+    # Something of what the store has is to be served.
+    hopes: bool = False
     # Whether each version that was looked at counts.
     judged: dict[int, bool] = field(default_factory=dict)
     # What is complete in the store and not here; those of it that are to be served, until they are here.
@@ -421,9 +460,8 @@ def _told(
     rest = dict(options)
     for key in ("poll_s", "timeout_s"):
         if key in rest and not (type(rest[key]) in (int, float) and 0 < rest[key] <= 1e9):
-            raise ConfigError(
-                [f"models.{model}.options.{key} = {rest[key]!r}: expected a number of seconds, more than 0"]
-            )
+            where = f"[[models]] {model}, options.{key} = {rest[key]!r}"
+            raise ConfigError([f"{where}: expected a number of seconds, more than 0"])
     poll = rest.pop("poll_s", max(poll_s, timing.poll_min_s))
     timeout = rest.pop("timeout_s", 0)
     timing = replace(timing, poll_min_s=poll)
@@ -439,6 +477,10 @@ def _first(group: BaseExceptionGroup[Any]) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def _none(url: str) -> str:
+    return f"{url} has no version: no directory in it has a number for a name, such as 1"
 
 
 def _mib(count: int) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from exported_models import exported_models
-from remote_stores import LIMIT_S, Faults, RemoteStore, Watch, memory_store, s3_store, web_store
+from remote_stores import LIMIT_S, Faults, RemoteStore, S3Server, Watch, memory_store, web_store
 
 from fastserve.config import Versions
 from fastserve.control.complete import why_incomplete
@@ -36,11 +36,16 @@ def server(request: pytest.FixtureRequest) -> RemoteStore:
     return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
 
 
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[S3Server]:
+    server = S3Server()
+    yield server
+    server.stop()
+
+
 @pytest.fixture
-def s3() -> Iterator[RemoteStore]:
-    made, stop = s3_store()
-    yield made
-    stop()
+def s3(s3_server: S3Server) -> RemoteStore:
+    return s3_server.store()
 
 
 @pytest.fixture
@@ -102,7 +107,19 @@ async def test_a_new_version_takes_over_when_it_is_here(
         assert _files(watch.cache / "10") == _files(other)
 
 
-@pytest.mark.parametrize("last", ["saved_model.pb", INDEX, DATA, "assets/words.txt"])
+@pytest.mark.parametrize(
+    ("store", "last"),
+    [
+        ("memory", "saved_model.pb"),
+        ("web", "saved_model.pb"),
+        ("memory", INDEX),
+        ("memory", DATA),
+        ("web", DATA),
+        ("s3", DATA),
+        ("memory", "assets/words.txt"),
+    ],
+    indirect=["store"],
+)
 async def test_a_version_that_is_half_uploaded_does_not_count(
     store: RemoteStore, model: Path, other: Path, tmp_path: Path, last: str
 ) -> None:
@@ -332,7 +349,7 @@ async def test_an_older_version_serves_where_the_newest_cannot_be_copied(
 ) -> None:
     server.upload(other, 1)
     server.upload(model, 2)
-    server.faults.by_path["/2/fingerprint.pb"] = Faults.CUT
+    server.faults.by_path["/2/fingerprint.pb"] = 403
     server.faults.method = "GET"
     async with Watch(server, tmp_path) as watch:
         await watch.look(2)
