@@ -1,6 +1,6 @@
 """A thousand version switches in one core, under traffic: memory, descriptors, threads and mappings.
 
-    python bench/switch_soak.py [--cycles 1000] [--mode plain] [--mode full] [--out FILE]
+    python bench/switch_soak.py [--cycles 1000] [--mode plain] [--mode full] [--nice 19] [--out FILE]
 
 The core alone, driven over its control protocol. The DCN ranker is exported, and tried once for each mode;
 then two copies of it take turns: load one, publish it, retire the other, close it, beside requests at a
@@ -193,7 +193,7 @@ def look(pid: int) -> dict[str, int]:
     }
 
 
-def soak(mode: str, cycles: int, console: Console) -> dict[str, Any]:
+def soak(mode: str, cycles: int, nice: int, console: Console) -> dict[str, Any]:
     """One core from its first version to the last."""
     folder = exported()
     servables = [tried(folder, mode, version) for version in (1, 2)]
@@ -203,6 +203,7 @@ def soak(mode: str, cycles: int, console: Console) -> dict[str, Any]:
     began = time.monotonic()
     with Core(
         executor={**EXECUTOR, "threads": 2},
+        loading={"nice": nice},
         tensorflow={"library_dir": tensorflow_dir(TensorFlow())},
         environment=environment(mode, trial=False),
     ) as core:
@@ -245,11 +246,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cycles", type=int, default=1000)
     parser.add_argument("--mode", action="append", choices=["plain", "full"], help="default: both, in turn")
+    parser.add_argument("--nice", type=int, default=19, help="how much loads give way; 0 on a busy machine")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     console = Console(highlight=False, width=160)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    results = [soak(mode, arguments.cycles, console) for mode in arguments.mode or ["plain", "full"]]
+    results = [
+        soak(mode, arguments.cycles, arguments.nice, console) for mode in arguments.mode or ["plain", "full"]
+    ]
     table = Table()
     for name in ("mode", "cycles", "answered", "load", "RSS", "ratio", "maps", "fds, threads", ""):
         table.add_column(name)

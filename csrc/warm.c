@@ -103,7 +103,9 @@ int fs_servable_warm(fs_servable *servable, fs_warm *warm, fs_error *err)
         return 0;
     int runs = count_zero_runs(servable, warm->iterations);
     fs_warm_requests file = {.fd = -1};
-    int rc = warm->requests == NULL ? 0 : fs_warm_requests_open(&file, warm->requests, err);
+    int rc = 0;
+    if (warm->requests != NULL)
+        rc = fs_warm_requests_open(&file, warm->requests, warm->max_request_bytes, err);
     if (rc != 0)
         return rc;
     fs_slab *slab = fs_slab_new(0);

@@ -10,10 +10,7 @@
 #include "predict.h"
 #include "text.h"
 
-enum {
-    LENGTH_BYTES = 4,
-    INPUTS_MAX_BYTES = 1 << 30, /* of one request, decoded */
-};
+enum { LENGTH_BYTES = 4 };
 
 /* ---- the file ------------------------------------------------------------------------------ */
 
@@ -44,9 +41,10 @@ static bool read_length(const fs_warm_requests *file, uint64_t at, uint32_t *len
     return *len <= file->size - at - LENGTH_BYTES;
 }
 
-int fs_warm_requests_open(fs_warm_requests *file, const char *path, fs_error *err)
+int fs_warm_requests_open(fs_warm_requests *file, const char *path, size_t max_request_bytes, fs_error *err)
 {
-    *file = (fs_warm_requests){.path = path, .fd = open(path, O_RDONLY | O_CLOEXEC)};
+    *file = (fs_warm_requests){
+        .path = path, .max_request_bytes = max_request_bytes, .fd = open(path, O_RDONLY | O_CLOEXEC)};
     struct stat about;
     if (file->fd < 0 || fstat(file->fd, &about) != 0) {
         int why = errno;
@@ -108,7 +106,7 @@ static const fs_named_view *find_input(const fs_predict_request *asked, const ch
 }
 
 /* Finds the signature and looks at every input, in the signature's order. */
-static int check(request *r, fs_servable *servable, fs_tensor_view **views, fs_error *err)
+static int check(request *r, fs_servable *servable, size_t max_bytes, fs_tensor_view **views, fs_error *err)
 {
     fs_predict_request asked;
     int rc = fs_predict_parse(&r->arena, r->message, r->len, &asked);
@@ -130,7 +128,7 @@ static int check(request *r, fs_servable *servable, fs_tensor_view **views, fs_e
     if (asked.n_inputs != r->sig->n_inputs)
         return fs_fail(err, FS_INVALID_ARGUMENT, "it has %u inputs, and signature %s %u", asked.n_inputs,
                        r->sig->name, r->sig->n_inputs);
-    uint64_t total = 0;
+    size_t left = max_bytes;
     for (uint32_t i = 0; i < r->sig->n_inputs; i++) {
         const fs_port *port = &r->sig->inputs[i];
         const fs_named_view *input = find_input(&asked, port->alias);
@@ -147,10 +145,11 @@ static int check(request *r, fs_servable *servable, fs_tensor_view **views, fs_e
         if (view->dtype != port->dtype)
             return fs_fail(err, FS_INVALID_ARGUMENT, "its input %s is of type %s, not %s", port->alias,
                            fs_dtype_name(view->dtype), fs_dtype_name(port->dtype));
-        if ((uint64_t)view->elements > INPUTS_MAX_BYTES / size ||
-            (total += (uint64_t)view->elements * size) > INPUTS_MAX_BYTES)
-            return fs_fail(err, FS_RESOURCE_EXHAUSTED, "its inputs take more than %d MiB once decoded",
-                           INPUTS_MAX_BYTES >> 20);
+        if ((uint64_t)view->elements > left / size)
+            return fs_fail(err, FS_RESOURCE_EXHAUSTED,
+                           "inputs of more than %zu bytes once decoded (limits.max_message_bytes)",
+                           max_bytes);
+        left -= (size_t)view->elements * size;
     }
     return 0;
 }
@@ -225,10 +224,11 @@ static int run(request *r, fs_servable *servable, enum fs_run_variant variant, f
     return rc;
 }
 
-static int run_all(request *r, fs_servable *servable, int iterations, atomic_int *done, fs_error *err)
+static int run_all(request *r, fs_servable *servable, size_t max_bytes, int iterations, atomic_int *done,
+                   fs_error *err)
 {
     fs_tensor_view *views = NULL;
-    int rc = check(r, servable, &views, err);
+    int rc = check(r, servable, max_bytes, &views, err);
     if (rc != 0)
         return rc;
     r->rows = rows_of(r, views);
@@ -271,7 +271,7 @@ int fs_warm_requests_run_next(fs_warm_requests *file, fs_servable *servable, fs_
         r.len = len;
         file->at += LENGTH_BYTES + (uint64_t)len;
         fs_arena_init(&r.arena, slab);
-        rc = run_all(&r, servable, iterations, done, &why);
+        rc = run_all(&r, servable, file->max_request_bytes, iterations, done, &why);
         fs_arena_clear(&r.arena);
     }
     fs_slab_free(r.message);

@@ -11,6 +11,7 @@
 
 typedef struct fs_warm_requests {
     const char *path; /* the caller's */
+    size_t max_request_bytes;
     int fd;
     uint64_t size;
     uint64_t at;     /* of the next length */
@@ -18,8 +19,9 @@ typedef struct fs_warm_requests {
     uint32_t number; /* of the request that was read last, from 1 */
 } fs_warm_requests;
 
-/* Opens the file and sees that its lengths add up. 0 or -code with *err. */
-int fs_warm_requests_open(fs_warm_requests *file, const char *path, fs_error *err);
+/* Opens the file and sees that its lengths add up. A request whose inputs take more than `max_request_bytes` once
+ * they are decoded will not be run: a few bytes can stand for a tensor of any size. 0 or -code with *err. */
+int fs_warm_requests_open(fs_warm_requests *file, const char *path, size_t max_request_bytes, fs_error *err);
 void fs_warm_requests_close(fs_warm_requests *file);
 
 /* Reads the next of `count` requests and runs it `iterations` times, as it is, and, where requests of its kind run

@@ -202,6 +202,7 @@ cdef extern from "warm.h" nogil:
     ctypedef struct fs_warm:
         int iterations
         const char *requests
+        size_t max_request_bytes
         int failures
 
 

@@ -17,6 +17,7 @@ cdef class Engine:
     cdef fs_owner *home      # of the loop's thread, where tasks come back to; set by the front end
     cdef object loop
     cdef dict servables      # (model, version) -> Servable
+    cdef size_t max_message_bytes
     cdef frozenset ablate    # what is left out, for measurement
 
 

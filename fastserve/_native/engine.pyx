@@ -211,6 +211,7 @@ cdef object post(Engine engine, fs_task_kind kind, Servable servable):
         errand.task.warm.iterations = 0 if "warmup" in engine.ablate else servable.warm_iterations
         if servable.warm_requests is not None:
             errand.task.warm.requests = servable.warm_requests
+            errand.task.warm.max_request_bytes = engine.max_message_bytes
         servable.loading = &errand.task
     return send(engine, errand, servable)
 
@@ -293,6 +294,7 @@ cdef class Engine:
         config.executors.tensor_content = server["tensor_content_replies"]
         config.executors.compress_replies = server["reply_compression"] == "match"
         self.ablate = frozenset(ablate)
+        self.max_message_bytes = limits["max_message_bytes"]
         config.loader.threads = executor["load_threads"]
         config.loader.nice = 0 if loading is None or "nice" in self.ablate else loading["nice"]
         config.loader.close_on_poster = "unload" in self.ablate

@@ -99,6 +99,8 @@ static void test_a_signature_without_inputs_is_not_warmed(probe *p)
 
 /* ---- recorded requests --------------------------------------------------------------------------- */
 
+enum { MOST_BYTES = 1000 };
+
 static char path[] = "/tmp/fastserve-test-warm-XXXXXX";
 
 static void record(pb *file, pb message)
@@ -162,6 +164,7 @@ static void test_recorded_requests_run_as_they_are_and_compiled(probe *p)
     int without = atomic_load(&warm.total);
     probe_forget(p);
     warm.requests = path;
+    warm.max_request_bytes = MOST_BYTES;
     CHECK_OK(fs_servable_warm(s, &warm, &err));
     CHECK_EQ(warm.failures, 0);
     CHECK_EQ(atomic_load(&warm.total), without + 8);
@@ -185,7 +188,7 @@ static void test_a_request_between_two_buckets_is_padded_with_its_first_row(prob
     record(&file, half(FS_DT_FLOAT, 3));
     write_file(&file);
     fs_error err;
-    fs_warm warm = {.iterations = 1, .requests = path};
+    fs_warm warm = {.iterations = 1, .requests = path, .max_request_bytes = MOST_BYTES};
     probe_forget(p);
     CHECK_OK(fs_servable_warm(s, &warm, &err)); /* nothing in the four rows is what memory had there */
     CHECK_EQ(runs_of(p, RIG_HALF, FS_RUN_COMPILED, 4), 2);
@@ -201,7 +204,7 @@ static const char *refusal(probe *p, const pb *file, int code)
     rig_model m = rig_model_make("m", 1, "fail_nan=1");
     fs_servable *s = opened(p, &m);
     write_file(file);
-    fs_warm warm = {.iterations = 1, .requests = path};
+    fs_warm warm = {.iterations = 1, .requests = path, .max_request_bytes = MOST_BYTES};
     CHECK_EQ(fs_servable_warm(s, &warm, &err), -code);
     fs_servable_close(s);
     return strstr(err.msg, " in /tmp/") == NULL ? err.msg : strchr(strstr(err.msg, " in /tmp/") + 4, ':');
@@ -227,7 +230,7 @@ static void test_a_damaged_file_ends_the_load(probe *p)
         fs_servable *s = opened(p, &m);
         write_file(&cut);
         fs_error err;
-        fs_warm warm = {.iterations = 1, .requests = path};
+        fs_warm warm = {.iterations = 1, .requests = path, .max_request_bytes = MOST_BYTES};
         CHECK_EQ(fs_servable_warm(s, &warm, &err), -FS_DATA_LOSS);
         char words[200];
         snprintf(words, sizeof words,
@@ -258,7 +261,7 @@ static void test_a_request_that_cannot_be_run_ends_the_load(probe *p)
     rig_input x = {.alias = "y", .dtype = FS_DT_FLOAT, .ndim = 1, .dims = {1}, .content = VALUES, .bytes = 4};
     float nan = __builtin_nanf("");
     rig_input bad = {.alias = "x", .dtype = FS_DT_FLOAT, .ndim = 1, .dims = {1}, .content = &nan, .bytes = 4};
-    rig_input huge = {.alias = "x", .dtype = FS_DT_FLOAT, .ndim = 1, .dims = {1ll << 40}};
+    rig_input huge = {.alias = "x", .dtype = FS_DT_FLOAT, .ndim = 1, .dims = {251}};
     rig_input torn = {.alias = "x", .dtype = FS_DT_FLOAT, .ndim = 1, .dims = {2}, .content = VALUES,
                       .bytes = 7};
     struct {
@@ -275,7 +278,7 @@ static void test_a_request_that_cannot_be_run_ends_the_load(probe *p)
         {rig_message(&(rig_request){.model = "m", .inputs = &x, .n_inputs = 1}), FS_INVALID_ARGUMENT,
          ": it has no input x"},
         {rig_message(&(rig_request){.model = "m", .inputs = &huge, .n_inputs = 1}), FS_RESOURCE_EXHAUSTED,
-         ": its inputs take more than 1024 MiB once decoded"},
+         ": inputs of more than 1000 bytes once decoded (limits.max_message_bytes)"},
         {rig_message(&(rig_request){.model = "m", .inputs = &torn, .n_inputs = 1}), FS_INVALID_ARGUMENT,
          ": its input x is not a tensor that can be served"},
         {rig_message(&(rig_request){.model = "m", .inputs = &bad, .n_inputs = 1}), FS_INVALID_ARGUMENT,
@@ -299,7 +302,7 @@ static void test_warming_without_memory(probe *p)
     fs_error err;
     long failed = 0;
     for (long n = 1;; n++) {
-        fs_warm warm = {.iterations = 1, .requests = path};
+        fs_warm warm = {.iterations = 1, .requests = path, .max_request_bytes = MOST_BYTES};
         failmalloc_after(n);
         int rc = fs_servable_warm(s, &warm, &err);
         failmalloc_after(-1);
