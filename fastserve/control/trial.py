@@ -2,9 +2,10 @@
 
 Run as `python -m fastserve.control.trial` by trial_runner, in a process of its own that may crash, hang or be
 killed without harm. Reads one JSON request (trial_request) from stdin and writes JSON lines to stdout:
-{"stage": ...} as it goes, and at last {"ok": true, "servable": {...}, "report": {...}} or {"ok": false,
-"error": "..."}. The servable is what the core loads. Never imports TensorFlow: the model runs through the
-same native runtime as in the core.
+{"stage": ...} as it goes, {"cached": {...}} for entries of the compile cache, and at last {"ok": true,
+"servable": {...}, "report": {...}} or {"ok": false, "error": "..."}, with "cache_failed" when it is the cache
+that failed and not the version. The servable is what the core loads. Never imports TensorFlow: the model runs
+through the same native runtime as in the core.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ import msgspec
 from fastserve._native.model_spec import ModelSpec
 from fastserve._native.runtime import Runtime, RuntimeFailure
 from fastserve.control.environment import tensorflow_dir
+from fastserve.control.process_memory import peak_bytes, settled_bytes
+from fastserve.control.trial_cache import CacheFailed, CacheWatch
 from fastserve.control.trial_choice import OFF, choice_includes, write_choice
 from fastserve.control.trial_model import TrialModel
 from fastserve.control.trial_request import TrialRequest
@@ -44,6 +47,7 @@ _SAMPLE_MAX_BYTES = 256 << 20
 # What TensorFlow's executor for one thread says of graphs that it cannot run.
 _EXECUTOR_REFUSED = "ingle-threaded executor"
 
+# Takes a line that is not the last.
 OnStage = Callable[[dict[str, Any]], None]
 
 
@@ -78,9 +82,11 @@ class TrialRun:
         self._twins: dict[str, tuple[str, ...]] = {}
         self._no_twin: dict[str, str] = {}
         self._single_threaded = not may_use_gpu(request.tensorflow)
+        self._cache: CacheWatch | None = None
 
     def run(self) -> dict[str, Any]:
-        """The answer. ModelError or RuntimeFailure when the version cannot be served."""
+        """The answer. ModelError or RuntimeFailure when the version cannot be served, CacheFailed when another
+        cache or none may help."""
         asked = self._request.model
         with self._stage("read"):
             self._saved_model = read(asked.path, asked.tags)
@@ -93,17 +99,20 @@ class TrialRun:
                 prepared.refused,
             )
 
+        if self._request.xla_cache and (self._wants_twins or self._cluster):
+            self._cache = _watch(self._request.xla_cache)
         with self._stage("library"):
             runtime = Runtime("tensorflow", library_dir=tensorflow_dir(self._request.tensorflow))
-        before = _resident_bytes()
+        before = settled_bytes()
         model, styles = self._open(runtime)
-        opened = _resident_bytes()
+        opened = settled_bytes()
         verdicts = [self._examine(model, signature, styles) for signature in self._saved_model.signatures]
-        compiled = _resident_bytes()
+        compiled = settled_bytes()
         model.close()
 
         choice = self._choice(verdicts)
-        if self._wants_twins and not any(verdict.compiled for verdict in verdicts):
+        any_compiled = any(verdict.compiled for verdict in verdicts)
+        if self._wants_twins and not any_compiled:
             self._path = asked.path
             self._twins = {}
             shutil.rmtree(self._request.prepared_dir, ignore_errors=True)
@@ -114,9 +123,14 @@ class TrialRun:
                 "tensorflow_version": runtime.version,
                 "xla_choice": choice,
                 # What XLA took is no part of it when the core will not compile.
-                "memory_bytes": max(0, (compiled if any(v.compiled for v in verdicts) else opened) - before),
+                "memory_bytes": max(0, (compiled if any_compiled else opened) - before),
+                "peak_bytes": peak_bytes(),
                 "single_threaded_executor": self._single_threaded,
                 "seconds": {stage: round(seconds, 4) for stage, seconds in self._seconds.items()},
+                "cache": {
+                    "hits": self._cache.hits if self._cache else 0,
+                    "compiled": self._cache.compiled if self._cache else 0,
+                },
                 "signatures": [_report(verdict) for verdict in verdicts],
             },
         }
@@ -138,7 +152,7 @@ class TrialRun:
         while True:
             try:
                 with self._stage("open"):
-                    model = TrialModel(runtime.open(ModelSpec(self._spec())))
+                    model = TrialModel(runtime.open(ModelSpec(self._spec())), self._cache)
             except RuntimeFailure as error:
                 # Graphs with TensorFlow 1's reference variables are refused when their values are restored.
                 if not (self._single_threaded and _EXECUTOR_REFUSED in error.message):
@@ -234,22 +248,29 @@ class TrialRun:
 
     def _examine_compiled(self, model: TrialModel, verdict: Verdict, style: Style) -> None:
         """Tries XLA and decides."""
-        name = verdict.signature.name
+        name, buckets = verdict.signature.name, verdict.buckets
+
+        def on_bucket(bucket: int) -> None:
+            self._keep_compiled()
+            done = {"done": buckets.index(bucket), "total": len(buckets)}
+            self._on_stage({"stage": "compile", "signature": name, "bucket": bucket, **done})
+
         with self._stage("compile", signature=name):
-            verdict.findings = examine(
-                model,
-                verdict.signature,
-                style,
-                verdict.buckets,
-                lambda bucket: self._on_stage({"stage": "compile", "signature": name, "bucket": bucket}),
-                time.monotonic,
-            )
+            verdict.findings = examine(model, verdict.signature, style, buckets, on_bucket, time.monotonic)
+        self._keep_compiled()
         verdict.compiled_why = verdict.findings.why
         asked = self._request.model
         open_choice = asked.xla == "auto" and asked.previous_choice is None
         if not verdict.compiled_why and open_choice and not compiled_pays(verdict.findings):
             verdict.compiled_why = "it is not faster under XLA"
         verdict.compiled = not verdict.compiled_why
+
+    def _keep_compiled(self) -> None:
+        """Tells of what is new in the cache, so that it stays even if this trial comes to no end."""
+        if self._cache is not None:
+            fresh = self._cache.take()
+            if fresh:
+                self._on_stage({"cached": fresh})
 
     def _measure_plain(self, model: TrialModel, verdict: Verdict, style: Style) -> None:
         findings = verdict.findings
@@ -300,6 +321,8 @@ class TrialRun:
                 "buckets": verdict.buckets,
                 "costs_us": {str(rows): round(cost, 1) for rows, cost in verdict.costs_us.items()},
             }
+        if self._cache is not None and self._cache.entries and any(verdict.compiled for verdict in verdicts):
+            spec["xla_cache"] = self._cache.entries
         asked, batching = self._request.model, self._request.batching
         return spec | {
             "batching": {
@@ -365,9 +388,12 @@ def _report(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def _watch(directory: str) -> CacheWatch:
+    try:
+        return CacheWatch(directory)
+    except OSError as error:
+        # Nobody could say which entries are this version's.
+        raise CacheFailed(f"{directory} cannot be watched: {error.strerror}", []) from None
 
 
 def answer(data: bytes, on_stage: OnStage) -> dict[str, Any]:
@@ -376,6 +402,9 @@ def answer(data: bytes, on_stage: OnStage) -> dict[str, Any]:
         return TrialRun(msgspec.json.decode(data, type=TrialRequest), on_stage).run()
     except msgspec.MsgspecError as error:
         return {"ok": False, "error": f"the request cannot be read: {error}"}
+    except CacheFailed as error:
+        failed = {"why": error.why, "entries": error.entries}
+        return {"ok": False, "error": f"the compile cache failed: {error.why}", "cache_failed": failed}
     except FastServeError as error:
         return {"ok": False, "error": str(error)}
     except RuntimeFailure as error:

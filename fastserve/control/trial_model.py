@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastserve._native.runtime import Inputs, Model, RuntimeFailure
+from fastserve.control.trial_cache import CacheWatch
 from fastserve.control.trial_tensors import STYLES, Style, Tensor, from_native, sample
 from fastserve.savedmodel import Signature
 
@@ -25,8 +26,9 @@ _SETTLE_RUNS = 2
 class TrialModel:
     """Runs signatures of an open model. Samples are the same in every trial of one version."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, cache: CacheWatch | None = None) -> None:
         self._model = model
+        self._cache = cache
         self._rng = np.random.default_rng(20240229)
 
     def close(self) -> None:
@@ -36,9 +38,16 @@ class TrialModel:
         return [sample(port, rows, style, self._rng) for port in signature.inputs]
 
     def run(self, signature: Signature, inputs: Sequence[Tensor], *, compiled: bool = False) -> list[Tensor]:
-        """The outputs in the order of their aliases. RuntimeFailure when the run fails."""
+        """The outputs in the order of their aliases. RuntimeFailure when the run fails, CacheFailed when that
+        may be due to the compile cache."""
         native = [tensor.native() for tensor in inputs]
-        return [from_native(out) for out in self._model.run(signature.name, native, compiled=compiled)]
+        try:
+            outputs = self._model.run(signature.name, native, compiled=compiled)
+        except RuntimeFailure as error:
+            if compiled and self._cache is not None:
+                self._cache.blame(error)
+            raise
+        return [from_native(out) for out in outputs]
 
     def find_style(self, signature: Signature, rows: Sequence[int] = _STYLE_ROWS) -> Style:
         """The first way to make up samples, of one of so many `rows`, that the signature accepts.
