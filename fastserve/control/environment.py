@@ -20,8 +20,13 @@ from fastserve.errors import StartError
 
 _LOG_LEVELS = {"info": "0", "warning": "1", "error": "2", "fatal": "3"}
 # Auto-clustering is allowed on the CPU too, and a shape is compiled when it is first seen: TensorFlow would
-# rather see it a few times, and then it is a request that waits for it, not the warm-up.
-_CLUSTER_FLAGS = ("--tf_xla_cpu_global_jit", "--tf_xla_enable_lazy_compilation=false")
+# rather see it a few times, and then it is a request that waits for it, not the warm-up. And clusters are
+# named by their graph, not by how many this process has made before: the compile cache finds them by name.
+_CLUSTER_FLAGS = (
+    "--tf_xla_cpu_global_jit",
+    "--tf_xla_enable_lazy_compilation=false",
+    "--tf_xla_deterministic_cluster_names",
+)
 XLA_CACHE_FLAG = "--tf_xla_persistent_cache_directory"
 _DISTRIBUTIONS = ("tensorflow", "tensorflow-cpu", "tensorflow-gpu", "tf-nightly", "tf-nightly-cpu")
 LIBRARY = "libtensorflow_cc.so.2"

@@ -131,8 +131,8 @@ class TrialRunner:
                 raise ModelError(f"the trial was not done within trial_timeout_s = {timeout_s:g}") from None
             except MemoryExceeded as exceeded:
                 raise ModelError(
-                    f"the trial used {exceeded.used_bytes} bytes of memory, and {memory_limit_bytes} are left "
-                    "for it: raise [loading] memory_limit_bytes if the machine has more, serve fewer or "
+                    f"the trial used {exceeded.used_bytes} bytes of memory, and {memory_limit_bytes} are "
+                    "left for it: raise [loading] memory_limit_bytes if the machine has more, serve fewer or "
                     "smaller versions, or a smaller batching.max_batch_size"
                 ) from None
         return _verdict(ended)

@@ -9,8 +9,8 @@ again. Whatever fails here costs a compilation, never a version.
   ROOT/KEY/       the directory, named by xla_cache_key
   ROOT/KEY.json   the manifest: of each entry its SHA-256 and when it was last of use
 
-Owned by the daemon, called by the manager and trial_runner from worker threads: hashing may take a while. Knows
-nothing of trials, and no TensorFlow.
+Owned by the daemon, called by the manager and trial_runner from worker threads: hashing may take a while.
+Knows nothing of trials, and no TensorFlow.
 """
 
 from __future__ import annotations
