@@ -145,7 +145,9 @@ class TrialRunner:
         memory_limit_bytes: int | None,
         use_cache: bool,
     ) -> _Ended:
-        cache = self._cache if use_cache and request["model"]["xla"] != "off" else None
+        cache = self._cache if use_cache else None
+        if cache is not None and request["model"]["xla"] == "off":
+            cache = None
         again = True
         while True:
             if cache is not None:
