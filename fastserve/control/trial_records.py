@@ -43,7 +43,8 @@ class WarmupError(ModelError):
 
 @dataclass(frozen=True, slots=True)
 class WarmupRequest:
-    """One Predict request: its inputs in the order of the signature's, and its message without a model."""
+    """One Predict request: its inputs in the order of the signature's, and its message. What it left out has
+    its default in both."""
 
     signature: Signature
     inputs: tuple[Tensor, ...]
@@ -172,9 +173,12 @@ def _predict(request: Any, saved_model: SavedModel) -> WarmupRequest:
                 f"output tensor alias not found in signature: {alias} Outputs expected to be in the set "
                 f"{expected}.",
             )
+    for port in signature.inputs:
+        if port.alias not in given and port.default is not None:
+            given[port.alias] = port.default
+            request.inputs[port.alias].ParseFromString(port.default)
     inputs = tuple(
-        _tensor(position, port, given.get(port.alias, port.default))
-        for position, port in enumerate(signature.inputs)
+        _tensor(position, port, given[port.alias]) for position, port in enumerate(signature.inputs)
     )
     return WarmupRequest(signature, inputs, request)
 
@@ -204,8 +208,7 @@ def _aliases(names: Iterable[str]) -> str:
     return "{" + ",".join(sorted(names)) + "}"
 
 
-def _tensor(position: int, port: Port, proto: bytes | None) -> Tensor:
-    assert proto is not None
+def _tensor(position: int, port: Port, proto: bytes) -> Tensor:
     try:
         view = view_tensor(proto)
         if view.dtype != port.dtype:

@@ -23,6 +23,7 @@ from fastserve.control import trial_process
 from fastserve.control.child_output import Output
 from fastserve.control.core_process import describe_exit
 from fastserve.control.environment import with_xla_cache
+from fastserve.control.memory import mib
 from fastserve.control.trial_process import MemoryExceeded
 from fastserve.control.xla_cache import XlaCache
 from fastserve.errors import ModelError
@@ -130,10 +131,11 @@ class TrialRunner:
             except TimeoutError:
                 raise ModelError(f"the trial was not done within trial_timeout_s = {timeout_s:g}") from None
             except MemoryExceeded as exceeded:
+                used, left = mib(exceeded.used_bytes), mib(memory_limit_bytes or 0)
                 raise ModelError(
-                    f"the trial used {exceeded.used_bytes} bytes of memory, and {memory_limit_bytes} are "
-                    "left for it: raise [loading] memory_limit_bytes if the machine has more, serve fewer or "
-                    "smaller versions, or a smaller batching.max_batch_size"
+                    f"the trial used {used} of memory, and {left} are left for it: raise [loading] "
+                    "memory_limit_bytes if the machine has more, serve fewer or smaller versions, or lower "
+                    "batching.max_batch_size"
                 ) from None
         return _verdict(ended)
 

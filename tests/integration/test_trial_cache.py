@@ -16,9 +16,9 @@ from msgspec.structs import replace
 
 from fastserve.config import Batching, Model, TensorFlow
 from fastserve.control.environment import child_argv, child_environment, tensorflow_dir, with_xla_cache
-from fastserve.control.source import VersionPath
 from fastserve.control.trial_runner import Trial, TrialRunner, trial_request
 from fastserve.control.xla_cache import XlaCache, entries_of, open_cache
+from fastserve.extensions import VersionPath
 from fastserve.log import Log
 
 TIMEOUT_S = 180

@@ -190,6 +190,7 @@ def test_predict_gives_inputs_in_the_order_of_the_signature(tmp_path: Path) -> N
 def test_an_input_that_is_left_out_has_its_default(tmp_path: Path) -> None:
     (found,) = requests(tmp_path, predict("optional", x=np.ones((1, 2), np.float32)))
     assert [t.array.tolist() for t in found.inputs] == [[[1.0, 1.0]], 0.0]
+    assert sorted(found.request.inputs) == ["x", "y"]
     assert refused(tmp_path, predict("optional", y=np.ones((1, 2), np.float32))) == (
         "INVALID_ARGUMENT",
         "Signature input alias: x(feed name: x:0) not found in request and no default value provided. Inputs "
