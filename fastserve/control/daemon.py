@@ -25,7 +25,7 @@ from fastserve.control.admin_verbs import AdminVerbs
 from fastserve.control.allocator import allocator_environment
 from fastserve.control.child_output import CoreChild, Output, output_pipe, pipe_reader
 from fastserve.control.core_process import Process, Spawn
-from fastserve.control.environment import child_argv, child_environment, tensorflow_dir
+from fastserve.control.environment import child_argv, child_environment, tensorflow_dir, with_xla_cache
 from fastserve.control.first_core import FirstCore
 from fastserve.control.listeners import Listeners
 from fastserve.control.manager import Manager, summary
@@ -37,6 +37,7 @@ from fastserve.control.state import StateDir
 from fastserve.control.supervisor import CoreSupervisor
 from fastserve.control.trial_runner import TrialRunner
 from fastserve.control.work import VersionWork
+from fastserve.control.xla_cache import open_cache
 from fastserve.errors import FastServeError, StartError
 from fastserve.log import Log
 
@@ -76,7 +77,10 @@ async def run(
     installed = tensorflow_dir(config.tensorflow)
     tensorflow = replace(config.tensorflow, library_dir=installed)
     env = child_environment(tensorflow, config.models)
+    cache = open_cache(server.state_dir, tensorflow, config.models, env, log)
     core_env = {**env, **allocator_environment(server.allocator, env)}
+    if cache is not None:
+        core_env = with_xla_cache(core_env, cache.directory, read_only=True)
 
     async with AsyncExitStack() as stack:
         stop.install()
@@ -102,6 +106,8 @@ async def run(
             env,
             log,
             nice=config.loading.nice,
+            hurry_after_s=config.loading.hurry_after_s,
+            cache=cache,
         )
         memory = MemoryBudget(config.loading.memory_limit_bytes, lambda: core.pid)
         work = VersionWork(tensorflow, config.loading, core, trials, state, memory, log)

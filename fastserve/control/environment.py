@@ -20,10 +20,16 @@ from fastserve.errors import StartError
 
 _LOG_LEVELS = {"info": "0", "warning": "1", "error": "2", "fatal": "3"}
 # Auto-clustering is allowed on the CPU too, and a shape is compiled when it is first seen: TensorFlow would
-# rather see it a few times, and then it is a request that waits for it, not the warm-up.
-_CLUSTER_FLAGS = ("--tf_xla_cpu_global_jit", "--tf_xla_enable_lazy_compilation=false")
+# rather see it a few times, and then it is a request that waits for it, not the warm-up. And clusters are
+# named by their graph, not by how many this process has made before: the compile cache finds them by name.
+_CLUSTER_FLAGS = (
+    "--tf_xla_cpu_global_jit",
+    "--tf_xla_enable_lazy_compilation=false",
+    "--tf_xla_deterministic_cluster_names",
+)
+XLA_CACHE_FLAG = "--tf_xla_persistent_cache_directory"
 _DISTRIBUTIONS = ("tensorflow", "tensorflow-cpu", "tensorflow-gpu", "tf-nightly", "tf-nightly-cpu")
-_LIBRARY = "libtensorflow_cc.so.2"
+LIBRARY = "libtensorflow_cc.so.2"
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ def installed_tensorflow() -> InstalledTensorFlow | None:
     except (ImportError, ValueError):
         return None
     for place in spec.submodule_search_locations or () if spec else ():
-        if os.path.exists(os.path.join(place, _LIBRARY)):
+        if os.path.exists(os.path.join(place, LIBRARY)):
             return InstalledTensorFlow(place, _distribution_version())
     return None
 
@@ -47,9 +53,9 @@ def installed_tensorflow() -> InstalledTensorFlow | None:
 def tensorflow_dir(config: TensorFlow) -> str:
     """The directory whose libraries are opened. StartError says how to get one."""
     if config.library_dir:
-        if not os.path.exists(os.path.join(config.library_dir, _LIBRARY)):
+        if not os.path.exists(os.path.join(config.library_dir, LIBRARY)):
             raise StartError(
-                f"[tensorflow] library_dir = {config.library_dir}: there is no {_LIBRARY}; "
+                f"[tensorflow] library_dir = {config.library_dir}: there is no {LIBRARY}; "
                 "expected the directory of an installed tensorflow package"
             )
         return config.library_dir
@@ -93,6 +99,16 @@ def child_environment(
     elif tensorflow.visible_devices:
         env["CUDA_VISIBLE_DEVICES"] = tensorflow.visible_devices
     return env
+
+
+def with_xla_cache(env: Mapping[str, str], directory: str | Path, *, read_only: bool) -> dict[str, str]:
+    """`env` for a process whose XLA keeps its executables in `directory`, or with `read_only` takes them from
+    there and writes none."""
+    escaped = str(directory).replace("\\", "\\\\").replace('"', '\\"')
+    flags = [env.get("TF_XLA_FLAGS", ""), f'{XLA_CACHE_FLAG}="{escaped}"']
+    if read_only:
+        flags.append("--tf_xla_persistent_cache_read_only=true")
+    return {**env, "TF_XLA_FLAGS": " ".join(filter(None, flags))}
 
 
 def _distribution_version() -> str:

@@ -2,21 +2,22 @@
 
 Run as `python -m fastserve.control.trial` by trial_runner, in a process of its own that may crash, hang or be
 killed without harm. Reads one JSON request (trial_request) from stdin and writes JSON lines to stdout:
-{"stage": ...} as it goes, and at last {"ok": true, "servable": {...}, "report": {...}} or {"ok": false,
-"error": "..."}. The servable is what the core loads. Never imports TensorFlow: the model runs through the
-same native runtime as in the core.
+{"stage": ...} as it goes, {"cached": {...}} for entries of the compile cache, and at last {"ok": true,
+"servable": {...}, "report": {...}} or {"ok": false, "error": "..."}, with "cache_failed" when it is the cache
+that failed and not the version. The servable is what the core loads. Never imports TensorFlow: the model runs
+through the same native runtime as in the core.
 """
 
 from __future__ import annotations
 
 import base64
+import math
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,15 +26,25 @@ import msgspec
 from fastserve._native.model_spec import ModelSpec
 from fastserve._native.runtime import Runtime, RuntimeFailure
 from fastserve.control.environment import tensorflow_dir
+from fastserve.control.process_memory import peak_bytes, settled_bytes
+from fastserve.control.trial_cache import CacheFailed, CacheWatch
 from fastserve.control.trial_choice import OFF, choice_includes, write_choice
 from fastserve.control.trial_model import TrialModel
+from fastserve.control.trial_records import (
+    WarmupError,
+    WarmupRequest,
+    read_requests,
+    sample_rows,
+    write_requests,
+)
 from fastserve.control.trial_request import TrialRequest
 from fastserve.control.trial_rows import first_line, why_not_batched
 from fastserve.control.trial_session import may_use_gpu, session_config
-from fastserve.control.trial_tensors import Style
+from fastserve.control.trial_tensors import Style, Tensor
+from fastserve.control.trial_verdict import Verdict, signature_spec
 from fastserve.control.trial_xla import Findings, compiled_pays, examine, why_not_compilable
 from fastserve.errors import FastServeError, ModelError
-from fastserve.savedmodel import Port, SavedModel, Signature, prepare, read
+from fastserve.savedmodel import SavedModel, Signature, prepare, read
 
 # Signatures that TensorFlow itself puts into a SavedModel; running them would initialize the model again.
 _INTERNAL = "__saved_model_"
@@ -41,27 +52,14 @@ _INTERNAL = "__saved_model_"
 # Samples of a batch size beyond this are not made for the sake of a measurement alone.
 _SAMPLE_MAX_BYTES = 256 << 20
 
+# At most so often it is told how far a long stage is.
+_TELL_S = 0.2
+
 # What TensorFlow's executor for one thread says of graphs that it cannot run.
 _EXECUTOR_REFUSED = "ingle-threaded executor"
 
+# Takes a line that is not the last.
 OnStage = Callable[[dict[str, Any]], None]
-
-
-@dataclass
-class Verdict:
-    """What the trial found out about one signature."""
-
-    signature: Signature
-    style: Style | None
-    batched_why: str
-    compiled: bool
-    compiled_why: str
-    findings: Findings
-    buckets: list[int]
-
-    @property
-    def costs_us(self) -> dict[int, float]:
-        return self.findings.compiled_us if self.compiled else self.findings.plain_us
 
 
 class TrialRun:
@@ -78,12 +76,20 @@ class TrialRun:
         self._twins: dict[str, tuple[str, ...]] = {}
         self._no_twin: dict[str, str] = {}
         self._single_threaded = not may_use_gpu(request.tensorflow)
+        self._cache: CacheWatch | None = None
+        # What the version brought along to be run, and rows of it.
+        self._requests: list[WarmupRequest] = []
+        self._recorded: dict[str, tuple[Tensor, ...]] = {}
 
     def run(self) -> dict[str, Any]:
-        """The answer. ModelError or RuntimeFailure when the version cannot be served."""
+        """The answer. ModelError or RuntimeFailure when the version cannot be served, CacheFailed when it can
+        perhaps with another cache or none."""
         asked = self._request.model
         with self._stage("read"):
             self._saved_model = read(asked.path, asked.tags)
+            if self._request.warmup_records:
+                self._requests = read_requests(asked.path, self._saved_model)
+                self._recorded = sample_rows(self._requests)
         if self._wants_twins:
             with self._stage("prepare"):
                 prepared = prepare(asked.path, asked.tags, self._request.prepared_dir)
@@ -93,31 +99,45 @@ class TrialRun:
                 prepared.refused,
             )
 
+        if self._request.xla_cache and (self._wants_twins or self._cluster):
+            self._cache = _watch(self._request.xla_cache)
         with self._stage("library"):
             runtime = Runtime("tensorflow", library_dir=tensorflow_dir(self._request.tensorflow))
-        before = _resident_bytes()
+        before = settled_bytes()
         model, styles = self._open(runtime)
-        opened = _resident_bytes()
+        if self._requests:
+            with self._stage("warmup"):
+                self._run_requests(model)
+        opened = settled_bytes()
         verdicts = [self._examine(model, signature, styles) for signature in self._saved_model.signatures]
-        compiled = _resident_bytes()
+        compiled = settled_bytes()
         model.close()
 
         choice = self._choice(verdicts)
-        if self._wants_twins and not any(verdict.compiled for verdict in verdicts):
+        any_compiled = any(verdict.compiled for verdict in verdicts)
+        if self._wants_twins and not any_compiled:
             self._path = asked.path
             self._twins = {}
             shutil.rmtree(self._request.prepared_dir, ignore_errors=True)
+        servable = self._servable(verdicts)
+        warmup = self._keep_requests(servable)
         return {
             "ok": True,
-            "servable": self._servable(verdicts),
+            "servable": servable,
             "report": {
                 "tensorflow_version": runtime.version,
                 "xla_choice": choice,
                 # What XLA took is no part of it when the core will not compile.
-                "memory_bytes": max(0, (compiled if any(v.compiled for v in verdicts) else opened) - before),
+                "memory_bytes": max(0, (compiled if any_compiled else opened) - before),
+                "peak_bytes": peak_bytes(),
                 "single_threaded_executor": self._single_threaded,
                 "seconds": {stage: round(seconds, 4) for stage, seconds in self._seconds.items()},
-                "signatures": [_report(verdict) for verdict in verdicts],
+                "cache": {
+                    "hits": self._cache.hits if self._cache else 0,
+                    "compiled": self._cache.compiled if self._cache else 0,
+                },
+                "warmup": warmup,
+                "signatures": [verdict.report() for verdict in verdicts],
             },
         }
 
@@ -138,7 +158,8 @@ class TrialRun:
         while True:
             try:
                 with self._stage("open"):
-                    model = TrialModel(runtime.open(ModelSpec(self._spec())))
+                    opened = runtime.open(ModelSpec(self._spec()))
+                    model = TrialModel(opened, self._cache, self._recorded)
             except RuntimeFailure as error:
                 # Graphs with TensorFlow 1's reference variables are refused when their values are restored.
                 if not (self._single_threaded and _EXECUTOR_REFUSED in error.message):
@@ -174,19 +195,38 @@ class TrialRun:
             "session_config": base64.b64encode(cluster if self._cluster else plain).decode(),
             "plain_config": base64.b64encode(plain).decode() if self._cluster else None,
             "signatures": [
-                {
-                    "name": signature.name,
-                    "inputs": [_port(port) for port in signature.inputs],
-                    "outputs": [_port(port) for port in signature.outputs],
-                    "compiled_outputs": self._twin(signature.name),
-                }
+                signature_spec(signature, self._twins.get(signature.name))
                 for signature in self._saved_model.signatures
             ],
         }
 
-    def _twin(self, name: str) -> list[str] | None:
-        twin = self._twins.get(name)
-        return None if twin is None else list(twin)
+    # ---- the version's own requests ------------------------------------------------------
+
+    def _run_requests(self, model: TrialModel) -> None:
+        told = -math.inf
+        for number, request in enumerate(self._requests):
+            now = time.monotonic()
+            if now - told >= _TELL_S:
+                told = now
+                self._on_stage({"stage": "warmup", "done": number, "total": len(self._requests)})
+            try:
+                model.run(request.signature, request.inputs)
+            except RuntimeFailure as error:
+                raise WarmupError(error.code, error.message) from None
+
+    def _keep_requests(self, servable: dict[str, Any]) -> dict[str, Any]:
+        """Leaves the requests where the core finds them. What the report says of it."""
+        if not self._requests:
+            return {"requests": 0}
+        asked = self._request.model
+        path = Path(self._request.prepared_dir).absolute() / "warmup_requests"
+        try:
+            write_requests(self._requests, path, asked.name, asked.version)
+        except OSError as error:
+            # They have been run here, and the core warms up without them as well.
+            return {"requests": len(self._requests), "why": f"{path}: {error.strerror}"}
+        servable["warmup"] = {"requests": str(path)}
+        return {"requests": len(self._requests)}
 
     # ---- signatures ----------------------------------------------------------------------
 
@@ -234,16 +274,16 @@ class TrialRun:
 
     def _examine_compiled(self, model: TrialModel, verdict: Verdict, style: Style) -> None:
         """Tries XLA and decides."""
-        name = verdict.signature.name
+        name, buckets = verdict.signature.name, verdict.buckets
+
+        def on_bucket(bucket: int) -> None:
+            self._keep_compiled()
+            done = {"done": buckets.index(bucket), "total": len(buckets)}
+            self._on_stage({"stage": "compile", "signature": name, "bucket": bucket, **done})
+
         with self._stage("compile", signature=name):
-            verdict.findings = examine(
-                model,
-                verdict.signature,
-                style,
-                verdict.buckets,
-                lambda bucket: self._on_stage({"stage": "compile", "signature": name, "bucket": bucket}),
-                time.monotonic,
-            )
+            verdict.findings = examine(model, verdict.signature, style, buckets, on_bucket, time.monotonic)
+        self._keep_compiled()
         verdict.compiled_why = verdict.findings.why
         asked = self._request.model
         open_choice = asked.xla == "auto" and asked.previous_choice is None
@@ -251,12 +291,19 @@ class TrialRun:
             verdict.compiled_why = "it is not faster under XLA"
         verdict.compiled = not verdict.compiled_why
 
+    def _keep_compiled(self) -> None:
+        """Tells of what is new in the cache, so that it stays even if this trial comes to no end."""
+        if self._cache is not None:
+            fresh = self._cache.take()
+            if fresh:
+                self._on_stage({"cached": fresh})
+
     def _measure_plain(self, model: TrialModel, verdict: Verdict, style: Style) -> None:
         findings = verdict.findings
         for bucket in verdict.buckets or [1]:
             if bucket in findings.plain_us:
                 continue
-            if _sample_bytes(verdict.signature, bucket, style) > _SAMPLE_MAX_BYTES:
+            if model.sample_bytes(verdict.signature, bucket, style) > _SAMPLE_MAX_BYTES:
                 return
             try:
                 try:
@@ -292,14 +339,9 @@ class TrialRun:
         for entry, verdict in zip(spec["signatures"], verdicts, strict=True):
             if not verdict.compiled:
                 entry["compiled_outputs"] = None
-            entry |= {
-                "batched": not verdict.batched_why,
-                "why": verdict.batched_why,
-                "compiled": verdict.compiled,
-                "compiled_why": verdict.compiled_why,
-                "buckets": verdict.buckets,
-                "costs_us": {str(rows): round(cost, 1) for rows, cost in verdict.costs_us.items()},
-            }
+            entry |= verdict.servable()
+        if self._cache is not None and self._cache.entries and any(verdict.compiled for verdict in verdicts):
+            spec["xla_cache"] = self._cache.entries
         asked, batching = self._request.model, self._request.batching
         return spec | {
             "batching": {
@@ -337,37 +379,12 @@ def _find_style(model: TrialModel, signature: Signature) -> Style | RuntimeFailu
         return error
 
 
-def _port(port: Port) -> dict[str, Any]:
-    dims = None if port.dims is None else list(port.dims)
-    spec: dict[str, Any] = {"alias": port.alias, "tensor": port.tensor, "dtype": port.dtype, "dims": dims}
-    if port.default is not None:
-        spec["default"] = base64.b64encode(port.default).decode()
-    return spec
-
-
-def _sample_bytes(signature: Signature, rows: int, style: Style) -> int:
-    total = 0
-    for port in signature.inputs:
-        size = 16
-        for axis, dim in enumerate(port.dims or ()):
-            size *= dim if dim >= 0 else rows if axis == 0 else style.inner
-        total += size
-    return total
-
-
-def _report(verdict: Verdict) -> dict[str, Any]:
-    findings = verdict.findings
-    return {
-        "name": verdict.signature.name,
-        "plain_us": {str(rows): round(cost, 1) for rows, cost in findings.plain_us.items()},
-        "compiled_us": {str(rows): round(cost, 1) for rows, cost in findings.compiled_us.items()},
-        "compile_s": {str(rows): seconds for rows, seconds in findings.compile_s.items()},
-    }
-
-
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def _watch(directory: str) -> CacheWatch:
+    try:
+        return CacheWatch(directory)
+    except OSError as error:
+        # Nobody could say which entries are this version's.
+        raise CacheFailed(f"{directory} cannot be watched: {error.strerror}", []) from None
 
 
 def answer(data: bytes, on_stage: OnStage) -> dict[str, Any]:
@@ -376,6 +393,11 @@ def answer(data: bytes, on_stage: OnStage) -> dict[str, Any]:
         return TrialRun(msgspec.json.decode(data, type=TrialRequest), on_stage).run()
     except msgspec.MsgspecError as error:
         return {"ok": False, "error": f"the request cannot be read: {error}"}
+    except CacheFailed as error:
+        failed = {"why": error.why, "entries": error.entries}
+        return {"ok": False, "error": f"the compile cache failed: {error.why}", "cache_failed": failed}
+    except WarmupError as error:
+        return {"ok": False, "error": str(error), "code": error.code}
     except FastServeError as error:
         return {"ok": False, "error": str(error)}
     except RuntimeFailure as error:

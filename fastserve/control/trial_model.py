@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from fastserve._native.runtime import Inputs, Model, RuntimeFailure
-from fastserve.control.trial_tensors import STYLES, Style, Tensor, from_native, sample
+from fastserve.control.trial_cache import CacheWatch
+from fastserve.control.trial_tensors import RECORDED, STYLES, Style, Tensor, from_native, sample
 from fastserve.savedmodel import Signature
 
 # One measurement of one batch size takes about this long, and never fewer or more runs than these.
@@ -25,20 +26,52 @@ _SETTLE_RUNS = 2
 class TrialModel:
     """Runs signatures of an open model. Samples are the same in every trial of one version."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(
+        self,
+        model: Model,
+        cache: CacheWatch | None = None,
+        recorded: Mapping[str, tuple[Tensor, ...]] | None = None,
+    ) -> None:
+        """`recorded`: by signature, rows that it is known to take."""
         self._model = model
+        self._cache = cache
+        self._recorded = recorded or {}
         self._rng = np.random.default_rng(20240229)
 
     def close(self) -> None:
         self._model.close()
 
     def sample(self, signature: Signature, rows: int, style: Style) -> list[Tensor]:
+        if style == RECORDED:
+            pool = self._recorded[signature.name]
+            # All before any again.
+            chosen = np.resize(self._rng.permutation(len(pool[0].array)), rows)
+            return [Tensor(tensor.dtype, tensor.array[chosen]) for tensor in pool]
         return [sample(port, rows, style, self._rng) for port in signature.inputs]
 
+    def sample_bytes(self, signature: Signature, rows: int, style: Style) -> int:
+        """About what a sample takes."""
+        if style == RECORDED:
+            return sum(t.array.nbytes // len(t.array) * rows for t in self._recorded[signature.name])
+        total = 0
+        for port in signature.inputs:
+            size = 16
+            for axis, dim in enumerate(port.dims or ()):
+                size *= dim if dim >= 0 else rows if axis == 0 else style.inner
+            total += size
+        return total
+
     def run(self, signature: Signature, inputs: Sequence[Tensor], *, compiled: bool = False) -> list[Tensor]:
-        """The outputs in the order of their aliases. RuntimeFailure when the run fails."""
+        """The outputs in the order of their aliases. RuntimeFailure when the run fails, CacheFailed when that
+        may be due to the compile cache."""
         native = [tensor.native() for tensor in inputs]
-        return [from_native(out) for out in self._model.run(signature.name, native, compiled=compiled)]
+        try:
+            outputs = self._model.run(signature.name, native, compiled=compiled)
+        except RuntimeFailure as error:
+            if compiled and self._cache is not None:
+                self._cache.blame(error)
+            raise
+        return [from_native(out) for out in outputs]
 
     def find_style(self, signature: Signature, rows: Sequence[int] = _STYLE_ROWS) -> Style:
         """The first way to make up samples, of one of so many `rows`, that the signature accepts.
@@ -46,6 +79,8 @@ class TrialModel:
         failure: RuntimeFailure | None = None
         open_inside = any(dim < 0 for port in signature.inputs for dim in (port.dims or ())[1:])
         styles = [style for style in STYLES if style.inner == 1 or open_inside]
+        if signature.name in self._recorded:
+            styles.insert(0, RECORDED)
         for size, style in itertools.product(rows, styles):
             try:
                 self.run(signature, self.sample(signature, size, style))

@@ -31,6 +31,10 @@ class TrialRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tensorflow: TensorFlow = TensorFlow()
     # Where a rewritten model may be put.
     prepared_dir: str
+    # Whether the requests that the version brings along are run.
+    warmup_records: bool = True
+    # The directory of the compile cache that this process has been given; empty: none.
+    xla_cache: str = ""
 
     @property
     def buckets(self) -> list[int]:

@@ -74,6 +74,9 @@ class Style:
     inner: int
 
 
+# Rows of the requests that the version brought along, instead of made-up ones.
+RECORDED = Style(-1, 0)
+
 # Tried in this order until the model accepts one: rows that differ say most about a model.
 STYLES = tuple(Style(spread, inner) for inner in (1, 2, 8, 32) for spread in (2, 1, 0))
 

@@ -2,6 +2,9 @@
 
 {"report": {...}}: success, also with "signatures". {"error": "..."}: a verdict. {"exit": 3}, {"signal": 11},
 {"hang": true}, {"garbage": true}: what children do instead. {"stderr": "..."} goes with any of them.
+{"hog": bytes} takes memory and hangs. {"cached": {...}} tells of entries of the compile cache.
+{"cache_fails": [[entries], ...]} fails because of it, a list at a time, as long as there is one, and
+{"cache_crashes": true} crashes.
 """
 
 from __future__ import annotations
@@ -11,6 +14,20 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
+
+
+def fail_because_of_the_cache(orders: dict[str, Any], directory: Path) -> None:
+    if "cache_crashes" in orders:
+        print(json.dumps({"stage": "compile"}), flush=True)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    failures = orders.get("cache_fails", [])
+    if failures:
+        orders["cache_fails"] = failures[1:]
+        (directory / "trial.json").write_text(json.dumps(orders))
+        failed = {"why": "Read less bytes than requested", "entries": failures[0]}
+        print(json.dumps({"ok": False, "error": "the cache", "cache_failed": failed}), flush=True)
+        sys.exit(1)
 
 
 def main() -> None:
@@ -18,7 +35,26 @@ def main() -> None:
     model = request["model"]
     orders = json.loads(Path(model["path"], "trial.json").read_text())
     print(orders.get("stderr", ""), file=sys.stderr, flush=True)
-    print(json.dumps({"stage": "open", "nice": os.getpriority(os.PRIO_PROCESS, 0)}), flush=True)
+    print(
+        json.dumps(
+            {
+                "stage": "open",
+                "nice": os.getpriority(os.PRIO_PROCESS, 0),
+                "oom_score_adj": int(Path("/proc/self/oom_score_adj").read_text()),
+                "cache": request["xla_cache"],
+                "flags": os.environ.get("TF_XLA_FLAGS", ""),
+            }
+        ),
+        flush=True,
+    )
+    if "cached" in orders:
+        print(json.dumps({"cached": orders["cached"]}), flush=True)
+    if request["xla_cache"]:
+        fail_because_of_the_cache(orders, Path(model["path"]))
+    if "hog" in orders:
+        held = bytearray(orders["hog"])
+        held[::4096] = b"x" * len(held[::4096])
+        signal.pause()
     if "exit" in orders:
         sys.exit(orders["exit"])
     if "signal" in orders:

@@ -251,11 +251,12 @@ def test_auto_clustering_is_eager_and_allowed_on_the_cpu_where_a_model_uses_it()
     assert "TF_XLA_FLAGS" not in environment(xla="off")
     assert "TF_XLA_FLAGS" not in environment(xla="full")
     eager = "--tf_xla_enable_lazy_compilation=false"
-    assert environment(xla="cluster")["TF_XLA_FLAGS"] == f"--tf_xla_cpu_global_jit {eager}"
+    named = "--tf_xla_deterministic_cluster_names"
+    assert environment(xla="cluster")["TF_XLA_FLAGS"] == f"--tf_xla_cpu_global_jit {eager} {named}"
     inherited = {"TF_XLA_FLAGS": f"--x {eager}"}
     assert (
         environment(xla="cluster", inherited=inherited)["TF_XLA_FLAGS"]
-        == f"--x {eager} --tf_xla_cpu_global_jit"
+        == f"--x {eager} --tf_xla_cpu_global_jit {named}"
     )
 
 

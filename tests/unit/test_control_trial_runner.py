@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,9 @@ import pytest
 from unit import fake_trial
 
 from fastserve.config import Batching, Model, TensorFlow
+from fastserve.control import trial_process
 from fastserve.control.trial_runner import Trial, TrialRunner, trial_request
+from fastserve.control.xla_cache import XlaCache
 from fastserve.errors import ModelError
 from fastserve.extensions import VersionPath
 from fastserve.log import Log
@@ -84,7 +89,7 @@ async def test_the_child_gives_way_when_it_is_told_to(tmp_path: Path) -> None:
         ({"exit": 3, "stderr": "Traceback: KeyError"}, ["exit code 3", "it wrote: Traceback: KeyError"]),
         ({"exit": 0}, ["exit code 0"]),
         ({"signal": 11}, ["SIGSEGV"]),
-        ({"signal": 9}, ["SIGKILL", "out of memory?"]),
+        ({"signal": 9}, ["SIGKILL", "probably the kernel's out-of-memory killer"]),
         ({"garbage": True}, ["not JSON"]),
         ({"report": "no object"}, ["success without a servable"]),
     ],
@@ -163,6 +168,170 @@ async def test_what_tensorflow_says_is_shown_when_asked_for(
     text = (tmp_path / "log").read_text()
     assert (f'trial output line="{line}"' in text) is shown
     assert "mine" not in text
+
+
+# ---- priority and memory ------------------------------------------------------------------
+
+
+def nice_values(pid: int) -> set[int]:
+    """Of every thread of a process."""
+    return {
+        int(stat.read_text().rsplit(") ")[1].split()[16]) for stat in Path(f"/proc/{pid}/task").glob("*/stat")
+    }
+
+
+def test_every_thread_gets_the_nice_value() -> None:
+    code = (
+        "import sys, threading\n"
+        "for _ in range(3): threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdin and child.stdout
+        child.stdout.readline()
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        assert len(os.listdir(f"/proc/{child.pid}/task")) == 4
+        assert trial_process.set_nice(child.pid, 19)
+        assert nice_values(child.pid) == {19}
+        # As far as this process may.
+        assert trial_process.set_nice(child.pid, 0) == (trial_process.starting_nice(19) == 19)
+        assert nice_values(child.pid) in ({own}, {19})
+        child.stdin.close()
+        child.wait(30)
+    assert trial_process.set_nice(child.pid, 0), "a child that has ended has no threads left to change"
+
+
+def test_a_child_that_cannot_be_raised_again_gives_way_moderately(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial_process, "_may_be_raised", lambda: False)
+    assert trial_process.starting_nice(19) == 5
+    assert trial_process.starting_nice(3) == 3
+    monkeypatch.setattr(trial_process, "_may_be_raised", lambda: True)
+    assert trial_process.starting_nice(19) == 19
+
+
+@pytest.mark.parametrize(("hurry_after_s", "timeout_s"), [(0.01, 60.0), (1e6, 0.4)])
+async def test_a_trial_that_takes_long_gives_way_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hurry_after_s: float, timeout_s: float
+) -> None:
+    monkeypatch.setattr(trial_process, "_may_be_raised", lambda: True)
+    values: list[int] = []
+    raised = asyncio.Event()
+
+    def set_nice(pid: int, nice: int) -> bool:
+        values.append(nice)
+        if nice == 0:
+            raised.set()
+        return True
+
+    monkeypatch.setattr(trial_process, "set_nice", set_nice)
+    runner = TrialRunner(ARGV, os.environ, Log(level="error"), nice=19, hurry_after_s=hurry_after_s)
+    running = asyncio.create_task(
+        runner.run(request(tmp_path, {"hang": True}), timeout_s, lambda stage: None)
+    )
+    async with asyncio.timeout(30):
+        await raised.wait()
+    assert values == [19, 0]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_trial_is_what_the_kernel_shall_kill_first(tmp_path: Path) -> None:
+    stages: list[dict[str, Any]] = []
+    await trial(tmp_path, {}, stages=stages)
+    assert stages[0]["oom_score_adj"] == 1000
+
+
+async def test_a_trial_that_takes_too_much_memory_is_killed(tmp_path: Path) -> None:
+    runner = TrialRunner(ARGV, os.environ, Log(level="error"))
+    with pytest.raises(ModelError) as caught:
+        await runner.run(
+            request(tmp_path, {"hog": 300 << 20}), 60, lambda stage: None, memory_limit_bytes=100 << 20
+        )
+    found = re.fullmatch(
+        r"the trial used (\d+) MiB of memory, and 100 MiB are left for it: raise \[loading\] "
+        r"memory_limit_bytes if .*",
+        str(caught.value),
+    )
+    assert found and 100 < int(found[1]) < 400
+    result = await runner.run(request(tmp_path, {}), 60, lambda stage: None, memory_limit_bytes=100 << 20)
+    assert result.servable["model"] == "m"
+
+
+# ---- the compile cache --------------------------------------------------------------------
+
+
+def cached_runner(tmp_path: Path) -> tuple[TrialRunner, XlaCache]:
+    cache = XlaCache(tmp_path / "xla", "key", Log(level="error"))
+    return TrialRunner(ARGV, {**os.environ, "TF_XLA_FLAGS": "--x"}, Log(level="error"), cache=cache), cache
+
+
+async def test_a_trial_gets_the_cache_and_what_it_tells_of_is_recorded(tmp_path: Path) -> None:
+    runner, cache = cached_runner(tmp_path)
+    stages: list[dict[str, Any]] = []
+    await runner.run(request(tmp_path, {"cached": {"a.pb": "12ab"}}), 30, stages.append)
+    assert [(stage["cache"], stage["flags"]) for stage in stages] == [
+        (str(cache.directory), f'--x --tf_xla_persistent_cache_directory="{cache.directory}"')
+    ]
+    manifest = json.loads((tmp_path / "xla" / "key.json").read_text())
+    assert manifest["entries"]["a.pb"]["sha256"] == "12ab"
+
+
+async def test_without_xla_or_when_told_to_a_trial_has_no_cache(tmp_path: Path) -> None:
+    runner, _ = cached_runner(tmp_path)
+    stages: list[dict[str, Any]] = []
+    await runner.run(request(tmp_path, {}), 30, stages.append, use_cache=False)
+    plain = request(tmp_path, {})
+    plain["model"]["xla"] = "off"
+    await runner.run(plain, 30, stages.append)
+    assert [(stage["cache"], stage["flags"]) for stage in stages] == [("", "--x")] * 2
+
+
+async def test_entries_that_fail_are_discarded_and_the_trial_run_again(tmp_path: Path) -> None:
+    runner, cache = cached_runner(tmp_path)
+    cache.directory.mkdir(parents=True)
+    (cache.directory / "a.pb").write_bytes(b"abc")
+    cache.record({"a.pb": hashlib.sha256(b"abc").hexdigest()})
+    stages: list[dict[str, Any]] = []
+    await runner.run(request(tmp_path, {"cache_fails": [["a.pb"]]}), 30, stages.append)
+    assert [bool(stage["cache"]) for stage in stages] == [True, True]
+    assert not (cache.directory / "a.pb").exists()
+
+
+@pytest.mark.parametrize(
+    ("orders", "with_cache"),
+    [
+        ({"cache_fails": [[]]}, [True, False]),
+        ({"cache_fails": [["a.pb"], ["a.pb"]]}, [True, True, False]),
+        ({"cache_crashes": True}, [True, False]),
+    ],
+)
+async def test_at_last_a_trial_is_run_without_the_cache(
+    tmp_path: Path, orders: dict[str, Any], with_cache: list[bool]
+) -> None:
+    runner, _ = cached_runner(tmp_path)
+    stages: list[dict[str, Any]] = []
+    result = await runner.run(request(tmp_path, orders), 30, stages.append)
+    assert result.servable["model"] == "m"
+    assert [bool(stage["cache"]) for stage in stages if stage["stage"] == "open"] == with_cache
+
+
+async def test_a_directory_that_cannot_be_made_is_no_reason_to_fail(tmp_path: Path) -> None:
+    (tmp_path / "xla").touch()
+    runner, _ = cached_runner(tmp_path)
+    stages: list[dict[str, Any]] = []
+    await runner.run(request(tmp_path, {}), 30, stages.append)
+    assert [stage["cache"] for stage in stages] == [""]
+
+
+@pytest.mark.parametrize("orders", [{"signal": 11}, {"error": "no"}, {"exit": 3}])
+async def test_what_fails_for_other_reasons_is_run_once(tmp_path: Path, orders: dict[str, Any]) -> None:
+    runner, _ = cached_runner(tmp_path)
+    stages: list[dict[str, Any]] = []
+    with pytest.raises(ModelError):
+        await runner.run(request(tmp_path, orders), 30, stages.append)
+    assert len(stages) == 1
 
 
 async def test_a_child_that_cannot_be_started() -> None:
