@@ -52,7 +52,15 @@ class Core:
         self, loop: asyncio.AbstractEventLoop, channel: ControlChannel, settings: dict[str, Any]
     ) -> None:
         server, limits, loading = settings["server"], settings["limits"], settings["loading"]
-        self.engine = Engine(loop, server, limits, settings["executor"], loading, settings["ablate"])
+        self.engine = Engine(
+            loop,
+            server,
+            limits,
+            settings["executor"],
+            loading,
+            settings["ablate"],
+            settings.get("policy_library"),
+        )
         if self.engine.nice_limited:
             channel.log(
                 "info",
