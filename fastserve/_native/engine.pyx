@@ -63,7 +63,7 @@ from fastserve._native.runtime import RuntimeFailure, quiet_stderr
 STAGES = ("queued", "open", "warm")  # as fs_stage has them
 
 
-# TensorFlow's library, to be opened off the loop.
+# TensorFlow's library or a plug-in's, to be opened off the loop.
 cdef struct Library:
     const char *path
     fs_slice session_config

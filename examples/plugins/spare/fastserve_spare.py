@@ -1,9 +1,9 @@
 """A VersionPolicy, transition = "spare": the version before stays loaded, so that going back takes no time.
 
 A new version is loaded before the old one goes, as with "availability". The old one then stays as a spare
-until the next version is to be loaded: there is never more than one besides those that
-the source asks for. Going back is for the source to ask for the old version again: it is there already, and the
-newer one is unloaded at once, since clients that name no version get the newest that is loaded.
+until the next version is to be loaded: there is never more than one besides those that the source asks for.
+Going back is for the source to ask for the old version again: it is there already, and the newer one is
+unloaded at once, since clients that name no version get the newest that is loaded.
 """
 
 from __future__ import annotations
