@@ -153,6 +153,7 @@ static int look(executor *e, int64_t clock_us)
                 .ready_us = full || !queue->plan->batched ? 0 : oldest_us + servable->batching.timeout_us,
                 /* Who was idle does not save up its share. */
                 .virtual_us = virtual_us > clock_us ? virtual_us : clock_us,
+                .weight = servable->batching.weight,
             };
             n++;
         }
@@ -269,7 +270,7 @@ static fs_queue *find_work(executor *e, int64_t *clock_us, int64_t *wait_until_u
     int n = look(e, *clock_us);
     while (n > 0) {
         int i = pool->policy->pick(e->views, n, fs_now_us(), wait_until_us);
-        if (i < 0)
+        if (i < 0 || i >= n)
             break;
         fs_queue *queue = e->queues[i];
         fs_servable *servable = queue->servable;

@@ -1,7 +1,9 @@
 /* policy: the questions that executors put to the batching scheduler.
  *
- * The scheduler's answers are pure functions of what stands here (fastserve/_native/scheduler.pyx), called
- * by executors without the GIL; queues, claims, parking and memory are the callers'. */
+ * The answers are pure functions of what stands here, the scheduler's own (fastserve/_native/scheduler.pyx) or
+ * a plug-in's (plugin.h). Executors call them several at once, without a lock and between any two batches: they
+ * keep no state, and take no longer than a look at each queue. Queues, claims, parking and memory are the
+ * callers'. */
 #ifndef FS_POLICY_H
 #define FS_POLICY_H
 
@@ -14,6 +16,7 @@ typedef struct fs_queue_view {
     int64_t oldest_us;   /* when its oldest waiting call arrived */
     int64_t ready_us;    /* not before this time (batch_timeout_us); <= now: ready */
     int64_t virtual_us;  /* execution time that its model was given so far, divided by its weight */
+    double weight;       /* of its model, as configured */
 } fs_queue_view;
 
 /* What a queue could launch now. */

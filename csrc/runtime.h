@@ -1,14 +1,14 @@
 /* runtime: what executes a servable. TensorFlow is one; the null runtime serves tests and benchmarks.
  *
  * open and close run on loader threads, run and release on executors, several at once on one model.
- * A runtime knows tensors and signatures, never sockets, calls or batches. */
+ * A runtime knows tensors and signatures, never sockets, calls or batches. Part of the plug-ins' ABI (plugin.h). */
 #ifndef FS_RUNTIME_H
 #define FS_RUNTIME_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "tensor.h"
+#include "dense.h"
 
 /* One input or output of a signature. dims[i] < 0: unknown. ndim < 0: unknown rank. */
 typedef struct fs_port {
@@ -52,18 +52,22 @@ enum fs_run_variant {
 typedef struct fs_runtime_ops {
     const char *name;
 
-    /* On success *out is the caller's until close. */
+    /* Opens the model at spec->path, for the signatures in `spec`, which outlive the model. Blocks. On success
+     * *out is the caller's until close. 0 or -code with *err filled. */
     int (*open)(void *self, const fs_model_spec *spec, fs_model **out, fs_error *err);
 
     /* Runs signature number `sig`. inputs: n_inputs tensors in the signature's order, which stay the
-     * caller's (see fs_tensor.buf). outputs: room for n_outputs tensors; on success each is the caller's
-     * until release. 0 or -code with *err filled. */
+     * caller's (see fs_tensor.buf). outputs: room for n_outputs tensors; on success each is filled, and with
+     * all that it points to the caller's until release; on failure none is. Dtypes of inputs are the
+     * signature's. Shapes are for the runtime to check: one that does not fit the signature comes here as the
+     * client sent it, alone. 0 or -code with *err filled; the client reads the message. */
     int (*run)(fs_model *model, uint32_t sig, enum fs_run_variant variant, const fs_tensor *inputs,
                fs_tensor *outputs, fs_error *err);
 
-    /* Gives one output back. Any thread. */
+    /* Gives one output back. Any thread, while the model is open. */
     void (*release)(fs_tensor *output);
 
+    /* After its last run, and the last release of its outputs. */
     void (*close)(fs_model *model);
 } fs_runtime_ops;
 

@@ -9,6 +9,9 @@
 #include <string.h>
 #include <time.h>
 
+#include "status.h"
+#include "tensor.h"
+
 enum {
     COMPILED_ROWS_MAX = 32,
     THREAD_CACHE_BYTES = 4 << 20, /* free blocks that a thread keeps for outputs */

@@ -11,6 +11,7 @@
 #include "policy.h"
 #include "ring.h"
 #include "runtime.h"
+#include "tensor.h"
 
 typedef struct fs_servable fs_servable;
 typedef struct fs_call fs_call;

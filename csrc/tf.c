@@ -12,6 +12,8 @@
  * adds no malloc to TensorFlow's own. */
 #include "tf.h"
 
+#include "status.h"
+#include "tensor.h"
 #include "tf_api.h"
 
 #include <dlfcn.h>

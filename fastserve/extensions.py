@@ -7,10 +7,11 @@ process, never in the one that serves: they may be slow, and what they raise con
   fastserve.sources     (SourceContext) -> Source                       [[models]] source
   fastserve.loaders     (Model) -> Loader                               [[models]] platform
   fastserve.policies    VersionPolicy                                   [models.versions] transition
-  fastserve.runtimes    () -> path of a shared library (csrc/plugin.h)  Prepared.runtime
-  fastserve.batchers    () -> path of a shared library (csrc/plugin.h)  [executor] policy
+  fastserve.runtimes    () -> path of a shared library                  Prepared.runtime
+  fastserve.batchers    () -> path of a shared library                  [executor] policy
 
-Values and protocols only; this module knows nobody who uses them.
+The last two are native: fastserve/plugin.h, in the directory that `include_dir` gives, says what they are.
+examples/plugins has one of each. Values and protocols only; this module knows nobody who uses them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Protocol
 
 from fastserve.config import Model
@@ -155,6 +157,14 @@ class Action:
 # From all versions of one model to what is to be done next, or None: wait. A pure function; asked again after
 # every change. LOAD only what is aspired and at START, UNLOAD only what is AVAILABLE and not aspired.
 VersionPolicy = Callable[[Sequence[Snapshot]], Action | None]
+
+
+# ---- native plug-ins --------------------------------------------------------------------------
+
+
+def include_dir() -> str:
+    """The directory for the C compiler's -I, so that `#include <fastserve/plugin.h>` works."""
+    return str(Path(__file__).parent / "include")
 
 
 # ---- finding plug-ins -------------------------------------------------------------------------

@@ -131,6 +131,7 @@ class Core:
         self,
         *,
         ablate: Iterable[str] = (),
+        policy_library: str | None = None,
         environment: Mapping[str, str] | None = None,
         **settings: dict[str, Any],
     ) -> None:
@@ -171,6 +172,7 @@ class Core:
                 tensorflow={"library_dir": "", **settings.get("tensorflow", {})},
                 loading={"nice": 19, **settings.get("loading", {})},
                 ablate=list(ablate),
+                policy_library=policy_library,
             )
         except BaseException:
             self.close()

@@ -10,6 +10,7 @@ cdef extern from "policy.h" nogil:
         int64_t oldest_us
         int64_t ready_us
         int64_t virtual_us
+        double weight
 
     ctypedef struct fs_plan_view:
         int64_t rows

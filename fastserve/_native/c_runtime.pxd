@@ -1,4 +1,5 @@
-# Mirror of csrc/runtime.h, runtime_null.h and tf.h. No logic.
+# Mirror of csrc/runtime.h, runtime_null.h, tf.h and plugin_open.h. No logic.
+from fastserve._native.c_policy cimport fs_policy
 from fastserve._native.c_slab cimport fs_buf, fs_buf_new, fs_buf_unref, fs_slab, fs_slab_new, fs_slab_release
 from fastserve._native.c_status cimport fs_error, fs_slice
 from fastserve._native.c_tensor cimport FS_DT_STRING, FS_MAX_DIMS, fs_dtype_name, fs_dtype_size, fs_tensor
@@ -62,3 +63,12 @@ cdef extern from "tf.h" nogil:
     void fs_runtime_tensorflow_restore_in_pool(fs_runtime *runtime) noexcept
     const char *fs_runtime_tensorflow_version(const fs_runtime *runtime) noexcept
     void fs_runtime_tensorflow_free(fs_runtime *runtime) noexcept
+
+
+cdef extern from "plugin_open.h" nogil:
+    ctypedef struct fs_plugin:
+        const char *name
+
+    int fs_runtime_plugin(const char *path, const fs_plugin **plugin, fs_runtime *out, fs_error *err) noexcept
+    void fs_runtime_plugin_free(const fs_plugin *plugin, fs_runtime *runtime) noexcept
+    int fs_policy_plugin(const char *path, fs_policy *policy, fs_error *err) noexcept

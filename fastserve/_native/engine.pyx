@@ -43,7 +43,9 @@ from fastserve._native.c_engine cimport (
 from fastserve._native.c_policy cimport FS_MAX_BUCKETS, fs_policy
 from fastserve._native.c_runtime cimport (
     fs_error,
+    fs_plugin,
     fs_runtime,
+    fs_runtime_plugin,
     fs_runtime_tensorflow,
     fs_runtime_tensorflow_free,
     fs_runtime_tensorflow_prime,
@@ -61,12 +63,13 @@ from fastserve._native.runtime import RuntimeFailure, quiet_stderr
 STAGES = ("queued", "open", "warm")  # as fs_stage has them
 
 
-# TensorFlow's library, to be opened off the loop.
+# TensorFlow's library or a plug-in's, to be opened off the loop.
 cdef struct Library:
-    const char *directory
+    const char *path
     fs_slice session_config
     bint restore_in_pool
     fs_runtime *runtime
+    const fs_plugin **plugin  # set with the runtime, when it is a plug-in
 
 
 # A task on its way through the loader. Freed when it is delivered.
@@ -242,7 +245,7 @@ cdef object post_labels(Engine engine, str model, dict labels):
 cdef int open_library(void *arg, fs_error *err) noexcept nogil:
     """FS_TASK_CALL: the library, and what all sessions share."""
     cdef Library *library = <Library *>arg
-    cdef int rc = fs_runtime_tensorflow(library.directory, library.runtime, err)
+    cdef int rc = fs_runtime_tensorflow(library.path, library.runtime, err)
     if rc != 0:
         return rc
     if library.restore_in_pool:
@@ -253,12 +256,32 @@ cdef int open_library(void *arg, fs_error *err) noexcept nogil:
     return rc
 
 
+cdef int open_plug_in(void *arg, fs_error *err) noexcept nogil:
+    """FS_TASK_CALL: a plug-in's library."""
+    cdef Library *library = <Library *>arg
+    return fs_runtime_plugin(library.path, library.plugin, library.runtime, err)
+
+
+cdef object post_plug_in(Engine engine, Runtime runtime, bytes path):
+    """Posts the opening of a plug-in."""
+    cdef Errand *errand = <Errand *>calloc(1, sizeof(Errand))
+    if errand is NULL:
+        raise MemoryError
+    errand.library.path = <const char *>path
+    errand.library.runtime = &runtime.c
+    errand.library.plugin = <const fs_plugin **>&runtime.plugin
+    errand.task.kind = FS_TASK_CALL
+    errand.task.call = open_plug_in
+    errand.task.arg = &errand.library
+    return send(engine, errand, (runtime, path))
+
+
 cdef object post_library(Engine engine, Runtime runtime, bytes directory, bytes session_config):
     """Posts the opening of TensorFlow's library."""
     cdef Errand *errand = <Errand *>calloc(1, sizeof(Errand))
     if errand is NULL:
         raise MemoryError
-    errand.library.directory = <const char *>directory
+    errand.library.path = <const char *>directory
     errand.library.session_config.data = <const uint8_t *><const char *>session_config
     errand.library.session_config.len = <size_t>len(session_config)
     errand.library.restore_in_pool = "pool" in engine.ablate
@@ -281,14 +304,19 @@ cdef Servable find(Engine engine, str model, version, str state):
 cdef class Engine:
     """Catalog, executors, loaders. Made once, by the core, from the configuration's tables.
 
-    `ablate` names what is left out, for measurement and for nothing else: "pool" (restore ops run in
-    TensorFlow's pool, not in the loader), "warmup", "nice" (loaders do not give way), "unload" (versions are closed
-    on the loop). Other names are not the engine's. Raises MemoryError when threads or memory are short.
+    `policy_library` is the path of a plug-in that decides what runs next, or None. `ablate` names what is left out,
+    for measurement and for nothing else: "pool" (restore ops run in TensorFlow's pool, not in the loader), "warmup",
+    "nice" (loaders do not give way), "unload" (versions are closed on the loop). Other names are not the engine's.
+    Raises MemoryError when threads or memory are short, RuntimeFailure when the plug-in is no good.
     """
 
-    def __init__(self, loop, dict server, dict limits, dict executor, dict loading=None, ablate=()):
+    def __init__(
+        self, loop, dict server, dict limits, dict executor, dict loading=None, ablate=(), str policy_library=None
+    ):
         cdef fs_engine_config config
         cdef fs_policy policy = scheduler.policy()
+        if policy_library:
+            scheduler.plug_in(policy_library, &policy)
         config.executors.threads = executor["threads"]
         config.executors.spin_us = executor["spin_us"]
         config.executors.tensor_content = server["tensor_content_replies"]
@@ -320,6 +348,12 @@ cdef class Engine:
         config = b64decode(spec.get("session_config") or "", validate=True)
         with quiet_stderr():
             await post_library(self, runtime, library_dir.encode(), config)
+        return runtime
+
+    async def open_plugin(self, str library) -> Runtime:
+        """The runtime of a plug-in, opened off the loop. RuntimeFailure when it cannot be."""
+        cdef Runtime runtime = Runtime.__new__(Runtime)
+        await post_plug_in(self, runtime, library.encode())
         return runtime
 
     def give_way(self) -> None:

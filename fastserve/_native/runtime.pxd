@@ -1,10 +1,11 @@
 # A runtime, its models, and tensors to feed them with.
-from fastserve._native.c_runtime cimport fs_error, fs_model, fs_runtime, fs_slab, fs_tensor
+from fastserve._native.c_runtime cimport fs_error, fs_model, fs_plugin, fs_runtime, fs_slab, fs_tensor
 from fastserve._native.model_spec cimport ModelSpec
 
 
 cdef class Runtime:
-    cdef fs_runtime c  # valid as long as this object
+    cdef fs_runtime c         # valid as long as this object
+    cdef fs_plugin *plugin    # NULL: one of our own
 
 
 cdef class Inputs:

@@ -25,10 +25,13 @@ from fastserve._native.c_runtime cimport (
     fs_dtype_size,
     fs_error,
     fs_model,
+    fs_plugin,
     fs_run_variant,
     fs_runtime_null,
     fs_runtime_null_free,
     fs_runtime_ops,
+    fs_runtime_plugin,
+    fs_runtime_plugin_free,
     fs_runtime_tensorflow,
     fs_runtime_tensorflow_free,
     fs_runtime_tensorflow_version,
@@ -100,30 +103,36 @@ def quiet_stderr():
 
 
 cdef class Runtime:
-    """A runtime by its kind: "tensorflow" (needs `library_dir`, the directory of the `tensorflow` package) or
-    "null" (`options` as csrc/runtime_null.h has them). Freed once its models are gone."""
+    """A runtime by its kind: "tensorflow" (needs `library_dir`, the directory of the `tensorflow` package),
+    "null" (`options` as csrc/runtime_null.h has them), or the name of a plug-in, whose `library` is a path.
+    Freed once its models are gone. RuntimeFailure says what is wrong with a library."""
 
-    def __init__(self, str kind, *, str library_dir="", str options=""):
+    def __init__(self, str kind, *, str library_dir="", str options="", str library=""):
         cdef fs_error err
         cdef int rc
         if self.c.ops is not NULL:
             raise RuntimeError("a Runtime is opened once")
-        text = (library_dir if kind == "tensorflow" else options).encode()
+        text = (library or (library_dir if kind == "tensorflow" else options)).encode()
         cdef const char *argument = text
-        if kind == "tensorflow":
+        if library:
+            with nogil:
+                rc = fs_runtime_plugin(argument, <const fs_plugin **>&self.plugin, &self.c, &err)
+        elif kind == "tensorflow":
             with quiet_stderr():
                 with nogil:
                     rc = fs_runtime_tensorflow(argument, &self.c, &err)
         elif kind == "null":
             rc = fs_runtime_null(argument, &self.c, &err)
         else:
-            raise ValueError(f"no such runtime: {kind!r}; there are 'tensorflow' and 'null'")
+            raise ValueError(f"no such runtime: {kind!r}; there are 'tensorflow' and 'null', and plug-ins by their library")
         check(rc, &err)
 
     def __dealloc__(self):
         if self.c.ops is NULL:
             return
-        if self.c.ops.name[0] == b"t":
+        if self.plugin is not NULL:
+            fs_runtime_plugin_free(self.plugin, &self.c)
+        elif self.c.ops.name[0] == b"t":
             fs_runtime_tensorflow_free(&self.c)
         else:
             fs_runtime_null_free(&self.c)
@@ -134,8 +143,8 @@ cdef class Runtime:
 
     @property
     def version(self) -> str:
-        """The version of the library: "2.21.0"; empty for the null runtime."""
-        if self.c.ops.name[0] != b"t":
+        """TensorFlow's version: "2.21.0"; empty for any other runtime."""
+        if self.plugin is not NULL or self.c.ops.name[0] != b"t":
             return ""
         return fs_runtime_tensorflow_version(&self.c).decode()
 

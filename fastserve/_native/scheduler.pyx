@@ -1,10 +1,12 @@
 """The batching scheduler: pure functions of what waits, what runs cost and what time it is.
 
 Executors call `pick` and `plan` from C without the GIL, several at once; tests call `pick_queue` and
-`plan_rows` with tables. Knows no queue, no thread and no clock: those are csrc/executor.c's.
+`plan_rows` with tables, of a plug-in too. Knows no queue, no thread and no clock: those are csrc/executor.c's.
 """
 
 from fastserve._native.c_policy cimport FS_MAX_BUCKETS, fs_plan_view, fs_policy, fs_queue_view
+from fastserve._native.c_runtime cimport fs_error, fs_policy_plugin
+from fastserve._native.runtime cimport check
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t
 from libc.stdlib cimport calloc, free
 
@@ -79,29 +81,53 @@ cdef fs_policy policy() noexcept nogil:
     return p
 
 
-def pick_queue(list queues, int64_t now_us) -> tuple[int, int | None]:
-    """`pick` for a table of (oldest_us, ready_us, virtual_us) rows.
+cdef int plug_in(str library, fs_policy *policy) except -1:
+    """Puts a plug-in's functions into `policy`. RuntimeFailure, with policy as it was, when it is no good."""
+    cdef fs_error err
+    return check(fs_policy_plugin(library.encode(), policy, &err), &err)
 
-    Returns the index of the row to serve, or -1 and the time at which that may change.
+
+cdef fs_policy policy_of(str library) except *:
+    cdef fs_policy p = policy()
+    if library:
+        plug_in(library, &p)
+    return p
+
+
+def check_library(str library) -> None:
+    """RuntimeFailure, in words for the user, when `library` is not the path of a batcher."""
+    cdef fs_policy p = policy()
+    plug_in(library, &p)
+
+
+def pick_queue(list queues, int64_t now_us, str library="") -> tuple[int, int | None]:
+    """`pick` for a table of (oldest_us, ready_us, virtual_us, weight) rows; without a weight it is 1.
+
+    Returns the index of the row to serve, or -1 and the time at which that may change. `library`: the path of
+    a batcher that is asked instead.
     """
+    cdef fs_policy p = policy_of(library)
     cdef fs_queue_view *views = <fs_queue_view *>calloc(len(queues) + 1, sizeof(fs_queue_view))
     cdef int64_t wait_until_us
     cdef int chosen
     if views is NULL:
         raise MemoryError
     try:
-        for i, (oldest_us, ready_us, virtual_us) in enumerate(queues):
+        for i, (oldest_us, ready_us, virtual_us, *weight) in enumerate(queues):
             views[i].oldest_us = oldest_us
             views[i].ready_us = ready_us
             views[i].virtual_us = virtual_us
-        chosen = pick(views, <int>len(queues), now_us, &wait_until_us)
+            views[i].weight = weight[0] if weight else 1.0
+        chosen = p.pick(views, <int>len(queues), now_us, &wait_until_us)
     finally:
         free(views)
     return chosen, None if wait_until_us == INT64_MAX else wait_until_us
 
 
-def plan_rows(int64_t rows, int64_t max_rows, dict costs_us) -> int:
-    """`plan` for `rows` waiting rows and a table bucket -> microseconds (0: not known; empty: unpadded)."""
+def plan_rows(int64_t rows, int64_t max_rows, dict costs_us, str library="") -> int:
+    """`plan` for `rows` waiting rows and a table bucket -> microseconds (0: not known; empty: unpadded), of
+    the batcher at `library` if given."""
+    cdef fs_policy p = policy_of(library)
     cdef fs_plan_view view
     view.rows = rows
     view.max_rows = max_rows
@@ -112,4 +138,4 @@ def plan_rows(int64_t rows, int64_t max_rows, dict costs_us) -> int:
         view.bucket_rows[view.n_buckets] = bucket
         view.cost_us[view.n_buckets] = costs_us[bucket]
         view.n_buckets += 1
-    return plan(&view)
+    return p.plan(&view)

@@ -75,7 +75,7 @@ class TrialRun:
         # By signature: the twin's tensors, and why there is no twin.
         self._twins: dict[str, tuple[str, ...]] = {}
         self._no_twin: dict[str, str] = {}
-        self._single_threaded = not may_use_gpu(request.tensorflow)
+        self._single_threaded = request.model.runtime == "tensorflow" and not may_use_gpu(request.tensorflow)
         self._cache: CacheWatch | None = None
         # What the version brought along to be run, and rows of it.
         self._requests: list[WarmupRequest] = []
@@ -86,8 +86,8 @@ class TrialRun:
         perhaps with another cache or none."""
         asked = self._request.model
         with self._stage("read"):
-            self._saved_model = read(asked.path, asked.tags)
-            if self._request.warmup_records:
+            self._saved_model = self._read()
+            if self._request.warmup_records and asked.runtime == "tensorflow":
                 self._requests = read_requests(asked.path, self._saved_model)
                 self._recorded = sample_rows(self._requests)
         if self._wants_twins:
@@ -102,7 +102,7 @@ class TrialRun:
         if self._request.xla_cache and (self._wants_twins or self._cluster):
             self._cache = _watch(self._request.xla_cache)
         with self._stage("library"):
-            runtime = Runtime("tensorflow", library_dir=tensorflow_dir(self._request.tensorflow))
+            runtime = self._runtime()
         before = settled_bytes()
         model, styles = self._open(runtime)
         if self._requests:
@@ -143,14 +143,34 @@ class TrialRun:
 
     # ---- opening -------------------------------------------------------------------------
 
+    def _read(self) -> SavedModel:
+        """What the version offers: what stands in it, or what its loader said."""
+        asked = self._request.model
+        if asked.signatures is not None:
+            return SavedModel(asked.path, asked.tags, "", asked.signatures)
+        if asked.runtime != "tensorflow":
+            raise ModelError(f"its loader names the runtime '{asked.runtime}' and gives no signatures")
+        return read(asked.path, asked.tags)
+
+    def _runtime(self) -> Runtime:
+        asked = self._request.model
+        if asked.runtime == "tensorflow":
+            return Runtime("tensorflow", library_dir=tensorflow_dir(self._request.tensorflow))
+        return Runtime(asked.runtime, library=asked.runtime_library)
+
+    @property
+    def _xla(self) -> str:
+        """What is asked of XLA, which compiles SavedModels only."""
+        asked = self._request.model
+        return asked.xla if asked.runtime == "tensorflow" and asked.signatures is None else "off"
+
     @property
     def _wants_twins(self) -> bool:
-        asked = self._request.model
-        return asked.xla == "full" or (asked.xla == "auto" and asked.previous_choice != OFF)
+        return self._xla == "full" or (self._xla == "auto" and self._request.model.previous_choice != OFF)
 
     @property
     def _cluster(self) -> bool:
-        return self._request.model.xla == "cluster"
+        return self._xla == "cluster"
 
     def _open(self, runtime: Runtime) -> tuple[TrialModel, dict[str, Style | RuntimeFailure]]:
         """Opens the model and finds samples for every signature; with the executor for one thread, unless the
@@ -186,12 +206,16 @@ class TrialRun:
         plain = session_config(self._request.tensorflow, single_threaded=self._single_threaded)
         # The clustered graph has switches that the executor for one thread does not know.
         cluster = session_config(self._request.tensorflow, single_threaded=False, cluster=True)
+        asked = self._request.model
+        if asked.runtime != "tensorflow":
+            plain = cluster = b""
         return {
-            "model": self._request.model.name,
-            "version": self._request.model.version,
+            "model": asked.name,
+            "version": asked.version,
             "path": str(Path(self._path).absolute()),
-            "runtime": "tensorflow",
-            "tags": list(self._request.model.tags),
+            "runtime": asked.runtime,
+            **({"runtime_library": asked.runtime_library} if asked.runtime_library else {}),
+            "tags": list(asked.tags),
             "session_config": base64.b64encode(cluster if self._cluster else plain).decode(),
             "plain_config": base64.b64encode(plain).decode() if self._cluster else None,
             "signatures": [
@@ -261,6 +285,8 @@ class TrialRun:
         asked = self._request.model
         if asked.xla == "off":
             return 'xla = "off"'
+        if self._xla == "off":
+            return "XLA compiles SavedModels only"
         if signature.name.startswith(_INTERNAL):
             return "TensorFlow's own"
         earlier = asked.previous_choice if asked.xla == "auto" else None
@@ -390,9 +416,13 @@ def _watch(directory: str) -> CacheWatch:
 def answer(data: bytes, on_stage: OnStage) -> dict[str, Any]:
     """The last line for request `data`. Raises only what is a bug."""
     try:
-        return TrialRun(msgspec.json.decode(data, type=TrialRequest), on_stage).run()
+        request = msgspec.json.decode(data, type=TrialRequest)
     except msgspec.MsgspecError as error:
         return {"ok": False, "error": f"the request cannot be read: {error}"}
+    runtime = request.model.runtime
+    who = "TensorFlow" if runtime == "tensorflow" else f"the runtime '{runtime}'"
+    try:
+        return TrialRun(request, on_stage).run()
     except CacheFailed as error:
         failed = {"why": error.why, "entries": error.entries}
         return {"ok": False, "error": f"the compile cache failed: {error.why}", "cache_failed": failed}
@@ -403,7 +433,7 @@ def answer(data: bytes, on_stage: OnStage) -> dict[str, Any]:
     except RuntimeFailure as error:
         return {
             "ok": False,
-            "error": f"TensorFlow cannot open the model: {error.message}",
+            "error": f"{who} cannot open the model: {error.message}",
             "code": error.code,
         }
 

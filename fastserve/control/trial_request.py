@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from fastserve.config import Batching, TensorFlow
+from fastserve.savedmodel import Signature
 
 
 class ModelRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -23,6 +24,11 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     unknown_shapes: Literal["plain", "refuse"] = "plain"
     weight: float = 1.0
     reserved_executors: int = 0
+    # What opens `path`: TensorFlow, or a plug-in's library by its path.
+    runtime: str = "tensorflow"
+    runtime_library: str = ""
+    # What the version offers, where its loader says so; None: it is a SavedModel, which is read.
+    signatures: tuple[Signature, ...] | None = None
 
 
 class TrialRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

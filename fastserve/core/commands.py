@@ -22,7 +22,7 @@ class Commands:
     def __init__(self, core: Core, settings: dict[str, Any]) -> None:
         self._core = core
         self._library_dir: str = settings["tensorflow"]["library_dir"]
-        self._runtimes: dict[str, Runtime] = {}
+        self._runtimes: dict[tuple[str, str], Runtime] = {}
         # By model and version, what `load` was given: the next control process asks for it.
         self._loaded: dict[tuple[str, int], Answer] = {}
         self._opening = asyncio.Lock()
@@ -56,16 +56,20 @@ class Commands:
             raise Refused("INVALID_ARGUMENT", f"{op}: {type(error).__name__}: {error}") from None
 
     async def _runtime(self, spec: dict[str, Any]) -> Runtime:
-        """The runtime that a servable names. TensorFlow's library takes half a second to open: that happens
-        at the first servable that needs it, and not on the loop, which may be serving others."""
-        kind = spec["runtime"]
-        if kind == "tensorflow":
-            async with self._opening:
-                if kind not in self._runtimes:
-                    self._runtimes[kind] = await self._core.engine.open_tensorflow(self._library_dir, spec)
-        elif kind not in self._runtimes:
-            self._runtimes[kind] = Runtime(kind)
-        return self._runtimes[kind]
+        """The runtime that a servable names. TensorFlow's library takes half a second to open, and a plug-in's
+        as long as it likes: that happens at the first servable that needs it, and not on the loop, which may be
+        serving others."""
+        kind, library = spec["runtime"], spec.get("runtime_library") or ""
+        async with self._opening:
+            if (kind, library) not in self._runtimes:
+                if library:
+                    runtime = await self._core.engine.open_plugin(library)
+                elif kind == "tensorflow":
+                    runtime = await self._core.engine.open_tensorflow(self._library_dir, spec)
+                else:
+                    runtime = Runtime(kind)
+                self._runtimes[kind, library] = runtime
+        return self._runtimes[kind, library]
 
     async def _load(self, command: Command) -> Answer:
         spec = command["servable"]

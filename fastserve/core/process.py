@@ -10,6 +10,7 @@ from typing import Any
 
 from fastserve._native.engine import Engine
 from fastserve._native.front_end import FrontEnd, give_large_blocks_back
+from fastserve._native.runtime import RuntimeFailure
 from fastserve.core.commands import Commands
 from fastserve.core.control_channel import ControlChannel
 from fastserve.core.drain import Drain
@@ -29,7 +30,10 @@ async def serve(control_fd: int) -> int:
     loop = asyncio.get_running_loop()
     channel = await ControlChannel.open(control_fd)
     settings = await channel.configure()
-    core = Core(loop, channel, settings)
+    try:
+        core = Core(loop, channel, settings)
+    except RuntimeFailure as failure:  # of the plug-in that decides what runs next
+        raise SystemExit(f"fastserve.core: {failure.message}") from None
     # SIGINT reaches the whole foreground group: what it means is the control process's decision.
     loop.add_signal_handler(signal.SIGINT, lambda: None)
     loop.add_signal_handler(signal.SIGTERM, core.drain.begin_default)
@@ -52,7 +56,15 @@ class Core:
         self, loop: asyncio.AbstractEventLoop, channel: ControlChannel, settings: dict[str, Any]
     ) -> None:
         server, limits, loading = settings["server"], settings["limits"], settings["loading"]
-        self.engine = Engine(loop, server, limits, settings["executor"], loading, settings["ablate"])
+        self.engine = Engine(
+            loop,
+            server,
+            limits,
+            settings["executor"],
+            loading,
+            settings["ablate"],
+            settings.get("policy_library"),
+        )
         if self.engine.nice_limited:
             channel.log(
                 "info",
