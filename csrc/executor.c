@@ -162,9 +162,13 @@ static int look(executor *e, int64_t clock_us)
 
 /* ---- running ------------------------------------------------------------------------------- */
 
+enum { BACKGROUND = 16 }; /* a version that runs in the background gets so many times less than its weight */
+
 static void charge(fs_servable *servable, int64_t from_us, int64_t cost_us)
 {
     double weight = servable->batching.weight > 0 ? servable->batching.weight : 1;
+    if (atomic_load_explicit(&servable->background, memory_order_relaxed))
+        weight /= BACKGROUND;
     long long before = atomic_load_explicit(&servable->virtual_us, memory_order_relaxed);
     long long after;
     do {

@@ -18,6 +18,7 @@ cdef class Engine:
     cdef object loop
     cdef dict servables      # (model, version) -> Servable
     cdef frozenset ablate    # what is left out, for measurement
+    cdef dict routes         # model -> Route, where one is set
 
 
 cdef class Servable:
