@@ -111,7 +111,8 @@ class Commands:
         return {}
 
     async def _rollout_stats(self, command: Command) -> Answer:
-        return self._core.engine.rollout_stats(command["model"])
+        stats: Answer = self._core.engine.rollout_stats(command["model"])
+        return stats
 
     async def _list(self, command: Command) -> Answer:
         return {"servables": self._core.engine.versions()}
