@@ -198,7 +198,7 @@ fs_shadow *fs_shadow_of(fs_call *call)
     bool inflated = call->inflated != NULL;
     size_t message_len = inflated ? call->inflated_len : rpc->message_len;
     size_t bytes = sizeof(fs_shadow) + message_len + call->reply_len;
-    if (call->join != NULL || message_len > FS_SHADOW_LARGEST || call->reply_len > FS_SHADOW_LARGEST) {
+    if (call->join != NULL || message_len > FS_SHADOW_LARGEST || call->reply_len > FS_SHADOW_LARGEST_REPLY) {
         count(&route->shadow.skipped, 1);
         return NULL;
     }

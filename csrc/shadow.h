@@ -9,7 +9,9 @@
 
 #include "call.h"
 
-#define FS_SHADOW_LARGEST ((size_t)1 << 20) /* of a request or a reply; larger ones are skipped */
+/* Larger requests and replies are skipped. A reply is copied by a thread that has answers to send: 25 us. */
+#define FS_SHADOW_LARGEST ((size_t)1 << 20)
+#define FS_SHADOW_LARGEST_REPLY ((size_t)256 << 10)
 #define FS_SHADOW_BUDGET ((size_t)32 << 20) /* of one route's shadows on their way */
 
 typedef struct fs_shadow fs_shadow;
