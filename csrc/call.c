@@ -4,15 +4,18 @@
 
 #include <string.h>
 
+#include "clock.h"
 #include "compress.h"
 #include "engine.h"
 #include "queue.h"
+#include "shadow.h"
 #include "text.h"
 
 enum { UNCOUNTED_BYTES = 4096 }; /* growth of a request that is not worth an entry in the budgets */
 
-static void call_free(fs_call *call)
+void fs_call_discard(fs_call *call)
 {
+    fs_route_unref(call->route);
     fs_slab_free(call->inflated);
     fs_slab_free(call->text);
     fs_slab_free(call->reply);
@@ -27,13 +30,26 @@ static void deliver(fs_mail *mail)
 {
     fs_call *call = (fs_call *)mail;
     fs_owner *owner = call->owner;
+    if (call->done != NULL) {
+        call->done(call);
+        return;
+    }
     fs_rpc *rpc = call->rpc;
     if (rpc->h2 != NULL)
         owner->touch(owner->ctx, rpc->conn);
+    fs_shadow *shadow = call->shadowed && call->code == FS_OK ? fs_shadow_of(call) : NULL;
     void *reply = call->reply;
     call->reply = NULL;
     fs_rpc_finish(rpc, call->code, call->text, call->text_len, reply, call->reply_len);
-    call_free(call);
+    fs_call_discard(call);
+    if (shadow != NULL)
+        fs_shadows_post(owner->engine->shadows, shadow);
+}
+
+/* In the figures of the route that chose the call's version. */
+static void count_routed(const fs_call *call, bool ran, int64_t now_us)
+{
+    fs_figures_count(&call->route->figures[call->side], call->code, ran, now_us - call->rpc->arrived_us);
 }
 
 void fs_call_fail(fs_call *call, fs_slab *slab, int code, const char *text, size_t len)
@@ -51,11 +67,14 @@ void fs_call_fail(fs_call *call, fs_slab *slab, int code, const char *text, size
 void fs_homeward_add(fs_homeward *homeward, fs_call *call)
 {
     call->mail.deliver = deliver;
+    homeward->routed = homeward->routed || call->route != NULL;
     int i = 0;
     while (i < homeward->n && homeward->chain[i].owner != call->owner)
         i++;
     if (i == homeward->n) {
         if (i == FS_CHAINS) {
+            if (call->route != NULL)
+                count_routed(call, true, fs_now_us());
             fs_owner_post(call->owner, &call->mail);
             return;
         }
@@ -68,13 +87,31 @@ void fs_homeward_add(fs_homeward *homeward, fs_call *call)
     homeward->chain[i].first = &call->mail.node;
 }
 
+static void count_homeward(const fs_homeward *homeward)
+{
+    int64_t now_us = fs_now_us();
+    for (int i = 0; i < homeward->n; i++) {
+        const fs_node *last = homeward->chain[i].last;
+        for (const fs_node *node = homeward->chain[i].first;; node = node->next) {
+            const fs_call *call = (const fs_call *)node;
+            if (call->route != NULL)
+                count_routed(call, true, now_us);
+            if (node == last)
+                break;
+        }
+    }
+}
+
 void fs_homeward_post(fs_homeward *homeward)
 {
+    if (homeward->routed)
+        count_homeward(homeward);
     for (int i = 0; i < homeward->n; i++) {
         fs_mailbox_post_chain(homeward->chain[i].owner->box, homeward->chain[i].first,
                               homeward->chain[i].last);
     }
     homeward->n = 0;
+    homeward->routed = false;
 }
 
 /* ---- checking a request against its signature ------------------------------------------------- */
@@ -265,6 +302,8 @@ static int check_tensors(const fs_call *call, const fs_signature *sig, size_t li
         total += (size_t)bytes;
     }
     size_t have = call->inflated != NULL ? call->inflated_len : call->rpc->message_len;
+    if (call->done != NULL)
+        return 0; /* in no session's budget */
     return total > have + UNCOUNTED_BYTES ? fs_rpc_charge(call->rpc, total - have, err) : 0;
 }
 
@@ -339,12 +378,8 @@ static int check_shape(fs_call *call, const fs_queue *queue, fs_error *err)
     return 0;
 }
 
-/* Resolves, checks and queues. On failure *err says why and the call is still the caller's. Inside a
- * bracket: once the call is in the ring its pin may be gone, and with it the queue that the push is not
- * done with. */
-static int dispatch(fs_call *call, fs_error *err)
+static int parse(fs_call *call, fs_error *err)
 {
-    fs_engine *engine = call->owner->engine;
     const uint8_t *message = call->inflated != NULL ? call->inflated : call->rpc->message;
     size_t len = call->inflated != NULL ? call->inflated_len : call->rpc->message_len;
 
@@ -353,11 +388,16 @@ static int dispatch(fs_call *call, fs_error *err)
         return fs_fail(err, FS_RESOURCE_EXHAUSTED, "out of memory");
     if (rc != 0)
         return fs_fail(err, FS_INTERNAL, "%s", "");
+    return 0;
+}
 
-    fs_servable *servable = fs_catalog_find(engine->catalog, &call->request.model, err);
-    if (servable == NULL)
-        return -err->code;
-
+/* Checks and queues a call for a version that is pinned for it. On failure *err says why, the pin is gone and
+ * the call is still the caller's. Inside a bracket: once the call is in the ring its pin may be gone, and with it
+ * the queue that the push is not done with. */
+static int admit(fs_call *call, fs_servable *servable, fs_error *err)
+{
+    const fs_engine *engine = call->owner->engine;
+    int rc;
     fs_slice name = call->request.model.signature;
     if (name.len == 0)
         name = fs_slice_of("serving_default");
@@ -387,11 +427,31 @@ static int dispatch(fs_call *call, fs_error *err)
     return rc;
 }
 
+/* Resolves, checks and queues. On failure *err says why and the call is still the caller's. Inside a bracket. */
+static int dispatch(fs_call *call, fs_error *err)
+{
+    fs_owner *owner = call->owner;
+    int rc = parse(call, err);
+    if (rc != 0)
+        return rc;
+    fs_turn turn = {.kept = &call->rpc->kept, .random = &owner->random};
+    fs_servable *servable = fs_catalog_find(owner->engine->catalog, &call->request.model, &turn, err);
+    if (servable == NULL)
+        return -err->code;
+    call->route = turn.route;
+    call->side = turn.side;
+    call->shadowed = turn.shadowed;
+    return admit(call, servable, err);
+}
+
 /* Answers a call that never left the owner's thread. */
 static void refuse(fs_call *call, const fs_error *err)
 {
+    call->code = err->code;
+    if (call->route != NULL)
+        count_routed(call, false, fs_now_us());
     fs_rpc_finish(call->rpc, err->code, err->msg, err->len, NULL, 0);
-    call_free(call);
+    fs_call_discard(call);
 }
 
 /* Bytes that are no PredictRequest are answered so whatever else is wrong, as gRPC parses before anybody
@@ -453,17 +513,48 @@ bool fs_call_inflate(fs_call *call, fs_slab *slab, size_t limit)
     return true;
 }
 
-void fs_call_start(fs_owner *owner, fs_rpc *rpc)
+static fs_call *call_new(fs_owner *owner, fs_rpc *rpc)
 {
     fs_call *call = fs_slab_alloc(owner->slab, sizeof *call);
-    if (call == NULL) {
-        fs_rpc_finish(rpc, FS_RESOURCE_EXHAUSTED, "out of memory", 13, NULL, 0);
-        return;
-    }
+    if (call == NULL)
+        return NULL;
     memset(call, 0, sizeof *call);
     call->rpc = rpc;
     call->owner = owner;
     fs_arena_init(&call->arena, owner->slab);
+    return call;
+}
+
+int fs_call_run(fs_owner *owner, fs_rpc *rpc, int64_t version, fs_route *route, void (*done)(fs_call *call),
+                fs_error *err)
+{
+    fs_call *call = call_new(owner, rpc);
+    if (call == NULL)
+        return fs_fail(err, FS_RESOURCE_EXHAUSTED, "out of memory");
+    call->route = fs_route_ref(route);
+    call->side = FS_SIDE_FRESH;
+    call->done = done;
+    fs_epoch_enter(&owner->engine->epoch, owner->reader);
+    int rc = parse(call, err);
+    if (rc == 0) {
+        call->request.model.choice = FS_VERSION_NUMBER;
+        call->request.model.version = version;
+        fs_servable *servable = fs_catalog_find(owner->engine->catalog, &call->request.model, NULL, err);
+        rc = servable == NULL ? -err->code : admit(call, servable, err);
+    }
+    fs_epoch_leave(owner->reader);
+    if (rc != 0)
+        fs_call_discard(call);
+    return rc;
+}
+
+void fs_call_start(fs_owner *owner, fs_rpc *rpc)
+{
+    fs_call *call = call_new(owner, rpc);
+    if (call == NULL) {
+        fs_rpc_finish(rpc, FS_RESOURCE_EXHAUSTED, "out of memory", 13, NULL, 0);
+        return;
+    }
     rpc->user = call;
     if (rpc->encoding == FS_IDENTITY) {
         dispatch_or_refuse(call);

@@ -11,6 +11,7 @@
 #include "h2.h"
 #include "owner.h"
 #include "predict.h"
+#include "route.h"
 #include "servable.h"
 
 /* What the pieces of a call share, and their answers, put together again. In the call's arena. */
@@ -38,6 +39,11 @@ struct fs_call {
     int64_t taken;          /* rows that are in batches already */
     fs_join *join;          /* of a call with more rows than a batch takes */
 
+    fs_route *route;        /* what chose its version, a reference; or NULL */
+    enum fs_side side;
+    bool shadowed;          /* once answered it becomes a shadow */
+    void (*done)(fs_call *call); /* of fs_call_run; NULL: it is a session's */
+
     uint8_t *inflated;      /* the message when it came compressed; a slab block */
     size_t inflated_len;
 
@@ -57,6 +63,14 @@ static inline int64_t fs_call_weight(const fs_call *call)
 /* A unary request for Predict is complete: fs_h2_handler.on_call's work. Owner's thread. */
 void fs_call_start(fs_owner *owner, fs_rpc *rpc);
 
+/* Runs `rpc->message`, which is not compressed, on that version of its model for nobody's session. `rpc` is as
+ * fs_h2 would hand it over, without a session, and the caller's until `done`, which gets the call on the owner's
+ * thread, outcome set, and ends with fs_call_discard. Its outcome counts in the new side of `route`. 0, or -code:
+ * `done` will not be called. Owner's thread. */
+int fs_call_run(fs_owner *owner, fs_rpc *rpc, int64_t version, fs_route *route, void (*done)(fs_call *call),
+                fs_error *err);
+void fs_call_discard(fs_call *call);
+
 /* Inflates the call's message, after which mailing it goes on with it or refuses it. false: that would be
  * more than `limit` bytes, though not too much for a message; nothing is done. The unpacker's thread, or
  * the owner's; `slab` is the calling thread's. */
@@ -74,6 +88,7 @@ typedef struct fs_homeward {
         fs_node *first, *last;
     } chain[FS_CHAINS];
     int n;
+    bool routed; /* some of them count in a route's figures */
 } fs_homeward;
 
 /* Adds a finished call, which belongs to its owner from the next fs_homeward_post on at the latest. */

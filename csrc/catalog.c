@@ -17,6 +17,8 @@ typedef struct model {
     uint32_t n_versions;
     label *labels;
     uint32_t n_labels;
+    fs_route *route;               /* a reference, or NULL */
+    fs_servable *sides[FS_SIDES];  /* of the route's versions those that are published, or NULL */
 } model;
 
 typedef struct table {
@@ -29,6 +31,7 @@ typedef struct table {
 struct fs_catalog {
     fs_epoch *epoch;
     _Atomic(table *) current;
+    fs_sticky sticky;
     pthread_mutex_t change;
 };
 
@@ -64,6 +67,7 @@ static void table_free(table *t)
         for (uint32_t k = 0; k < m->n_labels; k++)
             free(m->labels[k].name);
         free(m->labels);
+        fs_route_unref(m->route);
         free(m->versions);
         free(m->name);
     }
@@ -135,6 +139,8 @@ static model *table_add(table *t, const char *name, const model *from)
         m->n_versions = n;
         if (model_copy_labels(m, from->labels, from->n_labels) != 0)
             return NULL;
+        m->route = from->route == NULL ? NULL : fs_route_ref(from->route);
+        memcpy(m->sides, from->sides, sizeof m->sides);
     }
     uint32_t i = hash((const uint8_t *)name, strlen(name));
     while (t->slots[i & t->mask] >= 0)
@@ -167,9 +173,34 @@ static table *table_next(const table *now, const char *name, model **changed)
     return t;
 }
 
-/* Swaps the table in and frees the one before when nobody can see it. Under the mutex. */
-static void install(fs_catalog *catalog, table *next)
+static fs_servable *find_version(const model *m, int64_t version)
 {
+    for (uint32_t i = m->n_versions; i > 0; i--) {
+        if (m->versions[i - 1]->version == version)
+            return m->versions[i - 1];
+    }
+    return NULL;
+}
+
+/* What the route's versions are now, and which version only has shadows to run. */
+static void link_route(model *m)
+{
+    const fs_route *route = m->route;
+    for (int side = 0; side < FS_SIDES; side++)
+        m->sides[side] = route == NULL ? NULL : find_version(m, route->versions[side]);
+    for (uint32_t i = 0; i < m->n_versions; i++) {
+        bool background = route != NULL && route->mode == FS_ROUTE_SHADOW &&
+                          m->sides[FS_SIDE_STABLE] != NULL && m->versions[i] == m->sides[FS_SIDE_FRESH];
+        /* relaxed: how soon executors see it does not matter. */
+        atomic_store_explicit(&m->versions[i]->background, background, memory_order_relaxed);
+    }
+}
+
+/* Swaps the table in, in which `changed` differs, and frees the one before when nobody can see it. Under the
+ * mutex. */
+static void install(fs_catalog *catalog, table *next, model *changed)
+{
+    link_route(changed);
     /* seq_cst: as fs_epoch_wait asks for. */
     table *before = atomic_exchange_explicit(&catalog->current, next, memory_order_seq_cst);
     fs_epoch_wait(catalog->epoch);
@@ -213,7 +244,7 @@ int fs_catalog_publish(fs_catalog *catalog, fs_servable *servable)
             memmove(&m->versions[at + 1], &m->versions[at], (m->n_versions - at) * sizeof *m->versions);
             m->versions[at] = servable;
             m->n_versions++;
-            install(catalog, t);
+            install(catalog, t, m);
             rc = 0;
         }
     }
@@ -237,10 +268,13 @@ int fs_catalog_withdraw(fs_catalog *catalog, fs_servable *servable)
                 break;
             }
         }
-        if (rc == 0)
-            install(catalog, t);
-        else
+        if (rc == 0) {
+            /* relaxed: as in link_route, which does not see it any more. */
+            atomic_store_explicit(&servable->background, false, memory_order_relaxed);
+            install(catalog, t, m);
+        } else {
             table_free(t);
+        }
     }
     pthread_mutex_unlock(&catalog->change);
     return rc;
@@ -269,23 +303,74 @@ int fs_catalog_label(fs_catalog *catalog, const char *name, const fs_label *labe
             rc = -FS_RESOURCE_EXHAUSTED;
             table_free(t);
         } else {
-            install(catalog, t);
+            install(catalog, t, m);
         }
     }
     pthread_mutex_unlock(&catalog->change);
     return rc;
 }
 
-static fs_servable *find_version(const model *m, int64_t version)
+/* The different headers that a table's routes want. Their number, or FS_STICKY_HEADERS + 1: too many. */
+static uint32_t wanted_headers(const table *t, uint32_t headers[FS_STICKY_HEADERS])
 {
-    for (uint32_t i = m->n_versions; i > 0; i--) {
-        if (m->versions[i - 1]->version == version)
-            return m->versions[i - 1];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < t->n_models; i++) {
+        uint32_t header = t->models[i].route == NULL ? 0 : t->models[i].route->header;
+        uint32_t k = 0;
+        while (k < n && headers[k] != header)
+            k++;
+        if (header == 0 || k < n)
+            continue;
+        if (n == FS_STICKY_HEADERS)
+            return n + 1;
+        headers[n++] = header;
     }
-    return NULL;
+    return n;
 }
 
-fs_servable *fs_catalog_find(fs_catalog *catalog, const fs_model_ref *ref, fs_error *err)
+int fs_catalog_route(fs_catalog *catalog, const char *name, fs_route *route)
+{
+    pthread_mutex_lock(&catalog->change);
+    model *m;
+    table *t = table_next(atomic_load_explicit(&catalog->current, memory_order_relaxed), name, &m);
+    int rc = t == NULL ? -FS_RESOURCE_EXHAUSTED : 0;
+    if (rc == 0) {
+        fs_route_unref(m->route);
+        m->route = route == NULL ? NULL : fs_route_ref(route);
+        uint32_t headers[FS_STICKY_HEADERS];
+        uint32_t n = wanted_headers(t, headers);
+        if (n > FS_STICKY_HEADERS) {
+            rc = -FS_FAILED_PRECONDITION;
+            table_free(t);
+        } else {
+            fs_sticky_want(&catalog->sticky, headers, n);
+            install(catalog, t, m);
+        }
+    }
+    pthread_mutex_unlock(&catalog->change);
+    return rc;
+}
+
+const fs_sticky *fs_catalog_sticky(const fs_catalog *catalog)
+{
+    return &catalog->sticky;
+}
+
+/* The version for a request that names none. */
+static fs_servable *choose(const model *m, fs_turn *turn)
+{
+    fs_servable *stable = m->sides[FS_SIDE_STABLE], *fresh = m->sides[FS_SIDE_FRESH];
+    if (m->route == NULL || turn == NULL || (stable == NULL && fresh == NULL))
+        return m->versions[m->n_versions - 1];
+    bool taken = fresh != NULL && fs_route_takes(m->route, turn->kept, turn->random);
+    bool answers = stable == NULL || (taken && m->route->mode == FS_ROUTE_CANARY);
+    turn->route = fs_route_ref(m->route);
+    turn->side = answers ? FS_SIDE_FRESH : FS_SIDE_STABLE;
+    turn->shadowed = taken && !answers;
+    return answers ? fresh : stable;
+}
+
+fs_servable *fs_catalog_find(fs_catalog *catalog, const fs_model_ref *ref, fs_turn *turn, fs_error *err)
 {
     if (!ref->present) {
         fs_fail(err, FS_INVALID_ARGUMENT, "Missing ModelSpec");
@@ -317,8 +402,7 @@ fs_servable *fs_catalog_find(fs_catalog *catalog, const fs_model_ref *ref, fs_er
         }
     }
     if (m != NULL && m->n_versions > 0)
-        servable =
-            ref->choice == FS_VERSION_LATEST ? m->versions[m->n_versions - 1] : find_version(m, version);
+        servable = ref->choice == FS_VERSION_LATEST ? choose(m, turn) : find_version(m, version);
     if (servable == NULL) {
         int len = (int)(ref->name.len > FS_MESSAGE_MAX ? FS_MESSAGE_MAX : ref->name.len);
         if (ref->choice == FS_VERSION_LATEST)

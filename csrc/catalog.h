@@ -7,6 +7,7 @@
 
 #include "epoch.h"
 #include "predict.h"
+#include "route.h"
 #include "servable.h"
 
 typedef struct fs_catalog fs_catalog;
@@ -14,9 +15,18 @@ typedef struct fs_catalog fs_catalog;
 fs_catalog *fs_catalog_new(fs_epoch *epoch);
 void fs_catalog_free(fs_catalog *catalog); /* nothing is published any more */
 
-/* The servable that a request means, pinned once; or NULL with *err as TF Serving words it. Inside a
- * bracket. */
-fs_servable *fs_catalog_find(fs_catalog *catalog, const fs_model_ref *ref, fs_error *err);
+/* A request for whatever version, where a route may decide. */
+typedef struct fs_turn {
+    const fs_kept *kept; /* in: of the request's headers; NULL: none */
+    uint64_t *random;    /* in: the state of the calling thread's generator */
+    fs_route *route;     /* out: the route that decided, a reference for the caller; or NULL */
+    enum fs_side side;   /*   whose figures the request counts in */
+    bool shadowed;       /*   the new version is to get a copy */
+} fs_turn;
+
+/* The servable that a request means, pinned once; or NULL with *err as TF Serving words it. `turn` NULL: no
+ * route is asked. Inside a bracket. */
+fs_servable *fs_catalog_find(fs_catalog *catalog, const fs_model_ref *ref, fs_turn *turn, fs_error *err);
 
 /* Makes a version visible, or invisible; returns when no reader can hold the table before. The
  * newest published version is what requests without a version get. Loader threads. */
@@ -29,5 +39,14 @@ typedef struct fs_label {
     int64_t version;
 } fs_label;
 int fs_catalog_label(fs_catalog *catalog, const char *model, const fs_label *labels, uint32_t n);
+
+/* Sets the model's route, of which the catalog takes a reference, or takes it away (NULL). With one, requests
+ * that name neither version nor label get what it says, not the newest; of its versions one that is not
+ * published leaves everything to the other, and when neither is, the newest answers after all. 0,
+ * -FS_RESOURCE_EXHAUSTED, or -FS_FAILED_PRECONDITION: routes want too many different headers. Loader threads. */
+int fs_catalog_route(fs_catalog *catalog, const char *model, fs_route *route);
+
+/* The headers that routes want kept. Lives as long as the catalog. */
+const fs_sticky *fs_catalog_sticky(const fs_catalog *catalog);
 
 #endif

@@ -18,6 +18,8 @@ fs_engine *fs_engine_start(const fs_engine_config *config, const fs_policy *poli
     if (engine->catalog != NULL && engine->unpacker != NULL)
         engine->executors = fs_executors_start(&config->executors, &engine->policy, &engine->epoch);
     if (engine->executors != NULL)
+        engine->shadows = fs_shadows_start(engine);
+    if (engine->shadows != NULL)
         engine->loader = fs_loader_start(&config->loader, engine->catalog, engine->executors);
     if (engine->loader == NULL) {
         fs_engine_stop(engine);
@@ -31,6 +33,7 @@ void fs_engine_stop(fs_engine *engine)
     if (engine == NULL)
         return;
     fs_unpacker_stop(engine->unpacker);
+    fs_shadows_stop(engine->shadows); /* its calls need executors to end */
     fs_loader_stop(engine->loader);
     fs_executors_stop(engine->executors);
     fs_catalog_free(engine->catalog);
@@ -42,5 +45,8 @@ int fs_engine_join(fs_engine *engine, fs_owner *owner, fs_mailbox *box, fs_slab 
 {
     *owner = (fs_owner){.engine = engine, .box = box, .slab = slab, .touch = touch, .ctx = ctx};
     owner->reader = fs_epoch_join(&engine->epoch);
-    return owner->reader == NULL ? -FS_RESOURCE_EXHAUSTED : 0;
+    if (owner->reader == NULL)
+        return -FS_RESOURCE_EXHAUSTED;
+    owner->random = (uint64_t)(owner->reader - engine->epoch.readers) << 32; /* each a sequence of its own */
+    return 0;
 }

@@ -1,5 +1,5 @@
 /* engine: everything between a complete request and its reply, put together: catalog, executors, loader,
- * unpacker. The core's composition root makes one. Knows no connection and no Python. */
+ * unpacker, shadows. The core's composition root makes one. Knows no connection and no Python. */
 #ifndef FS_ENGINE_H
 #define FS_ENGINE_H
 
@@ -7,6 +7,7 @@
 #include "executor.h"
 #include "loader.h"
 #include "owner.h"
+#include "shadow.h"
 #include "unpacker.h"
 
 typedef struct fs_engine_config {
@@ -24,6 +25,7 @@ struct fs_engine {
     fs_executors *executors;
     fs_loader *loader;
     fs_unpacker *unpacker;
+    fs_shadows *shadows;
 };
 
 /* NULL when out of memory, threads or descriptors. */

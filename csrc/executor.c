@@ -105,6 +105,14 @@ static bool may_serve(const executor *e, fs_servable *servable)
     return atomic_load_explicit(&servable->executors, memory_order_relaxed) >> e->index & 1;
 }
 
+/* How many batches of it may run at once; 0: any. One that only has shadows to run never takes more than an
+ * executor from those that answer. */
+static int64_t cap_of(fs_servable *servable)
+{
+    bool background = atomic_load_explicit(&servable->background, memory_order_relaxed);
+    return background ? 1 : servable->batching.num_batch_threads;
+}
+
 /* Room in the scratch for `n` queues. */
 static bool reserve(executor *e, uint32_t n)
 {
@@ -131,7 +139,7 @@ static int look(executor *e, int64_t clock_us)
         fs_servable *servable = s->servables[i];
         if (!may_serve(e, servable))
             continue;
-        int64_t cap = servable->batching.num_batch_threads;
+        int64_t cap = cap_of(servable);
         /* seq_cst: as for calls_waiting below. Who frees a place looks at the queues next, and takes or
          * hands on what waits for it. */
         if (cap > 0 && atomic_load_explicit(&servable->running, memory_order_seq_cst) >= cap)
@@ -163,9 +171,13 @@ static int look(executor *e, int64_t clock_us)
 
 /* ---- running ------------------------------------------------------------------------------- */
 
+enum { BACKGROUND = 16 }; /* a version that runs in the background gets so many times less than its weight */
+
 static void charge(fs_servable *servable, int64_t from_us, int64_t cost_us)
 {
     double weight = servable->batching.weight > 0 ? servable->batching.weight : 1;
+    if (atomic_load_explicit(&servable->background, memory_order_relaxed))
+        weight /= BACKGROUND;
     long long before = atomic_load_explicit(&servable->virtual_us, memory_order_relaxed);
     long long after;
     do {
@@ -275,7 +287,7 @@ static fs_queue *find_work(executor *e, int64_t *clock_us, int64_t *wait_until_u
         fs_queue *queue = e->queues[i];
         fs_servable *servable = queue->servable;
         if (fs_queue_claim(queue)) {
-            int64_t cap = servable->batching.num_batch_threads;
+            int64_t cap = cap_of(servable);
             int running = atomic_fetch_add_explicit(&servable->running, 1, memory_order_seq_cst);
             /* No pin can be had when others have answered its last call meanwhile and it is being closed. */
             if ((cap <= 0 || running < cap) && fs_servable_try_pin(servable)) {

@@ -16,6 +16,7 @@
 
 #include "slab.h"
 #include "status.h"
+#include "sticky.h"
 
 typedef struct fs_h2 fs_h2;
 
@@ -42,12 +43,14 @@ typedef struct fs_rpc {
     void *method;           /* the cookie of its method */
     int64_t deadline_us;    /* on the clock of now_us; INT64_MAX: none */
     int64_t arrived_us;     /* when the request was complete */
-    uint8_t *message;       /* unary: the request's bytes, without the 5-byte prefix; a slab block */
+    uint8_t *message;       /* unary: the request's bytes, without the 5-byte prefix; a slab block. Whoever
+                             * finishes the call may take it, and leaves NULL */
     size_t message_len;
     uint8_t encoding;       /* enum fs_encoding of `message`: still compressed */
     uint8_t reply_encoding; /* the best that the caller accepts, FS_IDENTITY when in doubt */
     fs_slice path;          /* "/package.Service/Method" */
     size_t charged_bytes;   /* what is taken from the budgets for it; owner thread only */
+    fs_kept kept;           /* of its headers, what fs_h2_limits.sticky wanted */
 
     atomic_bool cancelled;  /* set (relaxed) by the owner when the stream is gone; a hint to stop */
 
@@ -86,6 +89,7 @@ typedef struct fs_h2_limits {
     int64_t stall_timeout_us;    /* replies waiting and the peer taking nothing for so long: closed */
     int64_t keepalive_us;        /* PING after so long without a byte received; 0: never */
     int64_t keepalive_timeout_us; /* and closed when no byte answers it */
+    const fs_sticky *sticky;     /* headers of requests to keep; NULL: none */
 } fs_h2_limits;
 
 /* A server session. `limits`, `handler`, `budget` and `slab` outlive it. NULL when out of memory. */

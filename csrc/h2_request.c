@@ -111,6 +111,8 @@ int fs_h2_on_header(nghttp2_session *session, const nghttp2_frame *frame, const 
                    : 0;
     if (block->call == NULL)
         return 0;
+    fs_sticky_keep(h2->limits->sticky, (fs_slice){name, name_len}, (fs_slice){value, value_len},
+                   &block->call->rpc.kept);
     switch (name_len) {
     case 5:
         if (is(name, ":path", 5) && block->call->rpc.path.len == 0)

@@ -152,6 +152,16 @@ static bool retire(fs_loader *loader, fs_task *task)
     return false;
 }
 
+static void route(fs_loader *loader, fs_task *task)
+{
+    task->rc = fs_catalog_route(loader->catalog, task->model, task->route);
+    if (task->rc == -FS_FAILED_PRECONDITION)
+        fs_fail(&task->err, FS_FAILED_PRECONDITION,
+                "rollouts at the same time can have %d different sticky headers in all", FS_STICKY_HEADERS);
+    else if (task->rc != 0)
+        fs_fail(&task->err, (enum fs_code)-task->rc, "out of memory");
+}
+
 /* true: done (rc set), and to be sent home; false: it goes on later, or is going on already. */
 static bool perform(fs_loader *loader, fs_task *task)
 {
@@ -180,6 +190,9 @@ static bool perform(fs_loader *loader, fs_task *task)
         break;
     case FS_TASK_CALL:
         task->rc = task->call(task->arg, &task->err);
+        break;
+    case FS_TASK_ROUTE:
+        route(loader, task);
         break;
     }
     task->took_us = fs_now_us() - from_us;

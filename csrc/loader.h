@@ -22,6 +22,7 @@ enum fs_task_kind {
     FS_TASK_CLOSE,   /* freed; not published, no calls */
     FS_TASK_LABEL,
     FS_TASK_CALL,    /* something else that must not happen on the loop, at normal priority */
+    FS_TASK_ROUTE,   /* of a model, or none any more */
 };
 
 enum fs_stage {
@@ -60,6 +61,8 @@ typedef struct fs_task {
     /* FS_TASK_CALL */
     int (*call)(void *arg, fs_error *err);
     void *arg;
+    /* FS_TASK_ROUTE: model and this; the catalog takes a reference of its own. NULL: none any more */
+    fs_route *route;
 
     int rc;        /* 0 or -code with err */
     fs_error err;

@@ -21,6 +21,7 @@ typedef struct fs_owner {
     fs_mailbox *box;
     fs_slab *slab;
     fs_epoch_reader *reader;
+    uint64_t random; /* the state of its generator, for routes */
     /* Something was submitted for `conn`: flush it once this round of mail is delivered. */
     void (*touch)(void *ctx, void *conn);
     void *ctx;

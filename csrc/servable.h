@@ -97,6 +97,7 @@ struct fs_servable {
     atomic_ullong reserved;            /* bit i: executor i serves only it */
     _Alignas(64) atomic_llong virtual_us; /* execution time it was given, divided by its weight */
     atomic_int running;                /* batches being run */
+    atomic_bool background;            /* it only has copies of requests to run: others go first */
 
     _Alignas(64) atomic_long pins;     /* calls, plus one while it is published */
     void (*unpinned)(fs_servable *servable); /* called once, by whoever takes the last pin away */

@@ -1,5 +1,5 @@
-# Mirror of csrc/{clock,slab,mailbox,h2,compress,owner,front,servable,executor,warm,loader,catalog,engine}.h, what the
-# core binds of them. No logic.
+# Mirror of csrc/{clock,slab,mailbox,sticky,h2,compress,owner,front,servable,executor,figures,route,warm,loader,catalog,
+# engine}.h, what the core binds of them. No logic.
 from fastserve._native.c_policy cimport fs_policy
 from fastserve._native.c_runtime cimport fs_error, fs_model_spec, fs_runtime, fs_slab, fs_slice
 from libc.stddef cimport size_t
@@ -31,6 +31,11 @@ cdef extern from "mailbox.h" nogil:
 
     int fs_mailbox_open(fs_mailbox *box) noexcept
     void fs_mailbox_close(fs_mailbox *box) noexcept
+
+
+cdef extern from "sticky.h" nogil:
+    ctypedef struct fs_sticky:
+        pass
 
 
 cdef extern from "h2.h" nogil:
@@ -67,6 +72,7 @@ cdef extern from "h2.h" nogil:
         int64_t stall_timeout_us
         int64_t keepalive_us
         int64_t keepalive_timeout_us
+        const fs_sticky *sticky
 
     fs_h2 *fs_h2_new(const fs_h2_limits *limits, const fs_h2_handler *handler, void *ctx, void *conn,
                      fs_budget *budget, fs_slab *slab, int64_t now_us) noexcept
@@ -88,6 +94,7 @@ cdef extern from "compress.h" nogil:
 
 cdef extern from "owner.h" nogil:
     ctypedef struct fs_engine:
+        fs_catalog *catalog
         fs_executors *executors
         fs_loader *loader
 
@@ -192,10 +199,66 @@ cdef extern from "executor.h" nogil:
     int64_t fs_executors_cpu_us(const fs_executors *pool) noexcept
 
 
+cdef extern from "figures.h" nogil:
+    enum fs_outcome:
+        FS_OUTCOME_OK
+        FS_OUTCOME_FAILED
+        FS_OUTCOME_REFUSED
+        FS_OUTCOME_CANCELLED
+
+    ctypedef struct fs_figures:
+        pass
+
+    uint64_t fs_figures_read(const fs_figures *figures, fs_outcome outcome) noexcept
+    void fs_figures_latency(const fs_figures *figures, const double *quantiles, uint64_t *us, uint32_t n) noexcept
+
+
+cdef extern from "route.h" nogil:
+    enum fs_route_mode:
+        FS_ROUTE_CANARY
+        FS_ROUTE_SHADOW
+
+    enum fs_side:
+        FS_SIDE_STABLE
+        FS_SIDE_FRESH
+        FS_SIDES
+
+    ctypedef struct fs_route_settings:
+        fs_route_mode mode
+        int64_t versions[2]
+        double share
+        fs_slice sticky_header
+        double max_difference
+
+    ctypedef struct fs_shadow_tally:
+        uint64_t compared
+        uint64_t rows
+        uint64_t different_rows
+        uint64_t missing_outputs
+        uint64_t failed
+        uint64_t dropped
+        uint64_t skipped
+        double largest_difference
+
+    ctypedef struct fs_route:
+        fs_route_mode mode
+        int64_t versions[2]
+        fs_shadow_tally shadow
+        fs_figures figures[2]
+
+    fs_route *fs_route_new(fs_slice model, const fs_route_settings *settings) noexcept
+    void fs_route_unref(fs_route *route) noexcept
+
+
 cdef extern from "catalog.h" nogil:
+    ctypedef struct fs_catalog:
+        pass
+
     ctypedef struct fs_label:
         fs_slice name
         int64_t version
+
+    const fs_sticky *fs_catalog_sticky(const fs_catalog *catalog) noexcept
 
 
 cdef extern from "warm.h" nogil:
@@ -214,6 +277,7 @@ cdef extern from "loader.h" nogil:
         FS_TASK_CLOSE
         FS_TASK_LABEL
         FS_TASK_CALL
+        FS_TASK_ROUTE
 
     enum fs_stage:
         FS_STAGE_QUEUED
@@ -236,6 +300,7 @@ cdef extern from "loader.h" nogil:
         uint32_t n_labels
         int (*call)(void *arg, fs_error *err) noexcept nogil
         void *arg
+        fs_route *route
         int rc
         fs_error err
         int64_t took_us

@@ -19,6 +19,7 @@ cdef class Engine:
     cdef dict servables      # (model, version) -> Servable
     cdef size_t max_message_bytes
     cdef frozenset ablate    # what is left out, for measurement
+    cdef dict routes         # model -> Route, where one is set
 
 
 cdef class Servable:

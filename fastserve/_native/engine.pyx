@@ -18,6 +18,7 @@ from fastserve._native.c_engine cimport (
     FS_TASK_LOAD,
     FS_TASK_PUBLISH,
     FS_TASK_RETIRE,
+    FS_TASK_ROUTE,
     fs_counter_name,
     fs_engine_config,
     fs_engine_start,
@@ -53,6 +54,7 @@ from fastserve._native.c_runtime cimport (
     fs_slice,
 )
 from fastserve._native.model_spec cimport ModelSpec
+from fastserve._native.route cimport Route
 from fastserve._native.runtime cimport Runtime, check
 
 import os
@@ -292,6 +294,19 @@ cdef object post_library(Engine engine, Runtime runtime, bytes directory, bytes 
     return send(engine, errand, (runtime, directory, session_config))
 
 
+cdef object post_route(Engine engine, str model, Route route):
+    """Posts a model's route, or that it has none."""
+    cdef Errand *errand = <Errand *>calloc(1, sizeof(Errand))
+    if errand is NULL:
+        raise MemoryError
+    cdef bytes name = model.encode()
+    errand.task.kind = FS_TASK_ROUTE
+    errand.task.model = <const char *>name
+    if route is not None:
+        errand.task.route = route.c
+    return send(engine, errand, (name, route))
+
+
 cdef Servable find(Engine engine, str model, version, str state):
     cdef Servable servable = engine.servables.get((model, version))
     if servable is None or servable.state != state:
@@ -330,6 +345,7 @@ cdef class Engine:
         config.max_compressed_bytes = limits["max_compressed_bytes"]
         self.loop = loop
         self.servables = {}
+        self.routes = {}
         self.c = fs_engine_start(&config, &policy)
         if self.c is NULL:
             raise MemoryError("the engine cannot start: no memory, threads or descriptors")
@@ -416,6 +432,21 @@ cdef class Engine:
     async def label(self, str model, dict labels) -> None:
         """Replaces a model's version labels."""
         await post_labels(self, model, labels)
+
+    async def route(self, str model, dict settings) -> None:
+        """Divides the model's traffic as `settings` say (see Route), or no more (None)."""
+        route = None if settings is None else Route(model, settings)
+        await post_route(self, model, route)
+        if route is None:
+            self.routes.pop(model, None)
+        else:
+            self.routes[model] = route
+
+    def rollout_stats(self, str model) -> dict:
+        """The figures of the model's route since it was set."""
+        if model not in self.routes:
+            raise RuntimeFailure("FAILED_PRECONDITION", f"{model} has no route")
+        return self.routes[model].stats()
 
     def versions(self) -> list[dict]:
         """What is here: model, version, state, seconds; while it is loading stage, done and total, too."""

@@ -26,6 +26,7 @@ from fastserve._native.c_engine cimport (
     FS_EVENT_MESSAGE,
     FS_EVENT_OPEN,
     fs_budget_used,
+    fs_catalog_sticky,
     fs_engine_join,
     fs_event,
     fs_front_add,
@@ -224,6 +225,7 @@ cdef class FrontEnd:
         self.limits.stall_timeout_us = <int64_t>(limits["stall_timeout_s"] * 1e6)
         self.limits.keepalive_us = <int64_t>(limits["keepalive_s"] * 1e6)
         self.limits.keepalive_timeout_us = <int64_t>(limits["keepalive_timeout_s"] * 1e6)
+        self.limits.sticky = fs_catalog_sticky(engine.c.catalog)
         self.budget.limit = limits["max_total_bytes"]
 
         self.box.fd = -1

@@ -32,6 +32,8 @@ class Commands:
             "retire": self._retire,
             "close": self._close,
             "labels": self._labels,
+            "route": self._route,
+            "rollout_stats": self._rollout_stats,
             "hurry": self._hurry,
             "list": self._list,
             "inventory": self._inventory,
@@ -108,6 +110,14 @@ class Commands:
         await self._core.engine.label(command["model"], command["labels"])
         return {}
 
+    async def _route(self, command: Command) -> Answer:
+        await self._core.engine.route(command["model"], command["route"])
+        return {}
+
+    async def _rollout_stats(self, command: Command) -> Answer:
+        stats: Answer = self._core.engine.rollout_stats(command["model"])
+        return stats
+
     async def _list(self, command: Command) -> Answer:
         return {"servables": self._core.engine.versions()}
 
@@ -172,6 +182,7 @@ def _thread_cpu_us() -> dict[str, int]:
         "fs-switch": "loaders",
         "fs-io": "io",
         "fs-unpack": "unpacker",
+        "fs-shadow": "shadows",
     }
     tick_us = 1_000_000 // os.sysconf("SC_CLK_TCK")
     used: dict[str, int] = {}

@@ -278,6 +278,7 @@ typedef struct probe {
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     bool shut;          /* runs wait at the gate */
+    char only[16];      /* of the model with this name; empty: of all */
     int waiting;        /* at the gate */
     int running, most_running;
     int open_models;
@@ -359,7 +360,7 @@ static inline int probe_run(fs_model *model, uint32_t sig, enum fs_run_variant v
         p->most_running = p->running;
     p->waiting++;
     pthread_cond_broadcast(&p->changed);
-    while (p->shut)
+    while (p->shut && (p->only[0] == '\0' || strcmp(p->only, m->name) == 0))
         pthread_cond_wait(&p->changed, &p->mutex);
     p->waiting--;
     bool scalar = p->scalar_outputs;
@@ -581,6 +582,7 @@ static inline rig *rig_start(const fs_engine_config *config)
                                .chatter_burst = 100000, .chatter_per_s = 100000,
                                .request_timeout_us = 60000000, .stall_timeout_us = 60000000};
     REQUIRE(fs_front_add(&r->front, RIG_PREDICT, false) == 0);
+    r->limits.sticky = fs_catalog_sticky(r->engine->catalog);
     r->front.loop = &r->end.owner;
     rig_end_open(r, &r->end);
     return r;
@@ -668,6 +670,15 @@ static inline void rig_unserve(rig *r, rig_model *m)
 {
     CHECK_OK(rig_do(r, m, FS_TASK_RETIRE));
     CHECK_OK(rig_do(r, m, FS_TASK_CLOSE));
+}
+
+/* Sets model `name`'s route, or takes it away (NULL). */
+static inline void rig_route(rig *r, const char *name, fs_route *route)
+{
+    rig_task t = {.task = {.kind = FS_TASK_ROUTE, .model = name, .route = route}};
+    rig_post(r, &t);
+    rig_await(r, &t);
+    CHECK_OK(t.task.rc);
 }
 
 /* ---- calls -------------------------------------------------------------------------------------- */

@@ -65,7 +65,7 @@ static void check_found(shelf *s, fs_model_ref ref, fs_servable *expected)
 {
     fs_error err = {.code = 0};
     long pins = atomic_load(&expected->pins);
-    fs_servable *found = fs_catalog_find(s->catalog, &ref, &err);
+    fs_servable *found = fs_catalog_find(s->catalog, &ref, NULL, &err);
     CHECK(found == expected);
     CHECK_EQ(atomic_load(&expected->pins), pins + 1);
     if (found != NULL)
@@ -75,7 +75,7 @@ static void check_found(shelf *s, fs_model_ref ref, fs_servable *expected)
 static void check_missing(shelf *s, fs_model_ref ref, int code, const char *text)
 {
     fs_error err = {.code = 0};
-    CHECK(fs_catalog_find(s->catalog, &ref, &err) == NULL);
+    CHECK(fs_catalog_find(s->catalog, &ref, NULL, &err) == NULL);
     CHECK_EQ(err.code, code);
     CHECK_STR(err.msg, text);
 }
@@ -193,11 +193,11 @@ static void test_names_that_no_message_holds(void)
     shelf s = set_up();
     fs_error err;
     fs_model_ref ref = latest(name);
-    CHECK(fs_catalog_find(s.catalog, &ref, &err) == NULL);
+    CHECK(fs_catalog_find(s.catalog, &ref, NULL, &err) == NULL);
     CHECK_EQ(err.len, FS_MESSAGE_MAX + sizeof FS_MESSAGE_MARK - 1);
     CHECK_STR(err.msg + FS_MESSAGE_MAX, FS_MESSAGE_MARK);
     ref = labelled("m", name);
-    CHECK(fs_catalog_find(s.catalog, &ref, &err) == NULL);
+    CHECK(fs_catalog_find(s.catalog, &ref, NULL, &err) == NULL);
     CHECK_STR(err.msg + FS_MESSAGE_MAX, FS_MESSAGE_MARK);
     tear_down(&s);
 }
@@ -213,9 +213,226 @@ static void test_a_name_is_compared_to_its_end(void)
     check_found(&s, ref, v);
     ref.name = (fs_slice){(const uint8_t *)"model\0x", 7};
     fs_error err;
-    CHECK(fs_catalog_find(s.catalog, &ref, &err) == NULL);
+    CHECK(fs_catalog_find(s.catalog, &ref, NULL, &err) == NULL);
     free(v);
     tear_down(&s);
+}
+
+/* ---- routes ------------------------------------------------------------------------------------- */
+
+static fs_route *route(enum fs_route_mode mode, double share, const char *header)
+{
+    fs_route_settings settings = {.mode = mode, .versions = {1, 2}, .share = share,
+                                  .sticky_header = fs_slice_of(header)};
+    fs_route *r = fs_route_new(fs_slice_of("m"), &settings);
+    REQUIRE(r != NULL);
+    return r;
+}
+
+/* Sets a route, of which the catalog keeps the only reference. */
+static void set_route(shelf *s, fs_route *r)
+{
+    CHECK_OK(fs_catalog_route(s->catalog, "m", r));
+    fs_route_unref(r);
+}
+
+/* What a request that comes with `kept` gets. */
+static int64_t asked(shelf *s, const fs_kept *kept, uint64_t *random, fs_turn *turn)
+{
+    fs_error err;
+    fs_model_ref ref = latest("m");
+    *turn = (fs_turn){.kept = kept, .random = random};
+    fs_servable *found = fs_catalog_find(s->catalog, &ref, turn, &err);
+    if (found == NULL)
+        return -1;
+    fs_servable_unpin(found, 1);
+    fs_route_unref(turn->route);
+    return found->version;
+}
+
+/* As the session of a request with that header keeps it. */
+static fs_kept header_of(shelf *s, const char *name, const char *value)
+{
+    fs_kept kept = {0};
+    fs_sticky_keep(fs_catalog_sticky(s->catalog), fs_slice_of(name), fs_slice_of(value), &kept);
+    return kept;
+}
+
+static void test_a_canary_answers_its_share(void)
+{
+    enum { CALLS = 20000 };
+    shelf s = set_up();
+    fs_servable *v[] = {servable("m", 1), servable("m", 2), servable("m", 3)};
+    for (int i = 0; i < 3; i++)
+        CHECK_OK(fs_catalog_publish(s.catalog, v[i]));
+    const struct {
+        double share;
+        int least, most; /* five standard deviations */
+    } cases[] = {{0, 0, 0}, {0.1, 1788, 2212}, {0.5, 9646, 10354}, {1, CALLS, CALLS}};
+    uint64_t random = 1;
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        set_route(&s, route(FS_ROUTE_CANARY, cases[c].share, ""));
+        int fresh = 0;
+        fs_turn turn;
+        for (int i = 0; i < CALLS; i++) {
+            int64_t version = asked(&s, NULL, &random, &turn);
+            CHECK(version == 1 || version == 2); /* never 3, the newest */
+            CHECK_EQ(turn.side, version == 2 ? FS_SIDE_FRESH : FS_SIDE_STABLE);
+            CHECK(turn.route != NULL && !turn.shadowed);
+            fresh += version == 2;
+        }
+        CHECK(fresh >= cases[c].least && fresh <= cases[c].most);
+    }
+    /* Who says which version means it. */
+    check_found(&s, number("m", 3), v[2]);
+    check_found(&s, number("m", 2), v[1]);
+    CHECK_OK(fs_catalog_route(s.catalog, "m", NULL));
+    fs_turn turn;
+    CHECK_EQ(asked(&s, NULL, &random, &turn), 3);
+    CHECK(turn.route == NULL);
+    tear_down(&s);
+    for (int i = 0; i < 3; i++)
+        free(v[i]);
+}
+
+static void test_a_header_decides_for_good_as_the_share_grows(void)
+{
+    enum { CALLERS = 5000 };
+    static bool fresh[CALLERS];
+    memset(fresh, 0, sizeof fresh);
+    shelf s = set_up();
+    fs_servable *v[] = {servable("m", 1), servable("m", 2)};
+    CHECK_OK(fs_catalog_publish(s.catalog, v[0]));
+    CHECK_OK(fs_catalog_publish(s.catalog, v[1]));
+    uint64_t random = 1;
+    fs_turn turn;
+    double shares[] = {0.01, 0.1, 0.25, 0.5, 0.9, 1};
+    for (size_t k = 0; k < sizeof shares / sizeof *shares; k++) {
+        set_route(&s, route(FS_ROUTE_CANARY, shares[k], "X-User-Id"));
+        int n = 0, left = 0, undecided = 0;
+        for (int i = 0; i < CALLERS; i++) {
+            char value[32];
+            snprintf(value, sizeof value, "user-%d", i);
+            fs_kept kept = header_of(&s, "x-user-id", value);
+            bool now = asked(&s, &kept, &random, &turn) == 2;
+            undecided += now != (asked(&s, &kept, &random, &turn) == 2);
+            left += fresh[i] && !now;
+            fresh[i] = now;
+            n += now;
+        }
+        CHECK_EQ(undecided, 0);
+        CHECK_EQ(left, 0);
+        CHECK(n >= CALLERS * (shares[k] - 0.036) && n <= CALLERS * (shares[k] + 0.036));
+    }
+    /* Other headers do not count, nor does an empty value: those callers are drawn. */
+    set_route(&s, route(FS_ROUTE_CANARY, 0.5, "x-user-id"));
+    const char *others[][2] = {{"x-user", "7"}, {"x-user-id", ""}};
+    for (int k = 0; k < 2; k++) {
+        fs_kept kept = header_of(&s, others[k][0], others[k][1]);
+        int n = 0;
+        for (int i = 0; i < 100; i++)
+            n += asked(&s, &kept, &random, &turn) == 2;
+        CHECK(n > 10 && n < 90);
+    }
+    CHECK_OK(fs_catalog_route(s.catalog, "m", NULL));
+    fs_kept kept = header_of(&s, "x-user-id", "user-1");
+    CHECK_EQ(kept.of[0].header, 0); /* nothing is kept when no route wants it */
+    tear_down(&s);
+    free(v[0]);
+    free(v[1]);
+}
+
+static void test_a_shadow_leaves_every_answer_to_the_stable_version(void)
+{
+    enum { CALLS = 4000 };
+    shelf s = set_up();
+    fs_servable *v[] = {servable("m", 1), servable("m", 2)};
+    CHECK_OK(fs_catalog_publish(s.catalog, v[0]));
+    CHECK_OK(fs_catalog_publish(s.catalog, v[1]));
+    set_route(&s, route(FS_ROUTE_SHADOW, 0.25, ""));
+    CHECK(atomic_load(&v[1]->background) && !atomic_load(&v[0]->background));
+    uint64_t random = 1;
+    int shadowed = 0;
+    for (int i = 0; i < CALLS; i++) {
+        fs_turn turn;
+        CHECK_EQ(asked(&s, NULL, &random, &turn), 1);
+        CHECK_EQ(turn.side, FS_SIDE_STABLE);
+        shadowed += turn.shadowed;
+    }
+    CHECK(shadowed > 860 && shadowed < 1140);
+    CHECK_OK(fs_catalog_withdraw(s.catalog, v[0])); /* then the new one has callers of its own */
+    CHECK(!atomic_load(&v[1]->background));
+    CHECK_OK(fs_catalog_publish(s.catalog, v[0]));
+    CHECK(atomic_load(&v[1]->background));
+    CHECK_OK(fs_catalog_route(s.catalog, "m", NULL));
+    CHECK(!atomic_load(&v[1]->background));
+    set_route(&s, route(FS_ROUTE_SHADOW, 0.25, ""));
+    CHECK_OK(fs_catalog_withdraw(s.catalog, v[1]));
+    CHECK(!atomic_load(&v[1]->background));
+    tear_down(&s);
+    free(v[0]);
+    free(v[1]);
+}
+
+static void test_a_version_that_is_not_there_leaves_all_to_the_other(void)
+{
+    shelf s = set_up();
+    fs_servable *v[] = {servable("m", 1), servable("m", 2), servable("m", 3)};
+    uint64_t random = 1;
+    fs_turn turn;
+    for (int mode = FS_ROUTE_CANARY; mode <= FS_ROUTE_SHADOW; mode++) {
+        set_route(&s, route(mode, 1, ""));
+        CHECK_EQ(asked(&s, NULL, &random, &turn), -1);
+        CHECK_OK(fs_catalog_publish(s.catalog, v[2]));
+        CHECK_EQ(asked(&s, NULL, &random, &turn), 3); /* neither: the newest, and nothing to count */
+        CHECK(turn.route == NULL);
+        CHECK_OK(fs_catalog_publish(s.catalog, v[1]));
+        CHECK_EQ(asked(&s, NULL, &random, &turn), 2);
+        CHECK(turn.route != NULL && turn.side == FS_SIDE_FRESH && !turn.shadowed);
+        CHECK_OK(fs_catalog_publish(s.catalog, v[0]));
+        CHECK_EQ(asked(&s, NULL, &random, &turn), mode == FS_ROUTE_CANARY ? 2 : 1);
+        CHECK_OK(fs_catalog_withdraw(s.catalog, v[1]));
+        CHECK_EQ(asked(&s, NULL, &random, &turn), 1);
+        CHECK(turn.side == FS_SIDE_STABLE && !turn.shadowed);
+        CHECK_OK(fs_catalog_withdraw(s.catalog, v[0]));
+        CHECK_OK(fs_catalog_withdraw(s.catalog, v[2]));
+    }
+    tear_down(&s);
+    for (int i = 0; i < 3; i++)
+        free(v[i]);
+}
+
+static void test_routes_share_a_few_headers(void)
+{
+    static const char *const names[] = {"a", "b", "c", "d", "e"};
+    shelf s = set_up();
+    for (int i = 0; i < FS_STICKY_HEADERS; i++) {
+        fs_route *r = route(FS_ROUTE_CANARY, 0.5, names[i]);
+        CHECK_OK(fs_catalog_route(s.catalog, names[i], r));
+        fs_route_unref(r);
+    }
+    fs_route *more = route(FS_ROUTE_CANARY, 0.5, "e"), *same = route(FS_ROUTE_CANARY, 0.5, "A");
+    CHECK_EQ(fs_catalog_route(s.catalog, "e", more), -FS_FAILED_PRECONDITION);
+    CHECK_EQ(atomic_load(&more->refs), 1);
+    CHECK_OK(fs_catalog_route(s.catalog, "f", same));
+    fs_kept kept = {0};
+    for (int i = 0; i < 5; i++) {
+        fs_slice name = fs_slice_of(names[i]);
+        fs_sticky_keep(fs_catalog_sticky(s.catalog), name, fs_slice_of("first"), &kept);
+        fs_sticky_keep(fs_catalog_sticky(s.catalog), name, fs_slice_of("second"), &kept);
+    }
+    uint32_t value;
+    for (int i = 0; i < 4; i++) {
+        CHECK(fs_kept_find(&kept, fs_sticky_header(fs_slice_of(names[i])), &value));
+        CHECK_EQ(value, fs_sticky_value(fs_slice_of("first")));
+    }
+    CHECK(!fs_kept_find(&kept, fs_sticky_header(fs_slice_of("e")), &value));
+    CHECK_OK(fs_catalog_route(s.catalog, "b", NULL));
+    CHECK_OK(fs_catalog_route(s.catalog, "e", more));
+    tear_down(&s);
+    CHECK_EQ(atomic_load(&more->refs), 1);
+    fs_route_unref(more);
+    fs_route_unref(same);
 }
 
 static void test_a_change_without_memory_changes_nothing(void)
@@ -226,13 +443,16 @@ static void test_a_change_without_memory_changes_nothing(void)
     CHECK_OK(fs_catalog_publish(s.catalog, v[0]));
     CHECK_OK(fs_catalog_publish(s.catalog, v[1]));
     CHECK_OK(fs_catalog_label(s.catalog, "a", labels, 1));
-    enum { PUBLISH, LABEL, WITHDRAW, STEPS };
+    fs_route *old = route(FS_ROUTE_CANARY, 0, ""), *more = route(FS_ROUTE_CANARY, 0, "x");
+    CHECK_OK(fs_catalog_route(s.catalog, "b", old));
+    enum { PUBLISH, LABEL, ROUTE, WITHDRAW, STEPS };
     for (int step = 0; step < STEPS; step++) {
         long failed = 0;
         for (long n = 1;; n++) {
             failmalloc_after(n);
             int rc = step == PUBLISH ? fs_catalog_publish(s.catalog, v[2])
                      : step == LABEL ? fs_catalog_label(s.catalog, "a", labels, 2)
+                     : step == ROUTE ? fs_catalog_route(s.catalog, "b", more)
                                      : fs_catalog_withdraw(s.catalog, v[2]);
             failmalloc_after(-1);
             if (!failmalloc_fired()) {
@@ -241,6 +461,8 @@ static void test_a_change_without_memory_changes_nothing(void)
             }
             failed++;
             CHECK_EQ(rc, -FS_RESOURCE_EXHAUSTED);
+            CHECK_EQ(atomic_load(&more->refs), step == WITHDRAW ? 2 : 1);
+            CHECK((header_of(&s, "x", "1").of[0].header != 0) == (step == WITHDRAW));
             check_found(&s, latest("a"), v[step == PUBLISH ? 0 : 2]);
             check_found(&s, labelled("a", "stable"), v[0]);
             if (step == LABEL)
@@ -250,7 +472,11 @@ static void test_a_change_without_memory_changes_nothing(void)
         CHECK(failed >= 5);
     }
     check_found(&s, latest("a"), v[0]);
+    CHECK_EQ(atomic_load(&more->refs), 2);
     tear_down(&s);
+    CHECK(atomic_load(&old->refs) == 1 && atomic_load(&more->refs) == 1);
+    fs_route_unref(old);
+    fs_route_unref(more);
     for (int i = 0; i < 3; i++)
         free(v[i]);
 }
@@ -264,6 +490,11 @@ int main(void)
     test_many_models();
     test_names_that_no_message_holds();
     test_a_name_is_compared_to_its_end();
+    test_a_canary_answers_its_share();
+    test_a_header_decides_for_good_as_the_share_grows();
+    test_a_shadow_leaves_every_answer_to_the_stable_version();
+    test_a_version_that_is_not_there_leaves_all_to_the_other();
+    test_routes_share_a_few_headers();
     test_a_change_without_memory_changes_nothing();
     return check_done();
 }

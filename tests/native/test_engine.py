@@ -305,6 +305,45 @@ async def test_calls_around_a_retirement_are_answered_or_find_nothing(rig: Rig) 
     assert answered > 0
 
 
+async def test_a_route_decides_while_it_is_set(rig: Rig) -> None:
+    await rig.serve(version=1)
+    await rig.serve(version=2, options="op=echo,fail_nan=1")
+    route = {"mode": "canary", "stable": 1, "new": 2, "share": 0.0}
+    await rig.engine.route("m", route)
+    assert await rig.ask(8.0) == [6.0]
+    assert await rig.ask(float("inf")) == [float("inf")]
+    await rig.engine.route("m", route | {"share": 1})
+    assert await rig.ask(8.0) == [8.0]
+    assert (await code_of(rig.ask(float("nan"))))[0] == "INVALID_ARGUMENT"
+    stats = rig.engine.rollout_stats("m")
+    assert stats["versions"]["1"]["requests"] == 0  # since this route was set
+    new = stats["versions"]["2"]
+    assert (new["requests"], new["failed"], new["refused"], new["cancelled"]) == (2, 0, 1, 0)
+    assert 0 < new["latency_us"]["p50"] == new["latency_us"]["p99"] < PATIENCE_S * 1e6
+    await rig.unserve(version=2)
+    assert await rig.ask(8.0) == [6.0]
+    await rig.engine.route("m", None)
+    with pytest.raises(RuntimeFailure, match="m has no route"):
+        rig.engine.rollout_stats("m")
+    await rig.unserve(version=1)
+
+
+async def test_rollouts_at_the_same_time_share_a_few_headers(rig: Rig) -> None:
+    def route(header: str) -> dict[str, Any]:
+        return {"mode": "shadow", "stable": 1, "new": 2, "share": 0.5, "sticky_header": header}
+
+    for i in range(4):
+        await rig.engine.route(f"m{i}", route(f"x-{i}"))
+    await rig.engine.route("more", route("X-3"))
+    with pytest.raises(RuntimeFailure, match="4 different sticky headers in all") as failure:
+        await rig.engine.route("m4", route("x-4"))
+    assert failure.value.code == "FAILED_PRECONDITION"
+    with pytest.raises(RuntimeFailure, match="m4 has no route"):
+        rig.engine.rollout_stats("m4")
+    await rig.engine.route("m0", None)
+    await rig.engine.route("m4", route("x-4"))
+
+
 # ---- what it counts --------------------------------------------------------------------------------
 
 

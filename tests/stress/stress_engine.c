@@ -1,5 +1,5 @@
 /* Threads against the whole engine: owners that send calls and now and then cancel them, while versions are
- * loaded, published, retired and closed under them. For ThreadSanitizer, and against lost wake-ups: every
+ * loaded, published, retired and closed under them, and divide the traffic or shadow each other. For ThreadSanitizer, and against lost wake-ups: every
  * call must be answered, with the right numbers, within the rig's patience.
  *
  * stress_engine [items]   a call for every 4 items */
@@ -122,6 +122,47 @@ static void unserve(rig *r, rig_model *m)
     free(m);
 }
 
+/* Two versions of a model that are both there, and the route between them. */
+typedef struct rollout {
+    rig_model *fresh; /* NULL: there is none */
+    fs_route *route;
+} rollout;
+
+static void roll_out(rig *r, rollout *o, const rig_model *stable, rig_model *fresh, uint32_t *seed)
+{
+    fs_route_settings settings = {
+        .mode = next_random(seed) % 2 == 0 ? FS_ROUTE_CANARY : FS_ROUTE_SHADOW,
+        .versions = {stable->version, fresh->version},
+        .share = (double)(1 + next_random(seed) % 4) / 4,
+        .sticky_header = {(const uint8_t *)"user-agent", next_random(seed) % 4 == 0 ? 10 : 0},
+    };
+    *o = (rollout){.fresh = fresh};
+    o->route = fs_route_new((fs_slice){(const uint8_t *)stable->name, strlen(stable->name)}, &settings);
+    REQUIRE(o->route != NULL);
+    rig_route(r, stable->name, o->route);
+    REQUIRE(rig_do(r, fresh, FS_TASK_PUBLISH) == 0);
+}
+
+/* Ends it, one way or the other; the version that stays. */
+static rig_model *settle_rollout(rig *r, rollout *o, rig_model *stable, uint32_t *seed, uint64_t *compared,
+                                 uint64_t *divided)
+{
+    bool promote = next_random(seed) % 2 == 0;
+    rig_model *stays = promote ? o->fresh : stable;
+    if (promote && next_random(seed) % 2 == 0)
+        rig_route(r, stays->name, NULL);
+    unserve(r, promote ? stable : o->fresh);
+    rig_route(r, stays->name, NULL);
+    *compared += atomic_load(&o->route->shadow.compared);
+    for (int side = 0; side < FS_SIDES; side++)
+        *divided += fs_figures_read(&o->route->figures[side], FS_OUTCOME_OK);
+    CHECK_EQ(atomic_load(&o->route->shadow.different_rows), 0); /* all versions compute the same */
+    CHECK_EQ(atomic_load(&o->route->shadow.failed), 0);
+    fs_route_unref(o->route);
+    *o = (rollout){0};
+    return stays;
+}
+
 int main(int argc, char **argv)
 {
     long items = argc > 1 ? strtol(argv[1], NULL, 10) : 100000;
@@ -141,15 +182,23 @@ int main(int argc, char **argv)
         REQUIRE(pthread_create(&senders[i].thread, NULL, send_calls, &senders[i]) == 0);
     }
     /* This thread is the control plane: one version after another takes over, some with a gap. */
+    rollout rollouts[4] = {0};
     long switches = 0;
+    uint64_t compared = 0, divided = 0;
     int64_t version = 2;
     uint32_t seed = 77;
     fs_label label = {.name = {(const uint8_t *)"stable", 6}};
     while (atomic_load_explicit(&senders_left, memory_order_acquire) > 0) {
         int i = (int)(switches++ % 4);
+        if (rollouts[i].fresh != NULL)
+            served[i] = settle_rollout(r, &rollouts[i], served[i], &seed, &compared, &divided);
         rig_model *next = version_of(i, version++);
         bool gap = next_random(&seed) % 3 == 0;
         REQUIRE(rig_do(r, next, FS_TASK_LOAD) == 0);
+        if (next_random(&seed) % 2 == 0) {
+            roll_out(r, &rollouts[i], served[i], next, &seed);
+            continue;
+        }
         if (gap)
             unserve(r, served[i]);
         REQUIRE(rig_do(r, next, FS_TASK_PUBLISH) == 0);
@@ -175,6 +224,8 @@ int main(int argc, char **argv)
         cancelled += s->cancelled;
     }
     for (int i = 0; i < 4; i++) {
+        if (rollouts[i].fresh != NULL)
+            served[i] = settle_rollout(r, &rollouts[i], served[i], &seed, &compared, &divided);
         rig_check_idle(served[i]);
         unserve(r, served[i]);
     }
@@ -184,10 +235,12 @@ int main(int argc, char **argv)
         rig_end_close(&senders[i].end);
     }
     printf("%ld calls: %ld ok, %ld while no version was there, %ld refused, %ld late, %ld cancelled; "
-           "%ld switches, %d batches logged\n",
-           answered, ok, missing, full, late, cancelled, switches, r->probe.n_log);
+           "%ld switches, %d batches logged; %llu calls divided by routes, %llu shadows compared\n",
+           answered, ok, missing, full, late, cancelled, switches, r->probe.n_log, (unsigned long long)divided,
+           (unsigned long long)compared);
     CHECK(ok > answered / 2);
     CHECK(switches > 0);
+    CHECK(divided > 0 && compared > 0);
     rig_stop(r);
     return check_done();
 }
