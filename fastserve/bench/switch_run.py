@@ -17,7 +17,7 @@ import numpy as np
 from fastserve._native.load import Check, LoadResult
 from fastserve.bench.child import Child
 from fastserve.bench.switch_plan import BESIDE, MODEL, Load, Plan, Timing
-from fastserve.bench.switch_server import Admin, Server, serving
+from fastserve.bench.switch_server import Admin, serving
 from fastserve.bench.switch_trace import RECORD, Recording, Switch, Trace
 from fastserve.bench.switch_versions import ATOL, RTOL, Asked, Contents, Publisher
 from fastserve.bench.target import Target
@@ -25,6 +25,7 @@ from fastserve.bench.wire import PREDICT_PATH, grpc_body
 from fastserve.errors import FastServeError
 
 LOOK_S = 0.05
+_NAP_S = 0.25
 SIGNATURE = "serving_default"
 _LONGEST_S = 24 * 3600.0
 _NEVER = 2**62
@@ -37,6 +38,14 @@ Start = Callable[..., Any]
 
 class SwitchError(FastServeError):
     """A run could not be made, or not go on."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """CLOCK_MONOTONIC, which is the generators' too, or a test's."""
+
+    now_ns: Callable[[], int] = time.monotonic_ns
+    sleep: Callable[[float], None] = time.sleep
 
 
 @dataclass(frozen=True)
@@ -61,8 +70,8 @@ def run_plan(plan: Plan, model: Served, beside: Served, start: Start, say: Say) 
         variant = plan.variant
         with serving(child, base_paths, plan.xla, variant.options, variant.environment()) as server:
             loads = {
-                MODEL: _TargetLoad(server.target, MODEL, model.asked, plan.load, start),
-                BESIDE: _TargetLoad(server.target, BESIDE, beside.asked, plan.load, start),
+                MODEL: TargetLoad(server.target, MODEL, model.asked, plan.load, start),
+                BESIDE: TargetLoad(server.target, BESIDE, beside.asked, plan.load, start),
             }
             saturation = dict.fromkeys(loads, 0.0)
             rates = dict(zip(loads, plan.load.rates or (0.0, 0.0), strict=True))
@@ -70,11 +79,11 @@ def run_plan(plan: Plan, model: Served, beside: Served, start: Start, say: Say) 
                 say("measuring saturation")
                 saturation = saturate(loads, timing)
                 rates = {name: plan.load.share * rate for name, rate in saturation.items()}
-            run = _Run(timing, server, publisher, say)
+            run = SwitchRun(timing, server.admin, server.child, publisher, say)
             return run.measure(loads, rates, saturation)
 
 
-class _TargetLoad:
+class TargetLoad:
     """The load on one model: how it is started, and what its result becomes."""
 
     def __init__(self, target: Target, model: str, asked: Asked, load: Load, start: Start) -> None:
@@ -111,7 +120,7 @@ class _TargetLoad:
         )
 
 
-def saturate(loads: Mapping[str, _TargetLoad], timing: Timing) -> dict[str, float]:
+def saturate(loads: Mapping[str, TargetLoad], timing: Timing) -> dict[str, float]:
     """What each model answers a second, both asked in closed loop at once. Raises SwitchError."""
     running = {name: load.closed(timing.saturation_s, 1.0) for name, load in loads.items()}
     results: dict[str, LoadResult] = {name: one.wait() for name, one in running.items()}
@@ -139,23 +148,34 @@ def trace_of(name: str, rate: float, saturation: float, result: LoadResult) -> T
     )
 
 
-class _Run:
+class SwitchRun:
     """The open loop and its switches."""
 
-    def __init__(self, timing: Timing, server: Server, publisher: Publisher, say: Say) -> None:
+    def __init__(
+        self,
+        timing: Timing,
+        admin: Admin,
+        child: Child,
+        publisher: Publisher,
+        say: Say,
+        clock: Clock | None = None,
+    ) -> None:
         self._timing = timing
-        self._server = server
+        self._admin = admin
+        self._child = child
         self._publisher = publisher
         self._say = say
+        self._clock = clock or Clock()
         self._running: dict[str, Any] = {}
         self._switches: list[Switch] = []
         self._unfinished: Switch | None = None
 
     def measure(
-        self, loads: Mapping[str, _TargetLoad], rates: Mapping[str, float], saturation: Mapping[str, float]
+        self, loads: Mapping[str, TargetLoad], rates: Mapping[str, float], saturation: Mapping[str, float]
     ) -> Recording:
+        """With Ctrl-C, or when the server does not do its part, what there is until then."""
         timing, ended = self._timing, ""
-        pid = self._server.admin.core_pid()
+        pid = self._admin.core_pid()
         for name, load in loads.items():
             self._running[name] = load.open(rates[name], timing.warmup_s, timing.most_s)
         try:
@@ -178,7 +198,7 @@ class _Run:
             switches=tuple(self._switches),
             unfinished=self._unfinished,
             ended=ended,
-            core_restarts=0 if ended else int(self._server.admin.core_pid() != pid),
+            core_restarts=0 if ended else int(self._admin.core_pid() != pid),
         )
 
     def _switch(self, version: int) -> None:
@@ -189,15 +209,15 @@ class _Run:
         appeared_ns = self._publisher.publish(version)
         switch = Switch(version, appeared_ns, _NEVER, _NEVER, _NEVER)
         self._unfinished = switch
-        deadline = time.monotonic() + timing.patience_s
+        deadline_ns = appeared_ns + int(timing.patience_s * 1e9)
         while switch.gone_ns == _NEVER:
-            if time.monotonic() > deadline:
+            if self._clock.now_ns() > deadline_ns:
                 raise SwitchError(
                     f"version {version} did not take the place of {version - 1} within "
-                    f"{timing.patience_s:g} s; the server said:\n{self._server.child.said()}"
+                    f"{timing.patience_s:g} s; the server said:\n{self._child.said()}"
                 )
             self._nap(LOOK_S)
-            switch = seen(switch, self._server.admin, time.monotonic_ns())
+            switch = seen(switch, self._admin.states(MODEL), self._clock.now_ns())
             self._unfinished = switch
         self._sleep(f"{what}: its window", timing.tail_s)
         until_ns = switch.gone_ns + int(timing.tail_s * 1e9)
@@ -205,23 +225,22 @@ class _Run:
         self._unfinished = None
 
     def _sleep(self, what: str, seconds: float) -> None:
-        end = time.monotonic() + seconds
+        end_ns = self._clock.now_ns() + int(seconds * 1e9)
         self._say(what)
-        while (left := end - time.monotonic()) > 0:
-            self._nap(min(left, 0.25))
+        while (left_ns := end_ns - self._clock.now_ns()) > 0:
+            self._nap(min(left_ns / 1e9, _NAP_S))
 
     def _nap(self, seconds: float) -> None:
         """Raises when there is nothing left to wait for."""
-        time.sleep(seconds)
-        self._server.child.check()
+        self._clock.sleep(seconds)
+        self._child.check()
         for name, one in self._running.items():
             if one.over():
                 raise SwitchError(f"the load on {name} ended by itself")
 
 
-def seen(switch: Switch, admin: Admin, now_ns: int) -> Switch:
-    """`switch` with what the core has now: each state of either version is noted when it is first seen."""
-    states = admin.states(MODEL)
+def seen(switch: Switch, states: Mapping[int, str], now_ns: int) -> Switch:
+    """`switch` with what the core has now, by version: each state is noted when it is first seen."""
     stages = dict(switch.stages)
     if switch.version in states:
         stages.setdefault(states[switch.version], now_ns)

@@ -31,7 +31,7 @@ from fastserve.bench.switch_plan import (
     parse_model,
     parse_options,
 )
-from fastserve.bench.switch_plot import panels_of, plot, series
+from fastserve.bench.switch_plot import line, panels_of, plot, series
 from fastserve.bench.switch_report import show_switches
 from fastserve.bench.switch_result import RunFound, SwitchResult, read_switch_result, write_switch_result
 from fastserve.bench.switch_trace import RECORD, Recording, Records, Switch, Trace
@@ -421,12 +421,24 @@ def test_a_series_has_the_latencies_of_each_bin() -> None:
     made = records(1)
     made["took_ns"][60:70] = 7 * MS
     made["failure"][33] = 14
-    lines = series(trace(MODEL, made), BEGIN, bin_ns=SECOND // 10)
-    assert len(lines.at_s) == PERIOD_S * 10
-    assert lines.lines["max"][1] == 7.0
-    assert lines.lines["p50"][1] == 1.0
-    assert lines.lines["max"][0] == 2.0
-    assert list(lines.failed_s) == [pytest.approx(0.066)]
+    found = series(trace(MODEL, made), BEGIN)
+    assert len(found.lines["max"].at_s) == PERIOD_S * 10  # tenths of a second,
+    assert len(found.lines["p99.9"].at_s) == PERIOD_S  # and whole ones
+    assert list(found.lines["max"].values[:3]) == [2.0, 7.0, 4.0]
+    assert list(found.lines["p50"].values[:3]) == [1.0, 1.0, 1.0]
+    assert found.lines["p99.9"].values[0] == 7.0
+    assert list(found.failed_s) == [pytest.approx(0.066)]
+
+
+def test_a_bin_in_which_nothing_was_due_has_no_value() -> None:
+    found = line(np.array([0, 5, 31]), np.array([MS, 3 * MS, 2 * MS]), 1.0, 10)
+    assert list(found.values) == [
+        3.0,
+        pytest.approx(np.nan, nan_ok=True),
+        pytest.approx(np.nan, nan_ok=True),
+        2.0,
+    ]
+    assert len(line(np.array([], np.int64), np.array([], np.int64), 0.5, 10).at_s) == 0
 
 
 def test_the_picture_is_a_png_with_a_panel_for_each_model(tmp_path: Path) -> None:
