@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -246,6 +245,9 @@ def replay(
     help="A ranker of 33 MB, of 300 MB, or one's own: a directory of versions.  [default: small and large]",
 )
 @click.option(
+    "--beside", metavar="small|large|PATH", help="The model that is served beside it.  [default: small]"
+)
+@click.option(
     "--xla",
     "modes",
     multiple=True,
@@ -265,12 +267,20 @@ def replay(
 )
 @click.option("--rows", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Of each request.")
 @click.option(
-    "--gap",
-    type=click.FloatRange(0, 3600),
-    default=8.0,
+    "--lead",
+    type=click.FloatRange(1, 3600),
+    default=10.0,
     show_default=True,
     metavar="S",
-    help="Between switches.",
+    help="Steady load before the first switch,",
+)
+@click.option(
+    "--gap",
+    type=click.FloatRange(0, 3600),
+    default=6.0,
+    show_default=True,
+    metavar="S",
+    help="and between a switch's window and the next.",
 )
 @click.option(
     "--ablate",
@@ -306,11 +316,13 @@ def replay(
 @click.option("--plot", "picture", type=_FILE, metavar="F.png", help="Draw latency over time.")
 def switch(
     models: tuple[str, ...],
+    beside: str | None,
     modes: tuple[str, ...],
     switches: int,
     share: float,
     rates: tuple[float, float] | None,
     rows: int,
+    lead: float,
     gap: float,
     ablations: tuple[str, ...],
     ablate_with: tuple[str, str] | None,
@@ -357,19 +369,19 @@ def switch(
     sources = [parse_model(text) for text in models or SHIPPED]
     options = parse_options(serve_options)
     ways = modes or ("off", "full")
-    timing = Timing(switches=switches, gap_s=gap, patience_s=patience)
+    timing = Timing(switches=switches, lead_s=lead, gap_s=gap, patience_s=patience)
     ablated = (parse_model(ablate_with[0]), ablate_with[1]) if ablate_with else (sources[-1], ways[-1])
     sys.exit(
         execute_switches(
             SwitchOptions(
                 models=sources,
-                beside=parse_beside(sources[0]),
+                beside=parse_beside(beside, sources[0]),
                 xla=ways,
                 base=Variant("", (), options),
                 variants=parse_ablations(ablations, options),
                 ablation=ablated,
                 timing=timing,
-                ablation_timing=replace(timing, switches=ablate_switches, gap_s=min(gap, 5.0)),
+                ablation_timing=timing.shorter(ablate_switches),
                 load=Load(share=share, rates=rates, rows=rows),
                 out=out,
                 picture=picture,

@@ -45,6 +45,7 @@ def found(plan: Plan, recording: Recording, seconds: float) -> RunFound:
         switches=[_switch(switch, model, begin_ns) for switch in recording.switches],
         targets=[_target(trace, recording, plan.timing.switches) for trace in recording.traces],
         core_restarts=recording.core_restarts,
+        busy_before=round(recording.busy_before, 4),
         ended=recording.ended,
     )
 

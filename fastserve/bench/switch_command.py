@@ -24,6 +24,8 @@ from fastserve.bench.switch_run import Say, Served, Start, run_plan
 from fastserve.bench.switch_versions import find_contents
 from fastserve.errors import FastServeError
 
+_QUIET = 0.1  # of the machine: more than this in other processes, and figures are noisy
+
 
 @dataclass(frozen=True)
 class SwitchOptions:
@@ -143,6 +145,11 @@ class _Work:
             except FastServeError as error:
                 self._screen.print(f"{plan.name}: {error}", markup=False, soft_wrap=True)
                 return _not_made(plan, str(error), time.monotonic() - began), None
+            if recording.busy_before > _QUIET:
+                self._screen.print(
+                    f"{plan.name}: others used {recording.busy_before:.0%} of the machine: expect noise",
+                    markup=False,
+                )
             say("working out what it came to")
             run = found(plan, recording, time.monotonic() - began)
             if run.ended:
@@ -170,6 +177,7 @@ def _not_made(plan: Plan, why: str, seconds: float) -> RunFound:
         switches=[],
         targets=[],
         core_restarts=0,
+        busy_before=0.0,
         ended=why,
     )
 

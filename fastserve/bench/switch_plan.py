@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +65,14 @@ class Timing:
     switches: int = 10
     lead_s: float = 10.0
     tail_s: float = 5.0
-    gap_s: float = 8.0
+    gap_s: float = 6.0
     warmup_s: float = 3.0
     saturation_s: float = 4.0
     patience_s: float = 180.0
+
+    def shorter(self, switches: int) -> Timing:
+        """For the ablations, of which there are many."""
+        return replace(self, switches=switches, lead_s=min(self.lead_s, 8.0), gap_s=min(self.gap_s, 4.0))
 
     @property
     def most_s(self) -> float:
@@ -118,10 +122,11 @@ def parse_model(text: str) -> ModelSource:
     return ModelSource(text if text in SHIPPED else path.stem, Path(os.path.abspath(path)))
 
 
-def parse_beside(model: ModelSource) -> ModelSource:
-    """What is served beside the model: the small ranker where it is there, otherwise the model itself."""
-    path = _SHIPPED / "switch_small.py"
-    return ModelSource("small", path) if path.exists() else model
+def parse_beside(text: str | None, model: ModelSource) -> ModelSource:
+    """--beside's argument; without it the small ranker where that is there, otherwise the model itself."""
+    if text is not None:
+        return parse_model(text)
+    return parse_model("small") if (_SHIPPED / "switch_small.py").exists() else model
 
 
 def parse_options(texts: Iterable[str]) -> dict[str, Any]:

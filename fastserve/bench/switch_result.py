@@ -102,6 +102,8 @@ class RunFound(Struct, frozen=True, kw_only=True):
     switches: list[SwitchFound]
     targets: list[TargetFound]
     core_restarts: int
+    # How much of the machine was in use before the server was started, 0 to 1.
+    busy_before: float
     # Why it ended early; "" when it did not.
     ended: str
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from fastserve._native.load import Check, LoadResult
 from fastserve.bench.child import Child
+from fastserve.bench.processes import busy_fraction
 from fastserve.bench.switch_plan import BESIDE, MODEL, Load, Plan, Timing
 from fastserve.bench.switch_server import Admin, serving
 from fastserve.bench.switch_trace import RECORD, Recording, Switch, Trace
@@ -26,6 +27,7 @@ from fastserve.errors import FastServeError
 
 LOOK_S = 0.05
 _NAP_S = 0.25
+_BUSY_LOOK_S = 1.0
 SIGNATURE = "serving_default"
 _LONGEST_S = 24 * 3600.0
 _NEVER = 2**62
@@ -66,6 +68,7 @@ def run_plan(plan: Plan, model: Served, beside: Served, start: Start, say: Say) 
         still = Publisher(child.folder / BESIDE, beside.contents, 1)
         still.publish(1)
         base_paths: dict[str, Path] = {MODEL: publisher.base_path, BESIDE: still.base_path}
+        busy = busy_fraction(_BUSY_LOOK_S)
         say("starting the server")
         variant = plan.variant
         with serving(child, base_paths, plan.xla, variant.options, variant.environment()) as server:
@@ -80,7 +83,7 @@ def run_plan(plan: Plan, model: Served, beside: Served, start: Start, say: Say) 
                 saturation = saturate(loads, timing)
                 rates = {name: plan.load.share * rate for name, rate in saturation.items()}
             run = SwitchRun(timing, server.admin, server.child, publisher, say)
-            return run.measure(loads, rates, saturation)
+            return replace(run.measure(loads, rates, saturation), busy_before=busy)
 
 
 class TargetLoad:

@@ -50,7 +50,8 @@ class Trace:
 @dataclass(frozen=True)
 class Recording:
     """A whole run. traces: of the model that is switched, then of the one beside it. ended: why not all
-    switches are there; "" when they are. core_restarts: 1 when the core was not the same at the end."""
+    switches are there; "" when they are. core_restarts: 1 when the core was not the same at the end.
+    busy_before: how much of the machine was in use before, 0 to 1."""
 
     traces: tuple[Trace, ...]
     switches: tuple[Switch, ...]
@@ -58,3 +59,4 @@ class Recording:
     unfinished: Switch | None = None
     ended: str = ""
     core_restarts: int = 0
+    busy_before: float = 0.0
