@@ -5,7 +5,7 @@
 #
 # PYTHON=...         the interpreter for a new .venv, 3.11 or later (default python3)
 # SANITIZE=short     fewer rounds, for CI        FUZZ_SECONDS=60  for each fuzz target
-# ARGS=...           passed on to pytest, bench/run.py or the demo
+# ARGS=...           passed on to pytest, bench/run.py, `fastserve bench switch` or the demo
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 60
@@ -15,11 +15,11 @@ BIN := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint format bench sanitize fuzz wheel clean
+.PHONY: help setup build demo test lint format bench bench-switch sanitize fuzz wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
 
 # ---- set-up ---------------------------------------------------------------------------------
 
@@ -65,6 +65,10 @@ demo: build .venv/.tensorflow  ## train, serve and score a click-through ranker
 bench: build .venv/.tensorflow .make/system-bench  ## measure: tables here, JSON and HTML in bench/results
 	$(MAKE) -s -C tests/c bench
 	$(BIN)/python bench/run.py $(ARGS)
+
+bench-switch: build .venv/.tensorflow  ## measure version switches under load: table, JSON and PNG in bench/results
+	$(BIN)/python -m fastserve bench switch --ablate all --ablate server.allocator=jemalloc \
+	    --out bench/results/switch.json --plot bench/results/switch.png $(ARGS)
 
 # ---- check ----------------------------------------------------------------------------------
 

@@ -131,7 +131,7 @@ fs_load *fs_load_new(const fs_load_config *config, fs_error *err)
     load->in = malloc(FS_LOAD_BUFFER_BYTES);
     load->out = malloc(FS_LOAD_BUFFER_BYTES);
     if (load->slab == NULL || load->in == NULL || load->out == NULL ||
-        fs_load_tally_open(&load->tally, config->n_bodies, config->interval_ns) != 0 ||
+        fs_load_tally_open(&load->tally, config->n_bodies, config->interval_ns, config->max_records) != 0 ||
         (config->http && !make_requests(load)) || !make_conns(load)) {
         fs_fail(err, FS_RESOURCE_EXHAUSTED, "no memory for %u connections and %u bodies", config->connections,
                 config->n_bodies);
@@ -191,12 +191,23 @@ fs_load_progress fs_load_read(const fs_load *load)
     };
 }
 
-void fs_load_stop(fs_load *load)
+static void wake(fs_load *load)
 {
     uint64_t one = 1;
-    atomic_store_explicit(&load->stop, true, memory_order_relaxed);
     while (write(load->stop_fd, &one, sizeof one) < 0 && errno == EINTR) {
     }
+}
+
+void fs_load_stop(fs_load *load)
+{
+    atomic_store_explicit(&load->stop, true, memory_order_relaxed);
+    wake(load);
+}
+
+void fs_load_finish(fs_load *load)
+{
+    atomic_store_explicit(&load->finish, true, memory_order_relaxed);
+    wake(load);
 }
 
 const fs_load_result *fs_load_join(fs_load *load)

@@ -28,6 +28,25 @@ enum fs_load_kind {
     FS_LOAD_REPLAY,   /* open loop at times_us */
 };
 
+/* What replies of Predict must hold. Version v of the model has content v % n_contents: `expected` has, for
+ * each content, the values of one float output for each body, one body after the other. */
+typedef struct fs_load_check {
+    fs_slice output;          /* its alias */
+    uint32_t n_contents;
+    uint32_t n_bodies;
+    const uint64_t *first;    /* [n_bodies + 1]: where a body's values begin, within a content's */
+    const float *expected;    /* [n_contents][first[n_bodies]] */
+    float atol, rtol;         /* a value may be off by atol + rtol * |expected| */
+} fs_load_check;
+
+/* What became of one of the window's requests. */
+typedef struct fs_load_record {
+    int64_t due_ns;  /* what its time runs from, on CLOCK_MONOTONIC */
+    int64_t took_ns;
+    int32_t version; /* that the answer names, where replies are checked; -1: none, or beyond 32 bits */
+    int32_t failure; /* 0, enum fs_code or fs_load_failure */
+} fs_load_record;
+
 /* What it points to outlives the fs_load. */
 typedef struct fs_load_config {
     struct sockaddr_storage address;
@@ -41,6 +60,7 @@ typedef struct fs_load_config {
     const fs_slice *bodies;       /* messages without a prefix */
     uint32_t n_bodies;
     const int64_t *reply_bytes;   /* what a good reply to each has; -1: anything. NULL: anything for all */
+    const fs_load_check *check;   /* gRPC only; NULL: replies are not looked at */
     const uint32_t *order;        /* which body each request takes, over and over; NULL: in turn */
     uint64_t n_order;
 
@@ -62,6 +82,7 @@ typedef struct fs_load_config {
     uint64_t max_outstanding;     /* open loop: more fail with FS_LOAD_FULL */
     int64_t spin_ns;              /* open loop: how long before a request is due it sleeps no more */
     int processor;                /* that the thread stays on; -1: any */
+    uint64_t max_records;         /* what is kept of single requests; 0: nothing */
 } fs_load_config;
 
 /* Why a request failed: enum fs_code where the server said so, and these. */
@@ -71,6 +92,8 @@ enum fs_load_failure {
     FS_LOAD_REPLY_SIZE,
     FS_LOAD_FULL,       /* too many outstanding */
     FS_LOAD_BAD_HTTP,   /* the answer is not HTTP */
+    FS_LOAD_BAD_REPLY,  /* it is no PredictResponse, or has not the output that is looked at */
+    FS_LOAD_MISVERSIONED, /* it names no version, or its values are not of the version that it names */
     FS_LOAD_HTTP,       /* an HTTP status that is not 2xx; FS_LOAD_HTTP + status */
     FS_LOAD_FAILURES = FS_LOAD_HTTP + 1000,
 };
@@ -93,6 +116,8 @@ typedef struct fs_load_result {
     int64_t cpu_ns;                        /* of the thread, inside the window, as are the bytes */
     uint64_t bytes_in, bytes_out;
     uint64_t reconnects;
+    const fs_load_record *records;         /* of requests that have ended, in that order */
+    uint64_t n_records, unrecorded;        /* unrecorded: for which there was no room */
     fs_error first_error;                  /* len 0: none */
     bool no_connection;                    /* nothing was sent: first_error says why */
 } fs_load_result;
@@ -115,6 +140,9 @@ fs_load_progress fs_load_read(const fs_load *load);
 
 /* Ends the run soon, without waiting for answers. Any thread, between start and join. */
 void fs_load_stop(fs_load *load);
+
+/* Sends nothing more, and ends the run when all is answered, or late. As stop, otherwise. */
+void fs_load_finish(fs_load *load);
 
 /* Waits for the thread's end; the result lives until fs_load_free. */
 const fs_load_result *fs_load_join(fs_load *load);

@@ -5,6 +5,7 @@
  * the times that theirs run from: so what is overdue stands first. The clock is read once for what one
  * recv(2) brought, once before a batch of requests is handed over and once before it is written, so that
  * reading it costs next to nothing and no time is flattered. */
+#include "load_check.h"
 #include "load_own.h"
 
 enum {
@@ -41,6 +42,17 @@ static void rest_call(fs_load *load, fs_load_call *call)
     *rest = call;
 }
 
+static fs_load_outcome outcome_of(const fs_load_call *call, int failure, const fs_error *error, int64_t at_ns)
+{
+    return (fs_load_outcome){.since_ns = call->since_ns,
+                             .at_ns = at_ns,
+                             .body = call->body,
+                             .measured = call->measured,
+                             .failure = failure,
+                             .version = -1,
+                             .error = error};
+}
+
 /* When the bytes were read that are being looked at. */
 static int64_t stamp(fs_load *load)
 {
@@ -51,24 +63,39 @@ static int64_t stamp(fs_load *load)
     return load->stamp_ns;
 }
 
+/* What is wrong with an answer that came well, and which version it names. */
+static int check_reply(fs_load *load, const fs_load_call *call, const fs_load_end *end, int64_t *version)
+{
+    const int64_t *sizes = load->config.reply_bytes;
+    if (sizes != NULL && sizes[call->body] >= 0 && (size_t)sizes[call->body] != end->reply_bytes) {
+        fs_fail(&load->wrong, FS_INTERNAL, "body %u was answered with %zu bytes, expected are %lld",
+                call->body, end->reply_bytes, (long long)sizes[call->body]);
+        return FS_LOAD_REPLY_SIZE;
+    }
+    if (load->config.check == NULL)
+        return 0;
+    fs_slice reply = {end->reply, end->reply_bytes};
+    fs_load_answer answer = fs_load_check_reply(load->config.check, reply, call->body);
+    *version = answer.version;
+    if (answer.failure != 0)
+        fs_fail(&load->wrong, FS_INTERNAL, "body %u, version %lld: %s", call->body,
+                (long long)answer.version, answer.why);
+    return answer.failure;
+}
+
 void fs_load_on_end(void *ctx, fs_load_call *call, const fs_load_end *end)
 {
     fs_load *load = ctx;
-    int failure = end->failure;
     unlink_call(load, call);
     if (load->closing) {
         load->tally.result.unanswered += call->measured;
     } else {
-        const int64_t *sizes = load->config.reply_bytes;
-        if (failure == 0 && sizes != NULL && sizes[call->body] >= 0 &&
-            (size_t)sizes[call->body] != end->reply_bytes) {
-            failure = FS_LOAD_REPLY_SIZE;
-            fs_fail(&load->wrong_size, FS_INTERNAL, "body %u was answered with %zu bytes, expected are %lld",
-                    call->body, end->reply_bytes, (long long)sizes[call->body]);
+        fs_load_outcome outcome = outcome_of(call, end->failure, end->error, stamp(load));
+        if (end->failure == 0) {
+            outcome.failure = check_reply(load, call, end, &outcome.version);
+            outcome.error = &load->wrong;
         }
-        const fs_error *error = failure == FS_LOAD_REPLY_SIZE ? &load->wrong_size : end->error;
-        fs_load_tally_ended(&load->tally, call->since_ns, call->body, call->measured, failure, error,
-                            stamp(load));
+        fs_load_tally_ended(&load->tally, &outcome);
     }
     rest_call(load, call);
 }
@@ -173,7 +200,13 @@ static void serve_queue(fs_load *load)
 static void fail_waiting(fs_load *load, int failure, const fs_error *error, int64_t at_ns)
 {
     const fs_load_waiting *next = &load->queue[load->queue_head++ & load->queue_mask];
-    fs_load_tally_ended(&load->tally, next->since_ns, next->body, next->measured, failure, error, at_ns);
+    fs_load_tally_ended(&load->tally, &(fs_load_outcome){.since_ns = next->since_ns,
+                                                         .at_ns = at_ns,
+                                                         .body = next->body,
+                                                         .measured = next->measured,
+                                                         .failure = failure,
+                                                         .version = -1,
+                                                         .error = error});
 }
 
 /* A request is due. */
@@ -182,7 +215,12 @@ static void arrive(fs_load *load, int64_t due_ns, bool measured)
     uint32_t body = next_body(load);
     fs_load_tally_sent(&load->tally, measured);
     if (fs_load_outstanding(load) >= load->config.max_outstanding) {
-        fs_load_tally_ended(&load->tally, due_ns, body, measured, FS_LOAD_FULL, NULL, load->now_ns);
+        fs_load_tally_ended(&load->tally, &(fs_load_outcome){.since_ns = due_ns,
+                                                             .at_ns = load->now_ns,
+                                                             .body = body,
+                                                             .measured = measured,
+                                                             .failure = FS_LOAD_FULL,
+                                                             .version = -1});
         return;
     }
     load->queue[load->queue_tail++ & load->queue_mask] =
@@ -240,8 +278,8 @@ void fs_load_expire(fs_load *load)
         fs_load_call *call = load->first;
         fs_load_conn_cancel(call->conn, call);
         unlink_call(load, call);
-        fs_load_tally_ended(&load->tally, call->since_ns, call->body, call->measured, FS_LOAD_TIMEOUT, &late,
-                            load->now_ns);
+        fs_load_outcome outcome = outcome_of(call, FS_LOAD_TIMEOUT, &late, load->now_ns);
+        fs_load_tally_ended(&load->tally, &outcome);
         rest_call(load, call);
     }
     while (fs_load_has_waiting(load) && load->queue[load->queue_head & load->queue_mask].since_ns <= since_ns)

@@ -21,14 +21,17 @@ static void on_link_end(void *ctx, fs_exchange *exchange)
     const fs_load_target *target = ctx;
     fs_load_call *call = exchange->user;
     fs_load_end end = {.failure = exchange->code, .error = &exchange->error};
+    uint8_t *reply = NULL;
     if (exchange->code == FS_OK) {
+        reply = exchange->reply;
+        end.reply = reply;
         end.reply_bytes = exchange->reply_bytes;
-        fs_slab_free(exchange->reply);
         exchange->reply = NULL;
     } else if (exchange->code == FS_UNAVAILABLE && !exchange->answered) {
         end.failure = FS_LOAD_LOST;
     }
-    target->on_end(target->ctx, call, &end);
+    target->on_end(target->ctx, call, &end); /* which may start the exchange again */
+    fs_slab_free(reply);
 }
 
 static const fs_h2_client_handler link_handler = {.on_end = on_link_end};

@@ -25,6 +25,7 @@ typedef struct fs_load_call {
 typedef struct fs_load_end {
     int failure;      /* 0, enum fs_code or fs_load_failure */
     size_t reply_bytes;
+    const uint8_t *reply; /* gRPC: the message, gone when on_end returns; NULL with HTTP */
     const fs_error *error; /* its text; may be NULL */
 } fs_load_end;
 

@@ -54,13 +54,13 @@ struct fs_load {
     fs_arrivals arrivals;
     int64_t due_ns;         /* open loop: the next request; INT64_MAX: none */
     uint64_t issued;
-    fs_error wrong_size;
+    fs_error wrong;         /* what is wrong with the answer that is being looked at */
 
     /* Written by the thread, read by any; relaxed, since nothing hangs on them. */
     atomic_uint_fast64_t shown_sent, shown_done, shown_failed, shown_outstanding;
     atomic_int_fast64_t shown_begin_ns;
     atomic_bool shown_measuring;
-    atomic_bool stop; /* relaxed: it carries nothing else */
+    atomic_bool stop, finish; /* relaxed: they carry nothing else */
     bool started, joined;
     pthread_t thread;
 };

@@ -204,14 +204,26 @@ static void read_all(fs_load *load, const struct epoll_event *events, int n)
     }
     for (int i = 0; i < n; i++) {
         fs_load_conn *conn = events[i].data.ptr;
-        if (conn == NULL)
-            continue; /* fs_load_stop */
+        if (conn == NULL) { /* fs_load_stop or fs_load_finish: their flags tell the rest */
+            uint64_t rung;
+            while (read(load->stop_fd, &rung, sizeof rung) < 0 && errno == EINTR) {
+            }
+            continue;
+        }
         /* EPOLLERR and EPOLLHUP come unasked; reading tells what they are. */
         if ((events[i].events & ~(uint32_t)EPOLLOUT) != 0)
             read_conn(load, conn);
         else
             fs_load_touch(load, conn);
     }
+}
+
+static void heed_finish(fs_load *load)
+{
+    if (load->phase != FS_PHASE_RUNNING || !atomic_load_explicit(&load->finish, memory_order_relaxed))
+        return;
+    load->phase = FS_PHASE_DRAINING;
+    load->due_ns = INT64_MAX; /* the last answer ends the window */
 }
 
 static void show(fs_load *load)
@@ -236,6 +248,7 @@ static void turn(fs_load *load)
     fs_load_expire(load);
     if (load->now_ns - load->ticked_ns >= TICK_NS)
         tick(load);
+    heed_finish(load);
     if (fs_load_is_open(load) && load->phase != FS_PHASE_COMING)
         fs_load_issue(load);
     else

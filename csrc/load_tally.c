@@ -2,6 +2,7 @@
 #include "load_tally.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 enum { FIRST_INTERVALS = 1024 };
@@ -13,7 +14,7 @@ static int64_t thread_cpu_ns(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-int fs_load_tally_open(fs_load_tally *tally, uint32_t n_bodies, int64_t interval_ns)
+int fs_load_tally_open(fs_load_tally *tally, uint32_t n_bodies, int64_t interval_ns, uint64_t max_records)
 {
     tally->interval_ns = interval_ns;
     tally->edge_ns = INT64_MAX;
@@ -22,11 +23,25 @@ int fs_load_tally_open(fs_load_tally *tally, uint32_t n_bodies, int64_t interval
     fs_hist_clear(&tally->result.behind);
     fs_hist_clear(&tally->interval_hist);
     tally->result.done_by_body = calloc(n_bodies, sizeof *tally->result.done_by_body);
-    return tally->result.done_by_body != NULL ? 0 : -FS_RESOURCE_EXHAUSTED;
+    if (tally->result.done_by_body == NULL)
+        return -FS_RESOURCE_EXHAUSTED;
+    if (max_records > 0) {
+        if (max_records > SIZE_MAX / sizeof *tally->records)
+            return -FS_RESOURCE_EXHAUSTED;
+        tally->records = malloc(max_records * sizeof *tally->records);
+        if (tally->records == NULL)
+            return -FS_RESOURCE_EXHAUSTED;
+        /* The kernel hands pages out as they are touched: now, and not while times are taken. */
+        memset(tally->records, 0xff, max_records * sizeof *tally->records);
+        tally->max_records = max_records;
+        tally->result.records = tally->records;
+    }
+    return 0;
 }
 
 void fs_load_tally_free(fs_load_tally *tally)
 {
+    free(tally->records);
     free(tally->result.intervals);
     free(tally->result.done_by_body);
 }
@@ -150,16 +165,33 @@ static void count_failed(fs_load_tally *tally, bool measured, int failure, const
         tally->result.failed[failure]++;
 }
 
-void fs_load_tally_ended(fs_load_tally *tally, int64_t since_ns, uint32_t body, bool measured, int failure,
-                         const fs_error *error, int64_t at_ns)
+static void record(fs_load_tally *tally, const fs_load_outcome *outcome, uint64_t took_ns)
 {
     fs_load_result *result = &tally->result;
-    uint64_t took_ns = at_ns > since_ns ? (uint64_t)(at_ns - since_ns) : 0;
+    if (result->n_records == tally->max_records) {
+        result->unrecorded += tally->max_records > 0;
+        return;
+    }
+    tally->records[result->n_records++] = (fs_load_record){
+        .due_ns = outcome->since_ns,
+        .took_ns = (int64_t)took_ns,
+        .version = outcome->version <= INT32_MAX ? (int32_t)outcome->version : -1,
+        .failure = outcome->failure,
+    };
+}
+
+void fs_load_tally_ended(fs_load_tally *tally, const fs_load_outcome *outcome)
+{
+    fs_load_result *result = &tally->result;
+    int64_t at_ns = outcome->at_ns;
+    uint64_t took_ns = at_ns > outcome->since_ns ? (uint64_t)(at_ns - outcome->since_ns) : 0;
     fs_load_tally_advance(tally, at_ns);
     if (tally->window == FS_WINDOW_INSIDE)
         tally->last_answer_ns = at_ns;
-    if (failure != 0) {
-        count_failed(tally, measured, failure, error);
+    if (outcome->measured)
+        record(tally, outcome, took_ns);
+    if (outcome->failure != 0) {
+        count_failed(tally, outcome->measured, outcome->failure, outcome->error);
         return;
     }
     tally->done++;
@@ -168,9 +200,9 @@ void fs_load_tally_ended(fs_load_tally *tally, int64_t since_ns, uint32_t body, 
         tally->interval.done++;
         fs_hist_record(&tally->interval_hist, took_ns);
     }
-    if (measured) {
+    if (outcome->measured) {
         result->done++;
-        result->done_by_body[body]++;
+        result->done_by_body[outcome->body]++;
         fs_hist_record(&result->latency, took_ns);
     }
 }

@@ -29,10 +29,12 @@ typedef struct fs_load_tally {
     uint32_t interval_room;
     fs_sock_moved moved_before;
     int64_t cpu_before_ns;
+    fs_load_record *records;
+    uint64_t max_records;
 } fs_load_tally;
 
 /* 0, or -FS_RESOURCE_EXHAUSTED. The window is still to be set. */
-int fs_load_tally_open(fs_load_tally *tally, uint32_t n_bodies, int64_t interval_ns);
+int fs_load_tally_open(fs_load_tally *tally, uint32_t n_bodies, int64_t interval_ns, uint64_t max_records);
 void fs_load_tally_free(fs_load_tally *tally);
 
 /* The run begins: the window is [from_ns, to_ns). */
@@ -52,10 +54,20 @@ static inline bool fs_load_tally_measures(const fs_load_tally *tally, int64_t si
     return since_ns >= tally->from_ns && since_ns < tally->to_ns;
 }
 
-/* A request was sent; it has ended, `failure` 0 or enum fs_code or fs_load_failure, `error` may be NULL. */
+/* How a request ended. */
+typedef struct fs_load_outcome {
+    int64_t since_ns;      /* what its time runs from */
+    int64_t at_ns;
+    uint32_t body;
+    bool measured;
+    int failure;           /* 0, enum fs_code or fs_load_failure */
+    int64_t version;       /* that the answer names; -1: none is known */
+    const fs_error *error; /* may be NULL */
+} fs_load_outcome;
+
+/* A request was sent; it has ended. */
 void fs_load_tally_sent(fs_load_tally *tally, bool measured);
-void fs_load_tally_ended(fs_load_tally *tally, int64_t since_ns, uint32_t body, bool measured, int failure,
-                         const fs_error *error, int64_t at_ns);
+void fs_load_tally_ended(fs_load_tally *tally, const fs_load_outcome *outcome);
 
 /* Keeps the run's first error. */
 void fs_load_tally_note(fs_load_tally *tally, int failure, const fs_error *error);

@@ -1,4 +1,4 @@
-"""The `fastserve bench` commands: run, load, replay, compare, report.
+"""The `fastserve bench` commands: run, load, replay, switch, compare, report.
 
 Only arguments and exit codes are here; each command imports what it needs when it runs. Exit codes: 0 done,
 1 it did not work or, with --fail-on-regression, something got slower, 2 the command line or a workload is
@@ -36,6 +36,10 @@ def bench() -> None:
     One server, without a file:
         fastserve bench load 127.0.0.1:8500 ranker --saved-model /models/ranker --rate 2000
         fastserve bench load 127.0.0.1:8500 ranker --saved-model /models/ranker --slo p99=10ms
+
+    \b
+    Whether anybody notices when a version takes another's place:
+        fastserve bench switch --model small --xla off --plot switch.png
 
     \b
     Whether a change made a difference beyond the noise:
@@ -230,6 +234,161 @@ def replay(
     )
     given = Options([parse_target(text) for text in targets], [parse_start(t) for t in starts], out, page)
     sys.exit(execute([workload], given))
+
+
+@bench.command()
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="small|large|PATH",
+    help="A ranker of 33 MB, of 300 MB, or one's own: a directory of versions.  [default: small and large]",
+)
+@click.option(
+    "--beside", metavar="small|large|PATH", help="The model that is served beside it.  [default: small]"
+)
+@click.option(
+    "--xla",
+    "modes",
+    multiple=True,
+    type=click.Choice(["off", "cluster", "full"]),
+    help="[default: off, full]",
+)
+@click.option("--switches", type=click.IntRange(1, 1000), default=10, show_default=True)
+@click.option(
+    "--share", type=click.FloatRange(0.01, 2), default=0.5, show_default=True, help="Of saturation, as load."
+)
+@click.option(
+    "--rates",
+    nargs=2,
+    type=click.FloatRange(0, min_open=True),
+    metavar="R1 R2",
+    help="Requests per second to the model and to the one beside it, instead of --share.",
+)
+@click.option("--rows", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Of each request.")
+@click.option(
+    "--lead",
+    type=click.FloatRange(1, 3600),
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="Steady load before the first switch,",
+)
+@click.option(
+    "--gap",
+    type=click.FloatRange(0, 3600),
+    default=6.0,
+    show_default=True,
+    metavar="S",
+    help="and between a switch's window and the next.",
+)
+@click.option(
+    "--ablate",
+    "ablations",
+    multiple=True,
+    metavar="all|NAME|TABLE.KEY=VALUE",
+    help="Then the same with a countermeasure off, or with another configuration, each in turn.",
+)
+@click.option(
+    "--ablate-with",
+    nargs=2,
+    metavar="MODEL XLA",
+    help="What the ablations are made with.  [default: the last of the runs]",
+)
+@click.option("--ablate-switches", type=click.IntRange(1, 1000), default=3, show_default=True)
+@click.option("--only-ablate", is_flag=True, help="Leave out the runs with everything on.")
+@click.option(
+    "--serve",
+    "serve_options",
+    multiple=True,
+    metavar="TABLE.KEY=VALUE",
+    help="Of config.toml, for all runs: loading.poll_s=0.2, model.batching={max_batch_size = 64}.",
+)
+@click.option(
+    "--patience",
+    type=click.FloatRange(1, 3600),
+    default=180.0,
+    show_default=True,
+    metavar="S",
+    help="For one switch.",
+)
+@click.option("--out", type=_FILE, metavar="F.json", help="Write what was found.")
+@click.option("--plot", "picture", type=_FILE, metavar="F.png", help="Draw latency over time.")
+def switch(
+    models: tuple[str, ...],
+    beside: str | None,
+    modes: tuple[str, ...],
+    switches: int,
+    share: float,
+    rates: tuple[float, float] | None,
+    rows: int,
+    lead: float,
+    gap: float,
+    ablations: tuple[str, ...],
+    ablate_with: tuple[str, str] | None,
+    ablate_switches: int,
+    only_ablate: bool,
+    serve_options: tuple[str, ...],
+    patience: float,
+    out: Path | None,
+    picture: Path | None,
+) -> None:
+    """Replace a model's version under load, again and again, and say what requests noticed of it.
+
+    A FastServe is started with two models, both under open-loop load. Versions of one appear in its
+    directory; each must take the place of the one before. A switch's window runs from when the directory
+    appears until 5 s after the old version is gone. The bars, for either model:
+
+    \b
+        no request fails, is lost, or gets an answer that is not of the version that it names;
+        p99.9 in a window: the median over all is at most 1.5 times the steady p99.9;
+        the maximum in 9 of 10 windows is at most the steady maximum plus 5 ms.
+
+    Every answer's version and values are checked. Exit code 1 when a run misses a bar. Ctrl-C keeps what
+    there is.
+
+    \b
+    Examples:
+        fastserve bench switch --out switch.json --plot switch.png
+        fastserve bench switch --model small --xla full --switches 20
+        fastserve bench switch --model small --xla off --ablate all --ablate server.allocator=jemalloc
+        fastserve bench switch --model /models/ranker --rates 500 500
+    """
+    from fastserve.bench.switch_command import SwitchOptions, execute_switches
+    from fastserve.bench.switch_plan import (
+        SHIPPED,
+        Load,
+        Timing,
+        Variant,
+        parse_ablations,
+        parse_beside,
+        parse_model,
+        parse_options,
+    )
+
+    sources = [parse_model(text) for text in models or SHIPPED]
+    options = parse_options(serve_options)
+    ways = modes or ("off", "full")
+    timing = Timing(switches=switches, lead_s=lead, gap_s=gap, patience_s=patience)
+    ablated = (parse_model(ablate_with[0]), ablate_with[1]) if ablate_with else (sources[-1], ways[-1])
+    sys.exit(
+        execute_switches(
+            SwitchOptions(
+                models=sources,
+                beside=parse_beside(beside, sources[0]),
+                xla=ways,
+                base=Variant("", (), options),
+                variants=parse_ablations(ablations, options),
+                ablation=ablated,
+                timing=timing,
+                ablation_timing=timing.shorter(ablate_switches),
+                load=Load(share=share, rates=rates, rows=rows),
+                out=out,
+                picture=picture,
+                skip_runs=only_ablate,
+            )
+        )
+    )
 
 
 @bench.command()

@@ -78,6 +78,18 @@ cdef extern from "load.h" nogil:
         FS_LOAD_POISSON
         FS_LOAD_REPLAY
 
+    ctypedef struct fs_load_check:
+        fs_slice output
+        uint32_t n_contents
+        uint32_t n_bodies
+        const uint64_t *first
+        const float *expected
+        float atol
+        float rtol
+
+    ctypedef struct fs_load_record:
+        pass
+
     ctypedef struct fs_load_config:
         sockaddr_storage address
         socklen_t address_len
@@ -91,6 +103,7 @@ cdef extern from "load.h" nogil:
         const fs_slice *bodies
         uint32_t n_bodies
         const int64_t *reply_bytes
+        const fs_load_check *check
         const uint32_t *order
         uint64_t n_order
         uint32_t connections
@@ -110,6 +123,7 @@ cdef extern from "load.h" nogil:
         uint64_t max_outstanding
         int64_t spin_ns
         int processor
+        uint64_t max_records
 
     enum fs_load_failure:
         FS_LOAD_LOST
@@ -117,6 +131,8 @@ cdef extern from "load.h" nogil:
         FS_LOAD_REPLY_SIZE
         FS_LOAD_FULL
         FS_LOAD_BAD_HTTP
+        FS_LOAD_BAD_REPLY
+        FS_LOAD_MISVERSIONED
         FS_LOAD_HTTP
         FS_LOAD_FAILURES
 
@@ -146,6 +162,9 @@ cdef extern from "load.h" nogil:
         uint64_t bytes_in
         uint64_t bytes_out
         uint64_t reconnects
+        const fs_load_record *records
+        uint64_t n_records
+        uint64_t unrecorded
         fs_error first_error
         bint no_connection
 
@@ -162,5 +181,6 @@ cdef extern from "load.h" nogil:
     bint fs_load_wait(fs_load *load, int timeout_ms) noexcept
     fs_load_progress fs_load_read(const fs_load *load) noexcept
     void fs_load_stop(fs_load *load) noexcept
+    void fs_load_finish(fs_load *load) noexcept
     const fs_load_result *fs_load_join(fs_load *load) noexcept
     void fs_load_free(fs_load *load) noexcept

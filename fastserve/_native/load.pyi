@@ -79,7 +79,8 @@ class LoadResult(NamedTuple):
     """Answered well: gRPC status OK or HTTP 200 to 299, and of the expected size where one was given."""
     failed: dict[str, int]
     """By kind: a gRPC status name ("RESOURCE_EXHAUSTED"), "HTTP 500", "connection" (lost, refused, or the
-    server was leaving), "timeout", "reply size", "generator full" (too many outstanding)."""
+    server was leaving), "timeout", "reply size", "generator full" (too many outstanding), and with `check`
+    "bad reply" (not what was asked for) and "misversioned" (not what the version that it names answers)."""
     unanswered: int
     """Outstanding when the run ended; all have failed with "timeout" before, unless it was cut short."""
     per_body_done: list[int]
@@ -106,6 +107,12 @@ class LoadResult(NamedTuple):
     """Connections that were dialled again, over the whole run."""
     first_error: str
     """The first failure in words, warm-up included; "" when there was none."""
+    records: bytes = b""
+    """With max_records: of each request that ended, in that order, 24 bytes: int64 when it was due, on
+    CLOCK_MONOTONIC, int64 how long it took, int32 the version that answered (-1: none is known), int32 0 or
+    why it failed."""
+    unrecorded: int = 0
+    """Requests for which there was no room in `records`."""
 
 class Progress(TypedDict):
     """Given to on_progress. Counts are of all requests so far, warm-up included."""
@@ -118,6 +125,17 @@ class Progress(TypedDict):
     done: int
     failed: int
     outstanding: int
+
+class Check(NamedTuple):
+    """What replies of Predict must hold: version v has content v modulo the number of contents."""
+
+    output: str
+    """Whose values are compared, all of them: a float tensor."""
+    expected: Sequence[Sequence[Sequence[float]]]
+    """By content and body."""
+    atol: float
+    rtol: float
+    """A value may be off by atol + rtol * |expected|."""
 
 class Tls(NamedTuple):
     """TLS towards the server, for protocol "grpc". PEM bytes; empty ones are not there."""
@@ -156,6 +174,8 @@ def run(
     on_progress: Callable[[Progress], object] | None = None,
     max_outstanding: int = 1_000_000,
     spin_us: float = 0.0,
+    check: Check | None = None,
+    max_records: int = 0,
 ) -> LoadResult:
     """Sends `bodies` to `address` until the time or the number is up, and waits for the answers.
 
@@ -180,6 +200,8 @@ def run(
     processor: the processor that the generator's thread stays on.
     on_progress: called a few times a second on this thread; what it raises ends the run, as Ctrl-C does.
     max_outstanding: open loop: requests beyond so many fail with "generator full".
+    check: what replies must hold; with "grpc".
+    max_records: how many requests of the window are recorded one by one; memory for all is taken first.
     spin_us: open loop: so long before a request is due, sleep no more but look. Needs a processor to itself.
 
     A connection that is lost is dialled again, with growing delays; its requests failed, and in an open loop
@@ -187,3 +209,46 @@ def run(
 
     Raises LoadError when no connection comes about, ValueError for arguments that make no sense.
     """
+
+class Running:
+    """A run on its way. Its thread ends with the object at the latest. One thread at a time."""
+
+    def read(self) -> Progress: ...
+    def over(self) -> bool: ...
+    def stop(self) -> None:
+        """Ends the run soon, without waiting for answers."""
+    def finish(self) -> None:
+        """Sends nothing more; the run is over when all is answered, or late."""
+    def wait(self, on_progress: Callable[[Progress], object] | None = None) -> LoadResult:
+        """Sleeps until the run is over. As `run`; call it once."""
+
+def start(
+    address: tuple[Any, ...],
+    bodies: Sequence[bytes],
+    *,
+    protocol: Literal["grpc", "http"] = "grpc",
+    path: str,
+    authority: str,
+    connections: int = 1,
+    in_flight: int = 0,
+    rate: float = 0.0,
+    arrivals: Literal["poisson", "constant"] = "poisson",
+    times_us: Buffer | None = None,
+    order: Buffer | None = None,
+    seed: int = 1,
+    warmup_s: float = 0.0,
+    duration_s: float = 0.0,
+    requests: int = 0,
+    interval_s: float = 0.1,
+    timeout_s: float = 10.0,
+    send_deadline: bool = False,
+    reply_bytes: Sequence[int] | None = None,
+    http_headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    processor: int | None = None,
+    tls: Tls | None = None,
+    max_outstanding: int = 1_000_000,
+    spin_us: float = 0.0,
+    check: Check | None = None,
+    max_records: int = 0,
+) -> Running:
+    """As `run`, but does not wait: several generators may be at work at once, each on a thread of its own."""

@@ -8,7 +8,7 @@ import array
 from typing import NamedTuple, TypedDict
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport INT64_MAX, UINT32_MAX, UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -30,25 +30,30 @@ from fastserve._native.c_load cimport (
     AF_INET6,
     AF_UNIX,
     FS_LOAD_BAD_HTTP,
+    FS_LOAD_BAD_REPLY,
     FS_LOAD_CLOSED,
     FS_LOAD_CONSTANT,
     FS_LOAD_FAILURES,
     FS_LOAD_FULL,
     FS_LOAD_HTTP,
     FS_LOAD_LOST,
+    FS_LOAD_MISVERSIONED,
     FS_LOAD_POISSON,
     FS_LOAD_REPLAY,
     FS_LOAD_REPLY_SIZE,
     FS_LOAD_TIMEOUT,
     fs_header,
     fs_load,
+    fs_load_check,
     fs_load_config,
+    fs_load_finish,
     fs_load_free,
     fs_load_interval,
     fs_load_join,
     fs_load_new,
     fs_load_progress,
     fs_load_read,
+    fs_load_record,
     fs_load_result,
     fs_load_start,
     fs_load_stop,
@@ -99,6 +104,8 @@ _FAILURES = {
     FS_LOAD_REPLY_SIZE: "reply size",
     FS_LOAD_FULL: "generator full",
     FS_LOAD_BAD_HTTP: "not HTTP",
+    FS_LOAD_BAD_REPLY: "bad reply",
+    FS_LOAD_MISVERSIONED: "misversioned",
 }
 
 
@@ -137,6 +144,8 @@ class LoadResult(NamedTuple):
     behind_ns: Histogram
     reconnects: int
     first_error: str
+    records: bytes = b""
+    unrecorded: int = 0
 
 
 class Progress(TypedDict):
@@ -148,6 +157,15 @@ class Progress(TypedDict):
     done: int
     failed: int
     outstanding: int
+
+
+class Check(NamedTuple):
+    """What replies must hold, by version and body."""
+
+    output: str
+    expected: list
+    atol: float
+    rtol: float
 
 
 class Tls(NamedTuple):
@@ -331,6 +349,9 @@ cdef class Generator:
     cdef list kept               # what the slices point into
     cdef const int64_t[::1] sizes, times
     cdef const uint32_t[::1] order
+    cdef fs_load_check check
+    cdef const uint64_t[::1] first
+    cdef const float[::1] expected
 
     def __cinit__(self):
         self.config.processor = -1
@@ -464,6 +485,38 @@ cdef class Generator:
             self.fill_times(times_us)
         return 0
 
+    cdef int fill_check(self, check) except -1:
+        cdef Py_ssize_t n_bodies = self.config.n_bodies
+        if check is None:
+            return 0
+        if self.config.http:
+            raise ValueError("check is for protocol 'grpc'")
+        if not check.expected or any(len(content) != n_bodies for content in check.expected):
+            raise ValueError(f"check.expected has no content, or one without values for all {n_bodies} bodies")
+        lengths = [len(values) for values in check.expected[0]]
+        if any([len(values) for values in content] != lengths for content in check.expected):
+            raise ValueError("check.expected has contents with different numbers of values for one body")
+        if not (check.atol >= 0.0 and check.rtol >= 0.0):
+            raise ValueError(f"check.atol is {check.atol} and check.rtol {check.rtol}: 0 or more")
+        first, expected = array.array("Q", [0]), array.array("f")
+        for length in lengths:
+            first.append(first[-1] + length)
+        for content in check.expected:
+            for values in content:
+                expected.extend(array.array("f", values))
+        expected.append(0.0)  # so that there is something to point at
+        self.first, self.expected = first, expected
+        self.kept.append(check.output.encode())
+        self.check.output = slice_of(self.kept[-1])
+        self.check.n_contents = <uint32_t>len(check.expected)
+        self.check.n_bodies = <uint32_t>n_bodies
+        self.check.first = &self.first[0]
+        self.check.expected = &self.expected[0]
+        self.check.atol = check.atol
+        self.check.rtol = check.rtol
+        self.config.check = &self.check
+        return 0
+
     cdef int fill_tls(self, tls) except -1:
         cdef fs_tls_config config
         cdef fs_error err
@@ -566,10 +619,48 @@ cdef object result_of(const fs_load_result *result, uint32_t n_bodies):
         behind_ns=histogram_of(&result.behind),
         reconnects=result.reconnects,
         first_error=first_error_of(result),
+        records=PyBytes_FromStringAndSize(
+            <const char *>result.records, <Py_ssize_t>(result.n_records * sizeof(fs_load_record))
+        ),
+        unrecorded=result.unrecorded,
     )
 
 
-def run(
+@cython.final
+cdef class Running:
+    """A run that `start` has begun. The thread ends with the object at the latest."""
+
+    cdef Generator generator
+    cdef tuple address
+
+    def read(self):
+        return progress_of(fs_load_read(self.generator.load))
+
+    def over(self):
+        return fs_load_wait(self.generator.load, 0)
+
+    def stop(self):
+        fs_load_stop(self.generator.load)
+
+    def finish(self):
+        fs_load_finish(self.generator.load)
+
+    def wait(self, on_progress=None):
+        cdef const fs_load_result *result
+        self.generator.wait(on_progress)
+        result = fs_load_join(self.generator.load)
+        if result.no_connection:
+            where = self.address[1] if self.address[0] == "unix" else f"{self.address[0]}:{self.address[1]}"
+            why = error_text(&result.first_error)
+            raise LoadError(f"no connection to {where}: {why}; is the server there?")
+        return result_of(result, self.generator.config.n_bodies)
+
+
+def run(address, bodies, *, on_progress=None, **options):
+    return start(address, bodies, **options).wait(on_progress)
+
+
+def start(
     address,
     bodies,
     *,
@@ -593,13 +684,14 @@ def run(
     http_headers=(),
     processor=None,
     tls=None,
-    on_progress=None,
     max_outstanding=1_000_000,
     double spin_us=0.0,
+    check=None,
+    max_records=0,
 ):
     cdef Generator generator = Generator()
     cdef fs_load_config *config = &generator.config
-    cdef const fs_load_result *result
+    cdef Running running = Running.__new__(Running)
     if protocol not in ("grpc", "http"):
         raise ValueError(f"protocol is {protocol!r}, and must be 'grpc' or 'http'")
     if not 0 < connections <= 65536:
@@ -614,6 +706,8 @@ def run(
         raise ValueError(f"requests is {requests}")
     if processor is not None and not 0 <= processor < 1 << 16:
         raise ValueError(f"processor is {processor}")
+    if not 0 <= max_records <= 1 << 32:
+        raise ValueError(f"max_records is {max_records}, and must be from 0 to {1 << 32}")
     if timeout_s < 1e-3:
         raise ValueError(f"timeout_s is {timeout_s}, and must be at least a millisecond")
     if 0.0 < interval_s < 1e-3:
@@ -628,6 +722,7 @@ def run(
     config.spin_ns = nanoseconds("spin_us", spin_us * 1e-6)
     config.connect_timeout_us = min(config.timeout_us, <int64_t>CONNECT_TIMEOUT_US)
     config.requests = requests
+    config.max_records = max_records
     config.send_deadline = send_deadline
     if processor is not None:
         config.processor = processor
@@ -635,11 +730,9 @@ def run(
     generator.fill_message(bodies, path, authority, http_headers, reply_bytes)
     generator.fill_order(order)
     generator.fill_schedule(in_flight, rate, arrivals, times_us, seed)
+    generator.fill_check(check)
     generator.fill_tls(tls)
     generator.start()
-    generator.wait(on_progress)
-    result = fs_load_join(generator.load)
-    if result.no_connection:
-        where = address[1] if address[0] == "unix" else f"{address[0]}:{address[1]}"
-        raise LoadError(f"no connection to {where}: {error_text(&result.first_error)}; is the server there?")
-    return result_of(result, config.n_bodies)
+    running.generator = generator
+    running.address = tuple(address)
+    return running

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +36,26 @@ def write_config(folder: Path, tables: Mapping[str, Mapping[str, Any]], model: s
 
     Raises TargetError when FastServe would refuse it.
     """
+    others = {name: table for name, table in tables.items() if name != "model"}
+    served = {"name": model, "base_path": str(base_path), **tables.get("model", {})}
+    return write_models_config(folder, others, [served])
+
+
+def write_models_config(
+    folder: Path, tables: Mapping[str, Mapping[str, Any]], models: Sequence[Mapping[str, Any]]
+) -> Path:
+    """As write_config, with any [[models]]."""
     merged: Tables = {name: dict(table) for name, table in tables.items()}
     merged["server"] = {
         "listen": ["127.0.0.1:0"],
         **merged.get("server", {}),
         "state_dir": str(folder / "state"),
     }
-    served = {"name": model, "base_path": str(base_path), **merged.pop("model", {})}
     lines = []
     for name, table in merged.items():
         lines += [f"[{name}]", *_lines(table)]
-    lines += ["[[models]]", *_lines(served)]
+    for model in models:
+        lines += ["[[models]]", *_lines(model)]
     text = "\n".join(lines) + "\n"
     try:
         parse_config(text, str(folder / "config.toml"))

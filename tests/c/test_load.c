@@ -523,6 +523,120 @@ static void progress_may_be_read_and_the_run_stopped_at_any_time(void)
     server_free(s);
 }
 
+static void *finish_soon(void *user)
+{
+    usleep(50000);
+    fs_load_finish(user);
+    return NULL;
+}
+
+static void a_run_that_is_finished_waits_for_its_answers(void)
+{
+    static const enum fs_load_kind kinds[] = {FS_LOAD_CLOSED, FS_LOAD_POISSON};
+    server *s = server_new();
+    for (int i = 0; i < 2; i++) {
+        fs_load_config config = config_for(&s->address);
+        config.kind = kinds[i];
+        config.rate = 5000;
+        config.in_flight = 8;
+        config.duration_ns = INT64_C(3600) * 1000000000;
+        fs_load *load = started(&config);
+        pthread_t finisher;
+        REQUIRE(pthread_create(&finisher, NULL, finish_soon, load) == 0);
+        CHECK(fs_load_wait(load, PATIENCE_MS));
+        pthread_join(finisher, NULL);
+        const fs_load_result *r = fs_load_join(load);
+        check_sums(r, 3);
+        CHECK_EQ(r->unanswered, 0);
+        CHECK(r->done == r->sent && r->done > 8);
+        CHECK(r->window_ns > 0 && r->window_ns < INT64_C(3600) * 1000000000);
+        fs_load_free(load);
+    }
+    server_free(s);
+}
+
+static void every_request_of_the_window_is_recorded(void)
+{
+    server *s = server_new();
+    fs_load_config config = config_for(&s->address);
+    config.kind = FS_LOAD_CONSTANT;
+    config.rate = 4000;
+    config.warmup_ns = 50000000;
+    config.duration_ns = 200000000;
+    config.max_records = 1000;
+    fs_load *load = finished(&config);
+    const fs_load_result *r = fs_load_join(load);
+    CHECK_EQ(r->n_records, 800);
+    CHECK_EQ(r->unrecorded, 0);
+    uint64_t longest = 0;
+    int64_t first_ns = INT64_MAX, last_ns = 0;
+    for (uint64_t i = 0; i < r->n_records; i++) {
+        const fs_load_record *record = &r->records[i];
+        CHECK(record->failure == 0 && record->version == -1);
+        longest = (uint64_t)record->took_ns > longest ? (uint64_t)record->took_ns : longest;
+        first_ns = record->due_ns < first_ns ? record->due_ns : first_ns;
+        last_ns = record->due_ns > last_ns ? record->due_ns : last_ns;
+    }
+    CHECK_EQ(longest, r->latency.max);
+    CHECK_EQ(last_ns - first_ns, INT64_C(799) * 250000);
+    fs_load_free(load);
+
+    config.max_records = 300;
+    load = finished(&config);
+    r = fs_load_join(load);
+    check_sums(r, 3);
+    CHECK_EQ(r->n_records, 300);
+    CHECK_EQ(r->unrecorded, 500);
+    fs_load_free(load);
+
+    atomic_store_explicit(&s->fail_with, FS_UNAVAILABLE, memory_order_relaxed);
+    load = finished(&config);
+    r = fs_load_join(load);
+    for (uint64_t i = 0; i < r->n_records; i++)
+        CHECK_EQ(r->records[i].failure, FS_UNAVAILABLE);
+    fs_load_free(load);
+    server_free(s);
+}
+
+/* The server echoes: a body that is a PredictResponse is its own answer. */
+static void replies_are_checked_against_the_version_that_they_name(void)
+{
+    static const uint8_t spec_only[] = {0x12, 0x04, 0x12, 0x02, 0x08, 5};
+    /* outputs { "s": float [1] { 1.0 } }, model_spec { version 5 } */
+    static const uint8_t one[] = {0x0a, 0x0d, 0x0a, 1,    's', 0x12, 0x08, 0x08, 1,    0x2a,
+                                  0x04, 0,    0,    0x80, 0x3f, 0x12, 0x04, 0x12, 0x02, 0x08, 5};
+    static const uint8_t two[] = {0x0a, 0x0d, 0x0a, 1,    's', 0x12, 0x08, 0x08, 1,    0x2a,
+                                  0x04, 0,    0,    0,    0x40, 0x12, 0x04, 0x12, 0x02, 0x08, 5};
+    const fs_slice answers[] = {{one, sizeof one}, {two, sizeof two}, {spec_only, sizeof spec_only}};
+    static const uint64_t first[] = {0, 1, 2, 3};
+    static const float expected[] = {9, 9, 9, 1, 1, 1}; /* of even versions, of odd ones */
+    const fs_load_check check = {.output = text("s"),
+                                 .n_contents = 2,
+                                 .n_bodies = 3,
+                                 .first = first,
+                                 .expected = expected,
+                                 .atol = 1e-6f};
+    server *s = server_new();
+    fs_load_config config = config_for(&s->address);
+    config.bodies = answers;
+    config.reply_bytes = NULL;
+    config.check = &check;
+    config.requests = 300;
+    config.max_records = 300;
+    fs_load *load = finished(&config);
+    const fs_load_result *r = fs_load_join(load);
+    check_sums(r, 3);
+    CHECK_EQ(r->done, 100);
+    CHECK_EQ(r->failed[FS_LOAD_MISVERSIONED], 100);
+    CHECK_EQ(r->failed[FS_LOAD_BAD_REPLY], 100);
+    CHECK_STR(r->first_error.msg,
+              "body 1, version 5: the values are not those of the version that the answer names");
+    for (uint64_t i = 0; i < r->n_records; i++)
+        CHECK_EQ(r->records[i].version, 5);
+    fs_load_free(load);
+    server_free(s);
+}
+
 /* ---- HTTP/1.1 ----------------------------------------------------------------------------------------- */
 
 /* Answers each request on a connection as the script says: what to send, whether to close then. */
@@ -682,6 +796,7 @@ static void out_of_memory_before_the_start_is_an_error(void)
     for (int way = 0; way < 3; way++) {
         fs_load_config config = config_for(&address);
         config.requests = 1;
+        config.max_records = 10;
         config.http = way == 1;
         config.kind = way == 2 ? FS_LOAD_POISSON : FS_LOAD_CLOSED;
         config.rate = 1;
@@ -740,6 +855,7 @@ static void steady_state_allocates_nothing(void)
     config.in_flight = 8;
     config.duration_ns = INT64_C(3600) * 1000000000;
     config.interval_ns = 0;
+    config.max_records = 2000; /* and none for those that find no room */
     fs_load *load = started(&config);
     while (fs_load_read(load).done < 1000)
         REQUIRE(!fs_load_wait(load, 1));
@@ -764,6 +880,9 @@ int main(void)
     without_a_server_there_is_no_run();
     a_processor_that_is_not_there_is_an_error();
     progress_may_be_read_and_the_run_stopped_at_any_time();
+    a_run_that_is_finished_waits_for_its_answers();
+    every_request_of_the_window_is_recorded();
+    replies_are_checked_against_the_version_that_they_name();
     http_is_spoken_one_request_at_a_time();
     http_servers_that_close_are_dialled_again();
     http_failures_are_told_apart();

@@ -37,7 +37,17 @@ for target in targets:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The models, and two of them once more in `again`."""
     folder = tmp_path_factory.mktemp("models")
-    command = [sys.executable, "-c", EXPORT, str(MODELS), str(folder), *NAMES, "again/dcn", "again/mmoe"]
+    command = [
+        sys.executable,
+        "-c",
+        EXPORT,
+        str(MODELS),
+        str(folder),
+        *NAMES,
+        "again/dcn",
+        "again/mmoe",
+        "switch_small",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
@@ -126,3 +136,16 @@ def test_an_export_is_the_same_each_time(exported: Path, name: str) -> None:
     first, second = (run(folder, rows_of(folder, 20)) for folder in folders)
     for output, values in first.items():
         np.testing.assert_array_equal(values, second[output])
+
+
+def test_versions_to_switch_between_differ_in_their_weights_only(exported: Path) -> None:
+    folder = exported / "switch_small"
+    inputs = rows_of(folder, 8)
+    recorded = np.load(folder / "answers.npz")["score"]
+    assert recorded.shape == (3, 256, 1)
+    for version in (1, 2, 3):
+        model = tf.saved_model.load(str(folder / str(version)))
+        answers = model.signatures["serving_default"](**{k: tf.constant(v) for k, v in inputs.items()})
+        np.testing.assert_allclose(answers["score"], recorded[version - 1][:8], rtol=1e-4)
+    apart = np.abs(recorded - np.roll(recorded, -1, axis=0)) > 1e-2
+    assert apart.mean() > 0.9

@@ -17,18 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
-from core_driver import PREDICT, Core, predict_request, servable
+from core_driver import PREDICT, Core, predict_reply, predict_request, servable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastserve._native.load import Histogram, LoadError, LoadResult, Progress, Tls, run
+from fastserve._native.load import Check, Histogram, LoadError, LoadResult, Progress, Tls, run, start
 from fastserve.errors import FastServeError
 
 CERTIFICATES = Path(__file__).parents[1] / "certificates"
 ONE_ROW = predict_request("half", struct.pack("<f", 2.0), [1, 1])
 TWO_ROWS = predict_request("half", struct.pack("<2f", 2.0, 4.0), [2, 1])
 NOT_A_NUMBER = predict_request("nan", struct.pack("<f", float("nan")), [1, 1])
+RECORD = np.dtype([("due_ns", "<i8"), ("took_ns", "<i8"), ("version", "<i4"), ("failure", "<i4")])
 NOBODYS = predict_request("nobody", struct.pack("<f", 2.0), [1, 1])
 
 
@@ -220,6 +222,60 @@ def test_replies_are_weighed(core: Core) -> None:
     assert result.failed == {"reply size": 5}
     assert f"expected are {size}" in result.first_error
     assert send(core, [TWO_ROWS], in_flight=1, requests=5, reply_bytes=[-1]).done == 5
+
+
+def answered(core: Core, request: bytes) -> list[float]:
+    """What the core answers, read by protobuf."""
+    with grpc.insecure_channel(core.address) as channel:
+        return predict_reply(channel.unary_unary(PREDICT)(request))
+
+
+def test_replies_are_compared_with_what_their_version_answers(core: Core) -> None:
+    first, second = answered(core, ONE_ROW), answered(core, TWO_ROWS)
+    wrong = [[9.0], [9.0, 9.0]]
+    right = Check("y", [wrong, [first, second]], 1e-6, 0.0)  # version 1: the second content
+    how: dict[str, Any] = {"in_flight": 2, "requests": 10, "max_records": 10}
+    result = send(core, [ONE_ROW, TWO_ROWS], check=right, **how)
+    assert (result.done, result.failed) == (10, {})
+    records = np.frombuffer(result.records, RECORD)
+    assert set(records["version"]) == {1}
+    assert set(records["failure"]) == {0}
+    assert records["took_ns"].max() == result.latency.max
+    result = send(core, [ONE_ROW, TWO_ROWS], check=right._replace(expected=[[first, second], wrong]), **how)
+    assert result.failed == {"misversioned": 10}
+    assert "version 1" in result.first_error
+    result = send(core, [ONE_ROW, TWO_ROWS], check=right._replace(output="z"), **how)
+    assert result.failed == {"bad reply": 10}
+    assert set(np.frombuffer(result.records, RECORD)["version"]) == {1}
+
+
+def test_requests_beyond_the_room_for_records_are_counted(core: Core) -> None:
+    result = send(core, [ONE_ROW], in_flight=1, requests=10, max_records=4)
+    assert (len(result.records), result.unrecorded) == (4 * RECORD.itemsize, 6)
+    assert send(core, [ONE_ROW], in_flight=1, requests=10).records == b""
+
+
+def test_two_runs_at_once_are_finished_when_asked(core: Core) -> None:
+    how: dict[str, Any] = {"path": PREDICT, "authority": core.address, "duration_s": 3600.0}
+    before = time.monotonic_ns()
+    runs = [
+        start(("127.0.0.1", core.port), [ONE_ROW], rate=500.0, seed=seed, max_records=10_000, **how)
+        for seed in (1, 2)
+    ]
+    while not all(one.read()["done"] > 50 for one in runs):
+        assert not any(one.over() for one in runs)
+    for one in runs:
+        one.finish()
+    results = [one.wait() for one in runs]
+    after = time.monotonic_ns()
+    for result in results:
+        check(result)
+        assert (result.failed, result.unanswered) == ({}, 0)
+        records = np.frombuffer(result.records, RECORD)
+        assert len(records) == result.sent > 50
+        # On the clock that Python has as time.monotonic_ns().
+        assert before < records["due_ns"].min()
+        assert (records["due_ns"] + records["took_ns"]).max() < after
 
 
 def test_the_order_decides_which_body_goes(core: Core) -> None:
@@ -483,6 +539,12 @@ def test_progress_is_shown_on_the_calling_thread_and_may_end_the_run(core: Core)
         ({"rate": 5.0, "address": ("127.0.0.1", 0)}, "is not \\(host, port\\)"),
         ({"rate": 5.0, "address": ("unix", "x" * 200)}, "no path of a socket"),
         ({"rate": 5.0, "protocol": "http", "tls": Tls("x")}, "TLS is for"),
+        ({"rate": 5.0, "max_records": -1}, "max_records is -1"),
+        ({"rate": 5.0, "check": Check("y", [], 0.0, 0.0)}, "has no content"),
+        ({"rate": 5.0, "check": Check("y", [[[1.0], [1.0]]], 0.0, 0.0)}, "for all 1 bodies"),
+        ({"rate": 5.0, "check": Check("y", [[[1.0]], [[]]], 0.0, 0.0)}, "different numbers of values"),
+        ({"rate": 5.0, "check": Check("y", [[[1.0]]], 0.0, -1.0)}, "0 or more"),
+        ({"rate": 5.0, "protocol": "http", "check": Check("y", [[[1.0]]], 0.0, 0.0)}, "check is for"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(how: dict[str, Any], says: str) -> None:

@@ -1,0 +1,258 @@
+"""One switch run: a daemon, load on both its models, versions that appear one after the other.
+
+The generators are native threads; this thread publishes versions, looks at the core a few times a second and
+sleeps. Ctrl-C keeps what there is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastserve._native.load import Check, LoadResult
+from fastserve.bench.child import Child
+from fastserve.bench.processes import busy_fraction
+from fastserve.bench.switch_plan import BESIDE, MODEL, Load, Plan, Timing
+from fastserve.bench.switch_server import Admin, serving
+from fastserve.bench.switch_trace import RECORD, Recording, Switch, Trace
+from fastserve.bench.switch_versions import ATOL, RTOL, Asked, Contents, Publisher
+from fastserve.bench.target import Target
+from fastserve.bench.wire import PREDICT_PATH, grpc_body
+from fastserve.errors import FastServeError
+
+LOOK_S = 0.05
+_NAP_S = 0.25
+_BUSY_LOOK_S = 1.0
+SIGNATURE = "serving_default"
+_LONGEST_S = 24 * 3600.0
+_NEVER = 2**62
+
+# Told what goes on.
+Say = Callable[[str], None]
+# fastserve._native.load.start, or what stands in for it in tests.
+Start = Callable[..., Any]
+
+
+class SwitchError(FastServeError):
+    """A run could not be made, or not go on."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """CLOCK_MONOTONIC, which is the generators' too, or a test's."""
+
+    now_ns: Callable[[], int] = time.monotonic_ns
+    sleep: Callable[[float], None] = time.sleep
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model of a run: its contents, and the requests that are sent to it."""
+
+    contents: Contents
+    asked: Asked
+
+
+def run_plan(plan: Plan, model: Served, beside: Served, start: Start, say: Say) -> Recording:
+    """Starts what is to be started, measures, ends it. Raises FastServeError when nothing was measured."""
+    timing = plan.timing
+    with Child(plan.name) as child:
+        say("preparing the versions")
+        publisher = Publisher(child.folder / MODEL, model.contents, timing.switches + 1)
+        publisher.publish(1)
+        still = Publisher(child.folder / BESIDE, beside.contents, 1)
+        still.publish(1)
+        base_paths: dict[str, Path] = {MODEL: publisher.base_path, BESIDE: still.base_path}
+        busy = busy_fraction(_BUSY_LOOK_S)
+        say("starting the server")
+        variant = plan.variant
+        with serving(child, base_paths, plan.xla, variant.options, variant.environment()) as server:
+            loads = {
+                MODEL: TargetLoad(server.target, MODEL, model.asked, plan.load, start),
+                BESIDE: TargetLoad(server.target, BESIDE, beside.asked, plan.load, start),
+            }
+            saturation = dict.fromkeys(loads, 0.0)
+            rates = dict(zip(loads, plan.load.rates or (0.0, 0.0), strict=True))
+            if plan.load.rates is None:
+                say("measuring saturation")
+                saturation = saturate(loads, timing)
+                rates = {name: plan.load.share * rate for name, rate in saturation.items()}
+            run = SwitchRun(timing, server.admin, server.child, publisher, say)
+            return replace(run.measure(loads, rates, saturation), busy_before=busy)
+
+
+class TargetLoad:
+    """The load on one model: how it is started, and what its result becomes."""
+
+    def __init__(self, target: Target, model: str, asked: Asked, load: Load, start: Start) -> None:
+        self._target = target
+        self._model = model
+        self._load = load
+        self._begin = start
+        self._bodies = [grpc_body(model, SIGNATURE, request) for request in asked.requests]
+        self._check = Check(asked.output, asked.expected, ATOL, RTOL)
+
+    def closed(self, seconds: float, warmup_s: float) -> Any:
+        return self._start(in_flight=self._load.in_flight, warmup_s=warmup_s, duration_s=seconds)
+
+    def open(self, rate: float, warmup_s: float, most_s: float) -> Any:
+        return self._start(
+            rate=rate,
+            seed=self._load.seed + (self._model == BESIDE),
+            warmup_s=warmup_s,
+            duration_s=_LONGEST_S,
+            max_records=int(rate * most_s) + 1000,
+        )
+
+    def _start(self, **options: Any) -> Any:
+        return self._begin(
+            self._target.address,
+            self._bodies,
+            path=PREDICT_PATH,
+            authority=self._target.authority,
+            connections=self._load.connections,
+            timeout_s=self._load.timeout_s,
+            interval_s=0.0,
+            check=self._check,
+            **options,
+        )
+
+
+def saturate(loads: Mapping[str, TargetLoad], timing: Timing) -> dict[str, float]:
+    """What each model answers a second, both asked in closed loop at once. Raises SwitchError."""
+    running = {name: load.closed(timing.saturation_s, 1.0) for name, load in loads.items()}
+    results: dict[str, LoadResult] = {name: one.wait() for name, one in running.items()}
+    for name, result in results.items():
+        if result.failed or not result.done:
+            raise SwitchError(
+                f"{name}: {result.failed or 'no answers'} before any switch: {result.first_error}"
+            )
+    return {name: result.rate for name, result in results.items()}
+
+
+def trace_of(name: str, rate: float, saturation: float, result: LoadResult) -> Trace:
+    return Trace(
+        target=name,
+        rate=rate,
+        saturation=saturation,
+        records=np.frombuffer(result.records, RECORD),
+        sent=result.sent,
+        failed=dict(result.failed),
+        unanswered=result.unanswered,
+        unrecorded=result.unrecorded,
+        first_error=result.first_error,
+        behind_p999_ns=result.behind_ns.value_at(0.999),
+        cpu_s=result.cpu_s,
+    )
+
+
+class SwitchRun:
+    """The open loop and its switches."""
+
+    def __init__(
+        self,
+        timing: Timing,
+        admin: Admin,
+        child: Child,
+        publisher: Publisher,
+        say: Say,
+        clock: Clock | None = None,
+    ) -> None:
+        self._timing = timing
+        self._admin = admin
+        self._child = child
+        self._publisher = publisher
+        self._say = say
+        self._clock = clock or Clock()
+        self._running: dict[str, Any] = {}
+        self._switches: list[Switch] = []
+        self._unfinished: Switch | None = None
+
+    def measure(
+        self, loads: Mapping[str, TargetLoad], rates: Mapping[str, float], saturation: Mapping[str, float]
+    ) -> Recording:
+        """With Ctrl-C, or when the server does not do its part, what there is until then."""
+        timing, ended = self._timing, ""
+        pid = self._admin.core_pid()
+        for name, load in loads.items():
+            self._running[name] = load.open(rates[name], timing.warmup_s, timing.most_s)
+        try:
+            self._sleep("steady load", timing.warmup_s + timing.lead_s)
+            for version in range(2, timing.switches + 2):
+                self._switch(version)
+                last = version == timing.switches + 1
+                self._sleep("steady load", min(timing.gap_s, 2.0) if last else timing.gap_s)
+        except KeyboardInterrupt:
+            ended = "interrupted"
+        except FastServeError as error:
+            ended = str(error)
+        for one in self._running.values():
+            one.finish()
+        results = {name: one.wait() for name, one in self._running.items()}
+        return Recording(
+            traces=tuple(
+                trace_of(name, rates[name], saturation[name], result) for name, result in results.items()
+            ),
+            switches=tuple(self._switches),
+            unfinished=self._unfinished,
+            ended=ended,
+            core_restarts=0 if ended else int(self._admin.core_pid() != pid),
+        )
+
+    def _switch(self, version: int) -> None:
+        """Publishes a version, waits until it is served alone, and then for its window's end."""
+        timing = self._timing
+        what = f"switch {version - 1} of {timing.switches}"
+        self._say(f"{what}: waiting for version {version}")
+        appeared_ns = self._publisher.publish(version)
+        switch = Switch(version, appeared_ns, _NEVER, _NEVER, _NEVER)
+        self._unfinished = switch
+        deadline_ns = appeared_ns + int(timing.patience_s * 1e9)
+        while switch.gone_ns == _NEVER:
+            if self._clock.now_ns() > deadline_ns:
+                raise SwitchError(
+                    f"version {version} did not take the place of {version - 1} within "
+                    f"{timing.patience_s:g} s; the server said:\n{self._child.said()}"
+                )
+            self._nap(LOOK_S)
+            switch = seen(switch, self._admin.states(MODEL), self._clock.now_ns())
+            self._unfinished = switch
+        self._sleep(f"{what}: its window", timing.tail_s)
+        until_ns = switch.gone_ns + int(timing.tail_s * 1e9)
+        self._switches.append(replace(switch, until_ns=until_ns))
+        self._unfinished = None
+
+    def _sleep(self, what: str, seconds: float) -> None:
+        end_ns = self._clock.now_ns() + int(seconds * 1e9)
+        self._say(what)
+        while (left_ns := end_ns - self._clock.now_ns()) > 0:
+            self._nap(min(left_ns / 1e9, _NAP_S))
+
+    def _nap(self, seconds: float) -> None:
+        """Raises when there is nothing left to wait for."""
+        self._clock.sleep(seconds)
+        self._child.check()
+        for name, one in self._running.items():
+            if one.over():
+                raise SwitchError(f"the load on {name} ended by itself")
+
+
+def seen(switch: Switch, states: Mapping[int, str], now_ns: int) -> Switch:
+    """`switch` with what the core has now, by version: each state is noted when it is first seen."""
+    stages = dict(switch.stages)
+    if switch.version in states:
+        stages.setdefault(states[switch.version], now_ns)
+    older = {state for version, state in states.items() if version < switch.version}
+    for state in older - {"published"}:
+        stages.setdefault(f"old {state}", now_ns)
+    published_ns, gone_ns = switch.published_ns, switch.gone_ns
+    if states.get(switch.version) == "published":
+        published_ns = min(published_ns, now_ns)
+        if not older:
+            gone_ns = min(gone_ns, now_ns)
+    return replace(switch, stages=stages, published_ns=published_ns, gone_ns=gone_ns)
