@@ -252,6 +252,26 @@ int fs_catalog_publish(fs_catalog *catalog, fs_servable *servable)
     return rc;
 }
 
+int fs_catalog_replace(fs_catalog *catalog, const fs_servable *before, fs_servable *servable)
+{
+    pthread_mutex_lock(&catalog->change);
+    model *m;
+    table *t = table_next(atomic_load_explicit(&catalog->current, memory_order_relaxed), servable->model, &m);
+    int rc = t == NULL ? -FS_RESOURCE_EXHAUSTED : -FS_NOT_FOUND;
+    for (uint32_t i = 0; t != NULL && i < m->n_versions; i++) {
+        if (m->versions[i] == before) {
+            m->versions[i] = servable;
+            rc = 0;
+        }
+    }
+    if (rc == 0)
+        install(catalog, t, m);
+    else
+        table_free(t);
+    pthread_mutex_unlock(&catalog->change);
+    return rc;
+}
+
 int fs_catalog_withdraw(fs_catalog *catalog, fs_servable *servable)
 {
     pthread_mutex_lock(&catalog->change);

@@ -31,6 +31,8 @@ fs_servable *fs_catalog_find(fs_catalog *catalog, const fs_model_ref *ref, fs_tu
 /* Makes a version visible, or invisible; returns when no reader can hold the table before. The
  * newest published version is what requests without a version get. Loader threads. */
 int fs_catalog_publish(fs_catalog *catalog, fs_servable *servable);
+/* The same version, opened with other settings, in the place of one that is published; at once. */
+int fs_catalog_replace(fs_catalog *catalog, const fs_servable *before, fs_servable *servable);
 int fs_catalog_withdraw(fs_catalog *catalog, fs_servable *servable);
 
 /* Replaces a model's labels. Slices are copied. Loader threads. */

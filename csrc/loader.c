@@ -70,6 +70,7 @@ static void stop_serving(fs_loader *loader, fs_servable *servable)
 typedef struct retirement {
     fs_loader *loader;
     fs_task *task; /* NULL until a retire asks for it */
+    bool replaced; /* out of the catalog already */
 } retirement;
 
 /* The last pin is gone. Any thread, and most often an executor: hand over, and no more. */
@@ -122,10 +123,17 @@ static int publish(fs_loader *loader, fs_task *task)
     /* relaxed: nobody else sees it yet; the catalog's swap publishes. */
     atomic_store_explicit(&servable->pins, 1, memory_order_relaxed);
     int rc = change_serving(loader, servable, true);
-    if (rc == 0 && (rc = fs_catalog_publish(loader->catalog, servable)) != 0)
-        stop_serving(loader, servable);
+    if (rc == 0) {
+        rc = task->replaces != NULL ? fs_catalog_replace(loader->catalog, task->replaces, servable)
+                                    : fs_catalog_publish(loader->catalog, servable);
+        if (rc != 0)
+            stop_serving(loader, servable);
+    }
+    if (rc == 0 && task->replaces != NULL)
+        ((retirement *)task->replaces->user)->replaced = true;
     if (rc != 0)
         fs_fail(&task->err, (enum fs_code)-rc, rc == -FS_ALREADY_EXISTS ? "that version is published already"
+                                               : rc == -FS_NOT_FOUND    ? "that version is not published"
                                                                         : "out of memory");
     return rc;
 }
@@ -140,7 +148,7 @@ static bool retire(fs_loader *loader, fs_task *task)
         r->task = NULL;
         return true;
     }
-    task->rc = fs_catalog_withdraw(loader->catalog, servable);
+    task->rc = r->replaced ? 0 : fs_catalog_withdraw(loader->catalog, servable);
     if (task->rc != 0) {
         bool missing = task->rc == -FS_NOT_FOUND;
         fs_fail(&task->err, (enum fs_code)-task->rc,

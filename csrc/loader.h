@@ -17,7 +17,7 @@
 
 enum fs_task_kind {
     FS_TASK_LOAD,    /* open and warm; out: servable, warm.failures */
-    FS_TASK_PUBLISH, /* visible from then on */
+    FS_TASK_PUBLISH, /* visible from then on; with `replaces`, in its place */
     FS_TASK_RETIRE,  /* invisible; done when its last call is answered */
     FS_TASK_CLOSE,   /* freed; not published, no calls */
     FS_TASK_LABEL,
@@ -53,6 +53,9 @@ typedef struct fs_task {
     fs_batching batching;
     fs_warm warm;
     atomic_int stage; /* an fs_stage; see fs_task_progress */
+
+    /* FS_TASK_PUBLISH: NULL, or the same version as it is published, which is to be retired next */
+    fs_servable *replaces;
 
     /* FS_TASK_LABEL: model and these */
     const fs_label *labels;

@@ -296,6 +296,7 @@ cdef extern from "loader.h" nogil:
         const fs_signature_plan *plans
         fs_batching batching
         fs_warm warm
+        fs_servable *replaces
         const fs_label *labels
         uint32_t n_labels
         int (*call)(void *arg, fs_error *err) noexcept nogil

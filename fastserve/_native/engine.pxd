@@ -17,6 +17,7 @@ cdef class Engine:
     cdef fs_owner *home      # of the loop's thread, where tasks come back to; set by the front end
     cdef object loop
     cdef dict servables      # (model, version) -> Servable
+    cdef dict replacements   # (model, version) -> Servable that is to take the place of a published one
     cdef size_t max_message_bytes
     cdef frozenset ablate    # what is left out, for measurement
     cdef dict routes         # model -> Route, where one is set

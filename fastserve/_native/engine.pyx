@@ -199,13 +199,15 @@ cdef object send(Engine engine, Errand *errand, subject):
     return future
 
 
-cdef object post(Engine engine, fs_task_kind kind, Servable servable):
+cdef object post(Engine engine, fs_task_kind kind, Servable servable, Servable replaces=None):
     """Posts a task about a servable."""
     cdef Errand *errand = <Errand *>calloc(1, sizeof(Errand))
     if errand is NULL:
         raise MemoryError
     errand.task.kind = kind
     errand.task.servable = servable.c
+    if replaces is not None:
+        errand.task.replaces = replaces.c
     errand.task.runtime = servable.runtime.c
     errand.task.model = servable.model
     errand.task.version = servable.spec.version
@@ -307,8 +309,8 @@ cdef object post_route(Engine engine, str model, Route route):
     return send(engine, errand, (name, route))
 
 
-cdef Servable find(Engine engine, str model, version, str state):
-    cdef Servable servable = engine.servables.get((model, version))
+cdef Servable find(Engine engine, str model, version, str state, dict home=None):
+    cdef Servable servable = (engine.servables if home is None else home).get((model, version))
     if servable is None or servable.state != state:
         have = "not here" if servable is None else servable.state
         raise RuntimeFailure("FAILED_PRECONDITION", f"{model}:{version} is {have}, not {state}")
@@ -345,6 +347,7 @@ cdef class Engine:
         config.max_compressed_bytes = limits["max_compressed_bytes"]
         self.loop = loop
         self.servables = {}
+        self.replacements = {}
         self.routes = {}
         self.c = fs_engine_start(&config, &policy)
         if self.c is NULL:
@@ -390,17 +393,23 @@ cdef class Engine:
         """Whether that is less than was asked for, since this process may not raise a thread's priority again."""
         return fs_loader_nice_limited(self.c.loader)
 
-    async def load(self, Runtime runtime not None, dict spec) -> tuple[float, int]:
-        """Opens and warms a version in a loader thread. Returns seconds and the number of warm-up runs that failed."""
+    async def load(self, Runtime runtime not None, dict spec, replacement=False) -> tuple[float, int]:
+        """Opens and warms a version in a loader thread. Returns seconds and the number of warm-up runs that failed.
+
+        With `replacement` it is the same version as one that is published, to take its place by `replace`.
+        """
         key = (spec["model"], spec["version"])
-        if key in self.servables:
-            raise RuntimeFailure("ALREADY_EXISTS", f"{key[0]}:{key[1]} is {self.servables[key].state}")
+        home = self.replacements if replacement else self.servables
+        if key in home:
+            raise RuntimeFailure("ALREADY_EXISTS", f"{key[0]}:{key[1]} is {home[key].state}")
+        if replacement:
+            find(self, key[0], key[1], "published")
         servable = Servable(runtime, spec)
-        self.servables[key] = servable
+        home[key] = servable
         try:
             took = await post(self, FS_TASK_LOAD, servable)
         except RuntimeFailure:
-            del self.servables[key]
+            del home[key]
             raise
         servable.enter("loaded")
         return took
@@ -410,6 +419,26 @@ cdef class Engine:
         cdef Servable servable = find(self, model, version, "loaded")
         await post(self, FS_TASK_PUBLISH, servable)
         servable.enter("published")
+
+    async def replace(self, str model, version) -> None:
+        """Puts a loaded replacement in the place of the published version, which is retired and closed. Between
+        one request and the next, and nobody is answered by both."""
+        cdef Servable servable = self.replacements.get((model, version))
+        if servable is None or servable.state != "loaded":
+            raise RuntimeFailure("FAILED_PRECONDITION", f"{model}:{version} has no replacement that is loaded")
+        cdef Servable before = find(self, model, version, "published")
+        servable.enter("publishing")
+        try:
+            await post(self, FS_TASK_PUBLISH, servable, before)
+        except RuntimeFailure:
+            servable.enter("loaded")
+            raise
+        servable.enter("published")
+        self.servables[(model, version)] = self.replacements.pop((model, version))
+        before.enter("retiring")
+        await post(self, FS_TASK_RETIRE, before)
+        before.enter("closing")
+        await post(self, FS_TASK_CLOSE, before)
 
     async def retire(self, str model, version) -> None:
         """Makes a version invisible; returns when its calls are answered."""
@@ -423,11 +452,12 @@ cdef class Engine:
         servable.enter("loaded")
 
     async def close(self, str model, version) -> None:
-        """Frees a version that is not visible."""
-        cdef Servable servable = find(self, model, version, "loaded")
+        """Frees a version that is not visible, or a replacement that is not wanted after all."""
+        home = self.replacements if (model, version) in self.replacements else self.servables
+        cdef Servable servable = find(self, model, version, "loaded", home)
         servable.enter("closing")
         await post(self, FS_TASK_CLOSE, servable)
-        del self.servables[(model, version)]
+        del home[(model, version)]
 
     async def label(self, str model, dict labels) -> None:
         """Replaces a model's version labels."""
@@ -450,7 +480,7 @@ cdef class Engine:
 
     def versions(self) -> list[dict]:
         """What is here: model, version, state, seconds; while it is loading stage, done and total, too."""
-        return [servable.status() for servable in self.servables.values()]
+        return [row.status() for row in [*self.servables.values(), *self.replacements.values()]]
 
     def stats(self) -> list[dict]:
         """Counters of every signature of every version."""

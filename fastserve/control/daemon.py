@@ -30,7 +30,7 @@ from fastserve.control.first_core import FirstCore
 from fastserve.control.listeners import Listeners
 from fastserve.control.manager import Manager, summary
 from fastserve.control.memory import MemoryBudget
-from fastserve.control.plugins import check_plugins
+from fastserve.control.plugins import batcher_library, check_plugins
 from fastserve.control.reload import Reloader
 from fastserve.control.reload_request import ReloadRequests
 from fastserve.control.state import StateDir
@@ -78,8 +78,10 @@ async def run(
     tensorflow = replace(config.tensorflow, library_dir=installed)
     env = child_environment(tensorflow, config.models)
     cache = open_cache(server.state_dir, tensorflow, config.models, env, log)
-    core_env = {**env, **allocator_environment(server.allocator, env)}
-    if cache is not None:
+    without = ablated()
+    allocator = "system" if "allocator" in without else server.allocator
+    core_env = {**env, **allocator_environment(allocator, env)}
+    if cache is not None and "cache" not in without:
         core_env = with_xla_cache(core_env, cache.directory, read_only=True)
 
     async with AsyncExitStack() as stack:
@@ -105,12 +107,12 @@ async def run(
             trial_argv or child_argv("fastserve.control.trial"),
             env,
             log,
-            nice=config.loading.nice,
+            nice=0 if "trial-nice" in without else config.loading.nice,
             hurry_after_s=config.loading.hurry_after_s,
             cache=cache,
         )
         memory = MemoryBudget(config.loading.memory_limit_bytes, lambda: core.pid)
-        work = VersionWork(tensorflow, config.loading, core, trials, state, memory, log)
+        work = VersionWork(tensorflow, config.loading, core, trials, state, memory, cache, log)
         manager = Manager(config.loading, core, work, log)
         reloader = Reloader(config, manager, options.read, log)
         requests = ReloadRequests(reloader, manager)
@@ -232,6 +234,7 @@ def configure_command(config: Config, listeners: Listeners, library_dir: str) ->
         },
         "limits": msgspec.to_builtins(config.limits),
         "executor": msgspec.to_builtins(config.executor),
+        "policy_library": batcher_library(config.executor.policy),
         "loading": {"nice": config.loading.nice},
         "ablate": ablated(),
         "tensorflow": {**msgspec.to_builtins(config.tensorflow), "library_dir": library_dir},

@@ -112,6 +112,7 @@ class Manager:
                 self._log.error("not available", servable=harness, path=harness.path.path, error=error)
                 lost.append((stream, harness, str(error)))
 
+        await self._work.restore_routes(core)
         streams = [served.stream for served in self._models.values()]
         await asyncio.gather(*(restore(s, h) for s in streams for h in s.available))
         await self._table.fill(core)
@@ -150,7 +151,8 @@ class Manager:
         for row in there:
             note = row.get("note") or {}
             path = VersionPath(row["version"], str(note.get("path")), str(note.get("fingerprint")))
-            stream.adopt(path, row["servable"], int(note.get("memory_bytes") or 0))
+            stream.adopt(path, row["servable"], note)
+        stream.resume()
         context = SourceContext(
             model=model,
             choose=choice,
@@ -287,7 +289,7 @@ class Manager:
             "progress": str(getattr(served.source, "progress", "")),
             "paused": served.choice.paused,
             "labels": served.labels,
-            "rollout": None,
+            "rollout": next((h.rollout for h in served.stream.versions if h.rollout), None),
             "versions": [
                 _version_status(h, now) for h in sorted(served.stream.versions, key=lambda h: h.version)
             ],
@@ -327,7 +329,8 @@ def _code(harness: Harness) -> int:
 
 
 def _version_status(harness: Harness, now: float) -> dict[str, Any]:
-    stage = dict(harness.stage)
+    doing = harness.renewal or harness
+    stage = dict(doing.stage)
     return {
         "version": harness.version,
         "state": harness.state.name,
@@ -338,7 +341,7 @@ def _version_status(harness: Harness, now: float) -> dict[str, Any]:
         "bucket": stage.pop("bucket", None),
         "done": stage.pop("done", None),
         "total": stage.pop("total", None),
-        "seconds": round(now - harness.stage_since, 1) if harness.stage else None,
+        "seconds": round(now - doing.stage_since, 1) if doing.stage else None,
         "memory_bytes": harness.memory_bytes,
         "attempts": harness.attempts,
         "retry_in_s": None if harness.retry_at is None else round(max(0.0, harness.retry_at - now), 1),

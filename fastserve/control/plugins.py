@@ -29,7 +29,8 @@ _BATCHERS = {"fair": None}
 
 
 def check_plugins(config: Config) -> None:
-    """ConfigError, with everything that is wrong, when the configuration names a plug-in that is not there."""
+    """ConfigError, with everything that is wrong, when the configuration names a plug-in that is not
+    there."""
     problems = []
     for model in config.models:
         for find in (transition_policy, _source_factory, _loader_factory):

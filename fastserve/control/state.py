@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -74,11 +75,11 @@ class StateDir:
         # A name may be "..": names are marked so that none is a path of its own.
         return self._path / "prepared" / f"model-{model}" / str(version)
 
-    def prepared_dir(self, model: str, version: int) -> str:
-        """Where a trial may put a rewritten model; not there yet."""
-        path = self.prepared_path(model, version)
-        shutil.rmtree(path, ignore_errors=True)
-        return str(path)
+    def work_dir(self, model: str, version: int) -> str:
+        """A new and empty directory for what is made of a version, once. Blocks. OSError."""
+        place = self.prepared_path(model, version)
+        place.mkdir(parents=True, exist_ok=True)
+        return tempfile.mkdtemp(dir=place)
 
     def xla_choice(self, model: str, base_path: str) -> str | None:
         """What xla = "auto" chose for an earlier version of this model."""

@@ -9,12 +9,16 @@ the event loop; knows nothing of trials and cores, which are the Work.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from fastserve.config import Loading, Model
+import msgspec
+from msgspec.structs import replace
+
+from fastserve.config import Loading, Model, Rollout, Versions
 from fastserve.control.policy import permitted
 from fastserve.errors import CoreError, CoreLost, ModelError
 from fastserve.extensions import Aspired, Snapshot, State, Step, VersionPath, VersionPolicy
@@ -47,6 +51,16 @@ class Harness:
     cancellable: bool = False
     # Stays although it may not be aspired: it is being compared with another.
     held: bool = False
+    # How that goes, while it is the new one.
+    rollout: dict[str, Any] | None = None
+    # Takes the place of the same version, which is served with other settings or other files.
+    replacement: bool = False
+    # The one that is about to take this one's place, and what the last that could not would have been.
+    renewal: Harness | None = None
+    not_renewed: tuple[str, str, str] | None = None
+    # What it was loaded with, in a few letters, and the directory of what was made for that.
+    settings: str = ""
+    work_dir: str = ""
     # Ends the pause before the next attempt.
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -61,6 +75,21 @@ class Harness:
         return Snapshot(self.version, self.state, self.aspired or self.held, self.failed)
 
 
+def settings_of(model: Model) -> str:
+    """The settings that a version is loaded with, in a few letters."""
+    loaded = replace(
+        model,
+        base_path="",
+        source="",
+        options={},
+        versions=Versions(),
+        rollout=Rollout(),
+        labels={},
+        trial_timeout_s=1.0,
+    )
+    return hashlib.sha256(msgspec.json.encode(loaded, order="deterministic")).hexdigest()[:16]
+
+
 class Rejected(ModelError):
     """A version that is served was found worse than the one before it, and is to be unloaded."""
 
@@ -70,13 +99,17 @@ class Work(Protocol):
 
     async def load(self, harness: Harness, beside: Harness | None) -> None:
         """Brings it into the core and publishes it; keeps `stage` current. With `beside` it gets only the
-        share of the traffic that a rollout begins with. ModelError, CoreError or CoreLost."""
+        share of the traffic that a rollout begins with. A `replacement` takes the place of the same version,
+        which is unloaded. ModelError, CoreError or CoreLost."""
 
     async def prove(self, harness: Harness, beside: Harness) -> None:
         """Returns when the new version is to have all traffic. Rejected when it is to go."""
 
     async def unload(self, harness: Harness) -> None:
         """Drains and closes it. Nothing is left of it in the core, whatever happens."""
+
+    async def tidy(self, work_dir: str) -> None:
+        """Removes what was made for a version that is not served like that any more."""
 
 
 class ServableStream:
@@ -129,15 +162,18 @@ class ServableStream:
 
     # ---- what others say -----------------------------------------------------------------
 
-    def adopt(self, path: VersionPath, servable: dict[str, Any], memory_bytes: int) -> None:
-        """A version that is served already, by a core that another control process has filled."""
+    def adopt(self, path: VersionPath, servable: dict[str, Any], note: Mapping[str, Any]) -> None:
+        """A version that is served already, by a core that another control process has filled; `note` is what
+        that has left there."""
         self.versions.append(
             Harness(
                 self.model,
                 path,
                 state=State.AVAILABLE,
                 servable=servable,
-                memory_bytes=memory_bytes,
+                memory_bytes=int(note.get("memory_bytes") or 0),
+                settings=str(note.get("settings", "")),
+                work_dir=str(note.get("work_dir", "")),
             )
         )
 
@@ -151,11 +187,18 @@ class ServableStream:
         self._aspired = aspired
         self._reconcile()
 
+    def resume(self) -> None:
+        """Goes on with a rollout that another control process had begun with adopted versions."""
+        if self.model.rollout.mode != "off" and len(self.available) > 1:
+            beside, newest = sorted(self.available, key=lambda h: h.version)[-2:]
+            self._begin(newest, self._prove(newest, beside), "prove")
+
     def retry(self, version: int | None = None) -> None:
         """Tries what has failed, or waits for its next attempt, again at once: one version, or all."""
         for harness in list(self.versions):
             if version in (None, harness.version):
                 harness.hurry.set()
+                harness.not_renewed = None
                 if harness.failed and harness.state is State.END:
                     self.versions.remove(harness)
         self._reconcile()
@@ -190,10 +233,12 @@ class ServableStream:
             harness.aspired = harness.version in wanted
             if not harness.aspired:
                 self._give_up(harness)
+            elif harness.state is State.AVAILABLE and harness not in self._tasks:
+                self._renew_if_changed(harness, wanted[harness.version])
         for path in wanted.values():
             last = self.find(path.version)
             if last is None or (last.state is State.END and self._again(last, path)):
-                self.versions.append(Harness(self.model, path))
+                self.versions.append(Harness(self.model, path, settings=settings_of(self.model)))
         self._step()
         self._forget()
         self._note()
@@ -264,7 +309,7 @@ class ServableStream:
             harness.state = State.END
         elif harness in self._proofs:
             self._proofs[harness].cancel()
-        elif harness.cancellable:
+        elif harness.cancellable or (harness.renewal is not None and harness.renewal.cancellable):
             self._tasks[harness].cancel()
 
     async def _load(self, harness: Harness) -> None:
@@ -304,6 +349,39 @@ class ServableStream:
         self._changed()
         if beside is not None:
             await self._prove(harness, beside)
+
+    def _renew_if_changed(self, harness: Harness, path: VersionPath) -> None:
+        """A version that is served is loaded anew when its model's settings have changed, or its files have
+        another place."""
+        settings = settings_of(self.model)
+        as_wanted = (path.path, path.fingerprint, settings)
+        if (path.path, settings) == (harness.path.path, harness.settings) or as_wanted == harness.not_renewed:
+            return
+        harness.held = True
+        harness.renewal = Harness(self.model, path, state=State.LOADING, replacement=True, settings=settings)
+        self._begin(harness, self._renew(harness, harness.renewal), "renew")
+
+    async def _renew(self, harness: Harness, fresh: Harness) -> None:
+        """Puts `fresh`, the same version, in the place of `harness`. When that fails, all stays as it is."""
+        try:
+            await self._work.load(fresh, None)
+        except (ModelError, CoreError, CoreLost) as error:
+            self._log.error("not renewed", servable=harness, why=error)
+            harness.error = f"served as it was loaded before, for this failed: {error}"
+            harness.not_renewed = (fresh.path.path, fresh.path.fingerprint, fresh.settings)
+        except asyncio.CancelledError:
+            if self._closed:
+                raise
+        else:
+            self._log.info("renewed", servable=harness)
+            harness.error = ""
+            before = harness.work_dir
+            for what in ("model", "path", "settings", "servable", "memory_bytes", "work_dir"):
+                setattr(harness, what, getattr(fresh, what))
+            await self._work.tidy(before)
+        finally:
+            harness.renewal = None
+            harness.held = False
 
     def _beside(self, harness: Harness) -> Harness | None:
         """The version that a new one has to be compared with before it gets all traffic."""

@@ -7,6 +7,7 @@ in children. Knows no policy: when something is done is the stream's business.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -14,18 +15,27 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from fastserve.config import Loading, Model, TensorFlow
 from fastserve.control.core_process import CoreProcess
 from fastserve.control.memory import MemoryBudget
+from fastserve.control.plugins import make_loader, prepared_request
+from fastserve.control.rollout import Decision, Figures
+from fastserve.control.rollout_watch import RolloutWatch
 from fastserve.control.state import StateDir
-from fastserve.control.stream import Harness
+from fastserve.control.stream import Harness, Rejected
 from fastserve.control.supervisor import CoreSupervisor
 from fastserve.control.trial_runner import Trial, TrialRunner, trial_request
+from fastserve.control.xla_cache import XlaCache
 from fastserve.errors import CoreError, CoreLost, ModelError
+from fastserve.extensions import Prepared
 from fastserve.log import Log
 
 # Signatures that TensorFlow puts into a SavedModel for itself.
 _INTERNAL = "__saved_model_"
+# With what the compile cache has; when the core cannot open that, compiled anew; and at last without XLA.
+_PLANS = ("cached", "anew", "plain")
 
 
 class VersionWork:
@@ -39,6 +49,7 @@ class VersionWork:
         trials: TrialRunner,
         state: StateDir,
         memory: MemoryBudget,
+        cache: XlaCache | None,
         log: Log,
     ) -> None:
         self._tensorflow = tensorflow
@@ -47,6 +58,8 @@ class VersionWork:
         self._trials = trials
         self._state = state
         self._memory = memory
+        self._cache = cache
+        self._rollouts = RolloutWatch(core.call)
         self._log = log
         # Called after everything that status shows; the manager's.
         self.changed: Callable[[], None] = lambda: None
@@ -57,19 +70,45 @@ class VersionWork:
 
     async def load(self, harness: Harness, beside: Harness | None) -> None:
         """See stream.Work."""
-        harness.cancellable = True
         try:
-            await self._until_free(harness)
-            size = await asyncio.to_thread(_file_bytes, harness.path.path)
-            self._memory.check(size, "its files alone have")
-            trial = await self._try(harness)
-        finally:
-            harness.cancellable = False
-        harness.servable = _servable(harness.model, trial)
-        harness.memory_bytes = int(trial.report.get("memory_bytes") or 0)
-        with self._memory.taking(harness.memory_bytes):
-            await self._open(harness)
+            harness.work_dir = await asyncio.to_thread(
+                self._state.work_dir, harness.model.name, harness.version
+            )
+        except OSError as error:
+            raise ModelError(
+                f"nothing can be written below the state directory: {error.strerror}; "
+                "make room there, or set [server] state_dir"
+            ) from None
         try:
+            await self._load(harness, beside)
+        except BaseException:
+            await self.tidy(harness.work_dir)
+            raise
+
+    async def _load(self, harness: Harness, beside: Harness | None) -> None:
+        for plan in _PLANS:
+            harness.cancellable = True
+            try:
+                await self._until_free(harness)
+                prepared = await self._prepare(harness)
+                trial = await self._try(harness, prepared, plan)
+            finally:
+                harness.cancellable = False
+            harness.servable = _servable(harness.model, trial)
+            estimate = int(trial.report.get("memory_bytes") or 0)
+            harness.memory_bytes = max(estimate, prepared.resident_bytes if prepared else 0)
+            try:
+                await self._open(harness)
+                break
+            except CoreError as error:
+                if plan == "plain" or not _compiled(harness.servable):
+                    raise
+                self._log.warning("the core cannot open what was compiled", servable=harness, why=error)
+                if self._cache is not None:
+                    await asyncio.to_thread(self._cache.discard, harness.servable)
+        try:
+            if beside is not None:
+                await self._rollouts.prepare(harness.model, beside.version, harness.version)
             await self._publish(harness)
         except CoreError:
             await self._close(harness)
@@ -77,30 +116,95 @@ class VersionWork:
 
     async def prove(self, harness: Harness, beside: Harness) -> None:
         """See stream.Work."""
+        began = time.monotonic()
+
+        def on_progress(text: str, figures: Figures) -> None:
+            harness.rollout = {
+                "mode": harness.model.rollout.mode,
+                "stable": beside.version,
+                "new": harness.version,
+                "seconds": round(time.monotonic() - began, 1),
+                "text": text,
+            }
+            self.changed()
+
+        self._log.info(
+            "rollout begins",
+            servable=harness,
+            beside=beside,
+            mode=harness.model.rollout.mode,
+            share=harness.model.rollout.share,
+        )
+        try:
+            verdict = await self._rollouts.watch(harness.model, beside.version, harness.version, on_progress)
+        finally:
+            harness.rollout = None
+        if verdict.decision is Decision.ROLLBACK:
+            raise Rejected(f"rolled back to version {beside.version}: {verdict.reason}")
+        self._log.info("promoted", servable=harness, why=verdict.reason)
 
     async def restore(self, harness: Harness, core: CoreProcess) -> None:
         """Loads and publishes into a new core what an old one served. ModelError, CoreError; CoreLost when
         this core dies as well."""
+        if bad := await self._damaged(harness.servable or {}):
+            raise ModelError(f"{len(bad)} entries of its compile cache are damaged or missing")
         await self._load_into(core, harness)
         await core.call("publish", model=harness.model.name, version=harness.version)
 
-    async def _try(self, harness: Harness) -> Trial:
-        model = harness.model
+    async def restore_routes(self, core: CoreProcess) -> None:
+        """Rollouts go on in a new core. To be done before anything is published there."""
+        for model, route in self._rollouts.routes().items():
+            await core.call("route", model=model, route=route)
+
+    async def _prepare(self, harness: Harness) -> Prepared | None:
+        """What the model's loader makes of the version; None for SavedModels, which need nothing made."""
+        loader = make_loader(harness.model)
+        if loader is None:
+            size = await asyncio.to_thread(_file_bytes, harness.path.path)
+            self._memory.check(size, "its files alone have")
+            return None
+        self._stage(harness, {"stage": "prepare"})
+        work_dir = os.path.join(harness.work_dir, "loader")
+        await asyncio.to_thread(os.makedirs, work_dir)
+        try:
+            prepared = await asyncio.to_thread(loader.prepare, harness.path, work_dir)
+        except ModelError:
+            raise
+        except Exception as error:  # whatever a stranger's loader does concerns this version
+            raise ModelError(f"its loader failed: {type(error).__name__}: {error}") from error
+        self._memory.check(prepared.resident_bytes, "its loader says it takes")
+        return prepared
+
+    async def _try(self, harness: Harness, prepared: Prepared | None, plan: str) -> Trial:
+        model = harness.model if plan != "plain" else replace(harness.model, xla="off")
         auto = model.xla == "auto"
         request = trial_request(
             model,
             harness.path,
             self._tensorflow,
             previous_choice=self._state.xla_choice(model.name, model.base_path) if auto else None,
-            prepared_dir=self._state.prepared_dir(model.name, harness.version),
+            prepared_dir=os.path.join(harness.work_dir, "trial"),
         )
+        if prepared is not None:
+            request["model"] |= prepared_request(prepared)
         self._stage(harness, {"stage": "waiting for its trial"})
         self._log.debug("trial begins", servable=harness, path=harness.path.path, xla=model.xla)
         began = time.monotonic()
         try:
-            trial = await self._trials.run(
-                request, model.trial_timeout_s, lambda stage: self._stage(harness, stage)
-            )
+            for last in (False, True):
+                trial = await self._trials.run(
+                    request,
+                    model.trial_timeout_s,
+                    lambda stage: self._stage(harness, stage),
+                    memory_limit_bytes=self._memory.room_bytes(),
+                    use_cache=plan == "cached" or last,
+                )
+                bad = await self._damaged(trial.servable)
+                if not bad or last:
+                    break
+                self._log.warning(
+                    "compiled again", servable=harness, why="cache entries are damaged", count=len(bad)
+                )
         finally:
             self._log.status("")
         choice = trial.report.get("xla_choice")
@@ -108,6 +212,12 @@ class VersionWork:
             self._state.remember_xla_choice(model.name, model.base_path, choice)
         self._tell(harness, trial, time.monotonic() - began)
         return trial
+
+    async def _damaged(self, servable: dict[str, Any]) -> list[str]:
+        """Entries of the compile cache that the core would miss."""
+        if self._cache is None:
+            return []
+        return await asyncio.to_thread(self._cache.verify, servable)
 
     def _stage(self, harness: Harness, stage: dict[str, Any]) -> None:
         """What is being done to a version, for status and the terminal."""
@@ -138,13 +248,14 @@ class VersionWork:
         """Loads. A core that dies meanwhile, for whatever reason, gets a second chance."""
         self._stage(harness, {"stage": "load"})
         began = time.monotonic()
-        for last in (False, True):
-            try:
-                await self._load_into(self._core, harness)
-                break
-            except CoreLost:
-                if last:
-                    raise ModelError("the core died twice while it loaded this version") from None
+        with self._memory.taking(harness.memory_bytes):
+            for last in (False, True):
+                try:
+                    await self._load_into(self._core, harness)
+                    break
+                except CoreLost:
+                    if last:
+                        raise ModelError("the core died twice while it loaded this version") from None
         self._log.status("")
         self._log.info("loaded", servable=harness, seconds=time.monotonic() - began)
 
@@ -156,8 +267,12 @@ class VersionWork:
             "path": harness.path.path,
             "fingerprint": harness.path.fingerprint,
             "memory_bytes": harness.memory_bytes,
+            "settings": harness.settings,
+            "work_dir": harness.work_dir,
         }
-        loading = asyncio.ensure_future(core.call("load", servable=harness.servable, note=note))
+        loading = asyncio.ensure_future(
+            core.call("load", servable=harness.servable, note=note, replacement=harness.replacement)
+        )
         hurry = asyncio.ensure_future(self._hurry(core, min(self._loading.hurry_after_s, timeout_s / 2)))
         try:
             async with asyncio.timeout(timeout_s):
@@ -195,9 +310,10 @@ class VersionWork:
             await asyncio.wait([overdue])
 
     async def _publish(self, harness: Harness) -> None:
+        op = "replace" if harness.replacement else "publish"
         for last in (False, True):
             try:
-                await self._core.call("publish", model=harness.model.name, version=harness.version)
+                await self._core.call(op, model=harness.model.name, version=harness.version)
                 break
             except CoreLost:
                 # The core that had it is gone, and it was not among what is served.
@@ -220,6 +336,9 @@ class VersionWork:
             # A new core does not have it; one that refuses has it in another state, and closing will tell.
             self._log.debug("not retired", servable=harness, why=error)
         await self._close(harness)
+        route = self._rollouts.routes().get(harness.model.name)
+        if route is not None and harness.version in (route["new"], route["stable"]):
+            await self._rollouts.clear(harness.model.name)
         self._log.info("unloaded", servable=harness, seconds=time.monotonic() - began)
 
     async def _close(self, harness: Harness) -> None:
@@ -227,15 +346,22 @@ class VersionWork:
             await self._core.call("close", model=harness.model.name, version=harness.version)
         except (CoreError, CoreLost) as error:
             self._log.debug("not closed", servable=harness, why=error)
-        await asyncio.to_thread(
-            shutil.rmtree, self._state.prepared_path(harness.model.name, harness.version), True
-        )
+        await self.tidy(harness.work_dir)
+
+    async def tidy(self, work_dir: str) -> None:
+        """See stream.Work."""
+        if work_dir:
+            await asyncio.to_thread(shutil.rmtree, work_dir, True)
 
 
 def _servable(model: Model, trial: Trial) -> dict[str, Any]:
     """What the core loads: the trial's findings, and what only the configuration knows."""
     warmup = {**(trial.servable.get("warmup") or {}), "iterations": model.warmup.iterations}
     return {**trial.servable, "shed_predicted": model.shed_predicted, "warmup": warmup}
+
+
+def _compiled(servable: dict[str, Any] | None) -> bool:
+    return any(signature.get("compiled") for signature in (servable or {}).get("signatures") or ())
 
 
 def _file_bytes(path: str) -> int:

@@ -24,11 +24,13 @@ class Commands:
         self._library_dir: str = settings["tensorflow"]["library_dir"]
         self._runtimes: dict[tuple[str, str], Runtime] = {}
         # By model and version, what `load` was given: the next control process asks for it.
+        self._replacements: dict[tuple[str, int], Answer] = {}
         self._loaded: dict[tuple[str, int], Answer] = {}
         self._opening = asyncio.Lock()
         self._ops: dict[str, Callable[[Command], Awaitable[Answer]]] = {
             "load": self._load,
             "publish": self._publish,
+            "replace": self._replace,
             "retire": self._retire,
             "close": self._close,
             "labels": self._labels,
@@ -58,9 +60,9 @@ class Commands:
             raise Refused("INVALID_ARGUMENT", f"{op}: {type(error).__name__}: {error}") from None
 
     async def _runtime(self, spec: dict[str, Any]) -> Runtime:
-        """The runtime that a servable names. TensorFlow's library takes half a second to open, and a plug-in's
-        as long as it likes: that happens at the first servable that needs it, and not on the loop, which may be
-        serving others."""
+        """The runtime that a servable names. TensorFlow's library takes half a second to open, and a
+        plug-in's as long as it likes: that happens at the first servable that needs it, and not on the loop,
+        which may be serving others."""
         kind, library = spec["runtime"], spec.get("runtime_library") or ""
         async with self._opening:
             if (kind, library) not in self._runtimes:
@@ -75,8 +77,11 @@ class Commands:
 
     async def _load(self, command: Command) -> Answer:
         spec = command["servable"]
-        seconds, failed = await self._core.engine.load(await self._runtime(spec), spec)
-        self._loaded[spec["model"], spec["version"]] = {"servable": spec, "note": command.get("note")}
+        replacement = bool(command.get("replacement"))
+        runtime = await self._runtime(spec)
+        seconds, failed = await self._core.engine.load(runtime, spec, replacement)
+        home = self._replacements if replacement else self._loaded
+        home[spec["model"], spec["version"]] = {"servable": spec, "note": command.get("note")}
         return {"seconds": seconds, "warm_failures": failed}
 
     async def _hurry(self, command: Command) -> Answer:
@@ -87,6 +92,12 @@ class Commands:
         model, version = command["model"], command["version"]
         await self._core.engine.publish(model, version)
         self._core.health.available(model, version)
+        return {}
+
+    async def _replace(self, command: Command) -> Answer:
+        key = command["model"], command["version"]
+        await self._core.engine.replace(*key)
+        self._loaded[key] = self._replacements.pop(key)
         return {}
 
     async def _retire(self, command: Command) -> Answer:
@@ -103,7 +114,8 @@ class Commands:
     async def _close(self, command: Command) -> Answer:
         model, version = command["model"], command["version"]
         await self._core.engine.close(model, version)
-        self._loaded.pop((model, version), None)
+        if self._replacements.pop((model, version), None) is None:
+            self._loaded.pop((model, version), None)
         return {}
 
     async def _labels(self, command: Command) -> Answer:

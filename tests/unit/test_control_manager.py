@@ -54,7 +54,7 @@ class World:
     async def load(self) -> Manager:
         trials = TrialRunner([sys.executable, fake_trial.__file__], os.environ, self.log)
         memory = MemoryBudget(0, lambda: None)
-        work = VersionWork(TensorFlow(), self.loading, self.core, trials, self.state, memory, self.log)
+        work = VersionWork(TensorFlow(), self.loading, self.core, trials, self.state, memory, None, self.log)
         manager = Manager(self.loading, self.core, work, self.log)
         self.managers.append(manager)
         await self.core.start(manager.recover)

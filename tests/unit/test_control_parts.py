@@ -119,7 +119,7 @@ def test_a_state_file_that_cannot_be_written_stops_nothing(tmp_path: Path) -> No
 
 def test_prepared_models_of_an_earlier_life_are_removed(tmp_path: Path) -> None:
     with StateDir(str(tmp_path), QUIET) as state:
-        prepared = Path(state.prepared_dir("..", 3))
+        prepared = Path(state.work_dir("..", 3))
         assert prepared.is_relative_to(tmp_path / "prepared") and ".." not in prepared.parts
         prepared.mkdir(parents=True)
         (prepared / "saved_model.pb").touch()

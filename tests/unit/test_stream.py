@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from fastserve.config import Loading, Model, Rollout
 from fastserve.control.policy import POLICIES
@@ -42,6 +43,9 @@ class FakeWork:
         if not gate.done():
             gate.set_exception(error) if error else gate.set_result(None)
 
+    async def tidy(self, work_dir: str) -> None:
+        pass
+
     async def load(self, harness: Harness, beside: Harness | None) -> None:
         version = harness.version
         harness.cancellable = True
@@ -50,8 +54,9 @@ class FakeWork:
         if version in self.bad:
             raise self.bad[version]
         await self._gate(f"load {version}")
-        assert version not in self.core, "loaded twice"
-        self.core.append(version)
+        assert (version in self.core) == harness.replacement
+        if not harness.replacement:
+            self.core.append(version)
 
     async def prove(self, harness: Harness, beside: Harness) -> None:
         await self._gate(f"prove {harness.version} beside {beside.version}")
@@ -294,6 +299,72 @@ async def test_ended_versions_do_not_pile_up() -> None:
     assert s.states()[59] == "AVAILABLE"
 
 
+# ---- the same version once more ----------------------------------------------------------------
+
+
+async def test_new_settings_reach_a_version_that_is_served_and_it_stays_meanwhile() -> None:
+    s = Stream()
+    await s.aspire(1)
+    s.work.auto = False
+    s.stream.model = replace(s.model, weight=2.0)
+    await s.aspire(1)
+    s.work.open("try 1")
+    await quiet()
+    assert s.states() == {1: "AVAILABLE"} and s.work.core == [1]
+    s.work.open("load 1")
+    await quiet()
+    (harness,) = s.stream.versions
+    assert harness.model.weight == 2.0 and harness.renewal is None and not harness.held
+    s.work.auto = True
+    await s.aspire(1)
+    assert s.work.told == ["try 1", "load 1", "try 1", "load 1"]
+
+
+async def test_settings_that_concern_no_loaded_version_reload_none() -> None:
+    s = Stream()
+    await s.aspire(1)
+    s.stream.model = replace(s.model, labels={"stable": 1}, trial_timeout_s=3.0)
+    await s.aspire(1)
+    assert s.work.told == ["try 1", "load 1"]
+
+
+async def test_files_in_another_place_are_loaded_in_place_of_the_old_ones() -> None:
+    s = Stream()
+    await s.aspire(1)
+    s.stream.aspire(Aspired((VersionPath(1, "/elsewhere/1", "x"),)))
+    await quiet()
+    assert s.stream.versions[0].path.path == "/elsewhere/1"
+    assert s.work.told == ["try 1", "load 1", "try 1", "load 1"]
+
+
+async def test_a_renewal_that_fails_leaves_what_is_served_and_is_not_tried_over_and_over() -> None:
+    s = Stream()
+    await s.aspire(1)
+    s.work.bad[1] = ModelError("it does not compile")
+    s.stream.model = replace(s.model, xla="full")
+    for _ in range(3):
+        await s.aspire(1)
+    assert s.work.told == ["try 1", "load 1", "try 1"]
+    (harness,) = s.stream.versions
+    assert harness.state is State.AVAILABLE and not harness.failed
+    assert harness.error == "served as it was loaded before, for this failed: it does not compile"
+    del s.work.bad[1]
+    s.stream.retry(1)
+    await quiet()
+    assert harness.model.xla == "full" and harness.error == ""
+
+
+async def test_a_renewal_that_nobody_wants_any_more_is_given_up() -> None:
+    s = Stream()
+    await s.aspire(1)
+    s.work.auto = False
+    s.stream.model = replace(s.model, weight=2.0)
+    await s.aspire(1)
+    s.work.auto = True
+    await s.aspire(2)
+    assert s.states() == {1: "END", 2: "AVAILABLE"} and s.work.core == [2]
+
+
 # ---- rollouts ----------------------------------------------------------------------------------
 
 CANARY = Rollout(mode="canary")
@@ -357,6 +428,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("break"), st.integers(1, 5)),
     st.tuples(st.just("mend"), st.integers(1, 5)),
     st.tuples(st.just("retry"), st.integers(0, 5)),
+    st.tuples(st.just("settings"), st.integers(1, 3)),
     st.tuples(st.just("lose"), st.integers(0, 5)),
 )
 
@@ -406,10 +478,13 @@ async def _play(events: list[tuple[str, Any]], policy: str, rollout: bool) -> No
             s.work.bad.pop(what, None)
         elif kind == "retry":
             s.stream.retry(what or None)
+        elif kind == "settings":
+            s.stream.model = replace(s.stream.model, weight=float(what))
+            await s.aspire(*sorted(wanted), spares=tuple(sorted({1, 2, 3, 4, 5} - wanted))[:2])
         elif kind == "lose":
-            held = [h for h in s.stream.available if not h.held]
-            if held:
-                lost = held[what % len(held)]
+            loose = [h for h in s.stream.available if not h.held]
+            if loose:
+                lost = loose[what % len(loose)]
                 s.work.core.remove(lost.version)
                 s.stream.lost(lost, "lost")
                 served_once = False
