@@ -111,6 +111,7 @@ async def run(
             hurry_after_s=config.loading.hurry_after_s,
             cache=cache,
         )
+        trials.give_way = bool(first.listeners)
         memory = MemoryBudget(config.loading.memory_limit_bytes, lambda: core.pid)
         work = VersionWork(tensorflow, config.loading, core, trials, state, memory, cache, log)
         manager = Manager(config.loading, core, work, log)
@@ -131,6 +132,7 @@ async def run(
         _announce(config, options, listeners, manager, core, log, time.monotonic() - began)
         if options.ready_file:
             stack.callback(_remove, options.ready_file)
+        trials.give_way = True
         verbs.ready = True
         async with _reloading(reloader, options.file, server.config_poll_s):
             await stop.first.wait()

@@ -109,6 +109,8 @@ class TrialRunner:
         self._hurry_after_s = hurry_after_s
         self._cache = cache
         self._turn = asyncio.Lock()
+        # Off while nothing is served: there is nobody to give way to. Read when a trial begins.
+        self.give_way = True
 
     async def run(
         self,
@@ -201,7 +203,7 @@ class TrialRunner:
             self._talk(process, request | {"xla_cache": str(cache.directory) if cache else ""}, note, cache),
             name="trial-talk",
         )
-        if self._nice:
+        if self._nice and self.give_way:
             trial_process.set_nice(process.pid, self._nice)
             patience_s = min(self._hurry_after_s, timeout_s * _PATIENCE)
             helpers.append(asyncio.create_task(self._hurry(process, patience_s), name="trial-hurry"))

@@ -237,6 +237,20 @@ async def test_a_trial_that_takes_long_gives_way_no_more(
     await asyncio.gather(running, return_exceptions=True)
 
 
+async def test_a_trial_gives_way_to_nobody_while_nothing_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values: list[int] = []
+    monkeypatch.setattr(trial_process, "set_nice", lambda pid, nice: values.append(nice) or True)
+    runner = TrialRunner(ARGV, os.environ, Log(level="error"), nice=3)
+    runner.give_way = False
+    await runner.run(request(tmp_path, {}), 30, lambda stage: None)
+    assert values == []
+    runner.give_way = True
+    await runner.run(request(tmp_path, {}), 30, lambda stage: None)
+    assert values == [3]
+
+
 async def test_a_trial_is_what_the_kernel_shall_kill_first(tmp_path: Path) -> None:
     stages: list[dict[str, Any]] = []
     await trial(tmp_path, {}, stages=stages)
