@@ -76,8 +76,10 @@ class Timing:
 
     @property
     def most_s(self) -> float:
-        """For which there must be room in the generator's records: so long, on average, a switch may take."""
-        return self.lead_s + self.switches * (self.tail_s + self.gap_s + min(self.patience_s, 60.0)) + 30.0
+        """For which there must be room in the generator's records: every switch may take a minute, and one of
+        them all the patience there is."""
+        each_s = self.tail_s + self.gap_s + min(self.patience_s, 60.0)
+        return self.warmup_s + self.lead_s + self.switches * each_s + self.patience_s
 
 
 @dataclass(frozen=True)

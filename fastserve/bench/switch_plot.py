@@ -127,9 +127,10 @@ def _panel(axis: Any, run: Panels, target: str, lines: Series) -> None:
         axis.axvspan(times[0], times[3], color="#f4d03f", alpha=0.22, lw=0, label=None if i else "a window")
         for (name, color, style), at_s in zip(_EVENTS, times[:3], strict=True):
             axis.axvline(at_s, color=color, ls=style, lw=0.8, label=None if i else name)
-    for name, (color, _, bin_ns) in _LINES.items():
+    # The greatest last: where few requests fall into a bin, lines cover each other.
+    for name, (color, _, bin_ns) in reversed(_LINES.items()):
         one = lines.lines[name]
-        axis.plot(one.at_s + bin_ns / 2e9, one.values, color=color, lw=0.9, label=name)
+        axis.plot(one.at_s + bin_ns / 2e9, one.values, color=color, lw=0.9, ds="steps-mid", label=name)
     if len(lines.failed_s):
         top = axis.get_xaxis_transform()  # a place in the axis, whatever its scale
         axis.plot(

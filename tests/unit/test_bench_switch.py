@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fastserve.bench import switch_ask
+from fastserve.bench.requests import Array, Request
 from fastserve.bench.switch_analysis import (
     EARLY,
     STALE,
@@ -45,6 +49,7 @@ from fastserve.bench.switch_versions import (
     tell_apart,
 )
 from fastserve.bench.target import TargetError
+from fastserve.savedmodel import Port, SavedModel, Signature
 
 MS, SECOND = 1_000_000, 1_000_000_000
 BEGIN = 1000 * SECOND
@@ -356,6 +361,49 @@ def test_requests_that_do_not_tell_the_versions_apart_are_left_out(contents: Con
     kept = keep_telling(Asked(asked.requests, "score", alike))
     assert kept.requests == [request for i, request in enumerate(asked.requests) if i != 3]
     assert {len(content) for content in kept.expected} == {15}
+
+
+class Asker:
+    """A server that answers with its version's number times x."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+
+    @contextmanager
+    def serve(self, plan: object, model: str, path: Path, *rest: object) -> Iterator[tuple[str, None]]:
+        self.started.append(path.name)
+        yield path.name, None
+
+    def ask(self, target: str, model: str, signature: str, request: Request) -> dict[str, Array]:
+        x = request.inputs["x"]
+        return {"label": np.array([b"a"] * len(x), object), "y": np.float32(int(target)) * x}
+
+
+def test_versions_without_recorded_answers_are_asked_one_at_a_time(
+    contents: Contents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asker = Asker()
+    signature = Signature("serving_default", "", (Port("x", "x:0", 1, (-1,)),), ())
+    monkeypatch.setattr(switch_ask, "started", asker.serve)
+    monkeypatch.setattr(switch_ask, "ask", asker.ask)
+    monkeypatch.setattr(switch_ask, "read", lambda path: SavedModel("", (), "", (signature,)))
+    unknown = Contents(contents.directories)
+    asked = switch_ask.asked_of(unknown, Load(rows=2, bodies=20), lambda text: None)
+    assert asker.started == ["1", "2", "10"]
+    assert asked.output == "y"
+    assert 8 <= len(asked.requests) <= 20
+    for version, content in zip((1, 2, 10), asked.expected, strict=True):
+        for request, expected in zip(asked.requests, content, strict=True):
+            assert expected == pytest.approx(list(request.inputs["x"] * version))
+    # Those whose answers are in a file are not.
+    assert switch_ask.asked_of(contents, Load(rows=1, bodies=9), lambda text: None).output == "score"
+    assert len(asker.started) == 3
+
+
+def test_a_run_has_room_for_a_minute_of_each_switch_and_for_its_patience() -> None:
+    timing = Timing(switches=10, lead_s=10, tail_s=5, gap_s=6, warmup_s=3, patience_s=180)
+    assert timing.most_s == 3 + 10 + 10 * 71 + 180
+    assert timing.shorter(3) == replace(timing, switches=3, lead_s=8.0, gap_s=4.0)
 
 
 # ---- the command line ------------------------------------------------------------------------------
