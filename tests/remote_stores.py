@@ -255,7 +255,6 @@ class Watch:
         versions: Versions = EVERY_DEFAULT,
         poll_s: float = 10.0,
         answer_s: float = LIMIT_S,
-        stall_s: float = LIMIT_S,
         clock: Callable[[], float] = lambda: 0.0,
         **model: Any,
     ) -> None:
@@ -274,7 +273,7 @@ class Watch:
             cache_dir=str(cache),
             log=_MemoryLog(self.log_lines),
         )
-        timing = Timing(answer_s=answer_s, stall_s=stall_s, retry_s=0.001, attempts=2)
+        timing = Timing(answer_s=answer_s, stall_s=LIMIT_S, retry_s=0.001, attempts=2)
         self.source = RemoteSource(context, timing, sleep=self._sleep, clock=clock)
         self._waiting = asyncio.Event()
         self._go = asyncio.Event()
@@ -304,6 +303,11 @@ class Watch:
                 task.result()
             assert done, "the source does not come to an end with its look"
         return self.aspired
+
+    def limit(self, *, answer_s: float = LIMIT_S, stall_s: float = LIMIT_S) -> None:
+        """From now on the store gets so long: long where it is to answer, however busy the machine is."""
+        self.source._store._answer_s = answer_s
+        self.source._store._stall_s = stall_s
 
     async def turn(self) -> None:
         """Lets other tasks and threads do something."""
