@@ -362,6 +362,8 @@ def test_prepared_models_that_are_served_are_kept(world: World) -> None:
     for version in ("3", "4"):
         os.makedirs(world.state.prepared_dir("m", int(version)))
     kept = str(world.root / "state" / "prepared" / "model-m" / "3")
+    world.state.remove_prepared([f"{kept}/loader/table", "/models/other/1"])
+    assert os.listdir(world.root / "state" / "prepared" / "model-m") == ["3"]
     world.state.remove_prepared([kept, "/models/other/1"])
     assert os.listdir(world.root / "state" / "prepared" / "model-m") == ["3"]
 
