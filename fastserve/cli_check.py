@@ -8,10 +8,11 @@ from rich.table import Table
 
 from fastserve.config import Config, Model
 from fastserve.control.environment import tensorflow_dir
+from fastserve.control.plugins import check_plugins
 from fastserve.control.remote_store import protocol_of
 from fastserve.control.source import newest_version
 from fastserve.control.source_remote import newest_remote_version
-from fastserve.errors import ModelError, StartError
+from fastserve.errors import ConfigError, ModelError, StartError
 
 
 def show(config: Config) -> int:
@@ -22,7 +23,15 @@ def show(config: Config) -> int:
         table.add_column(
             column, overflow="fold", justify="right" if column in ("version", "weight") else "left"
         )
+    try:
+        check_plugins(config)
+    except ConfigError as error:
+        problems += error.problems
     for model in config.models:
+        if model.source not in ("", "files", "remote"):  # a plug-in's, which alone knows what there is
+            place = f"{model.base_path}, by source = {model.source}"
+            table.add_row(escape(model.name), "?", escape(place), model.xla, _batches(model), _weight(model))
+            continue
         try:
             remote = protocol_of(model.base_path)
             newest = newest_remote_version(model) if remote else newest_version(model.base_path)

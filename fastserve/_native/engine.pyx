@@ -369,7 +369,7 @@ cdef class Engine:
             await post_library(self, runtime, library_dir.encode(), config)
         return runtime
 
-    async def open_plugin(self, str library) -> Runtime:
+    async def open_plugin(self, str library):
         """The runtime of a plug-in, opened off the loop. RuntimeFailure when it cannot be."""
         cdef Runtime runtime = Runtime.__new__(Runtime)
         await post_plug_in(self, runtime, library.encode())

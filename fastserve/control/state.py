@@ -67,7 +67,7 @@ class StateDir:
         """Removes the prepared models of an earlier life, save those in `keep`, for an adopted core."""
         kept = {Path(path) for path in keep}
         for version in (self._path / "prepared").glob("*/*"):
-            if version not in kept:
+            if not any(path.is_relative_to(version) for path in kept):
                 shutil.rmtree(version, ignore_errors=True)
 
     def prepared_path(self, model: str, version: int) -> Path:

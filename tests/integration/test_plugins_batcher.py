@@ -61,10 +61,9 @@ CALLS = 10
 
 
 def order_of_answers(policy_library: str | None) -> list[str]:
-    """The models of the calls in the order in which one executor answered them. All wait before it is free
-    for the first."""
-    # "gate" keeps the executor busy until the others' calls are there.
-    models = {"gate": (1.0, 500_000), "light": (1.0, 10_000), "heavy": (2.0, 10_000)}
+    """The models of the calls in the order in which one executor answered them, without the first: "gate"
+    goes before all others, and keeps the executor busy until their calls are there."""
+    models = {"gate": (9.0, 500_000), "light": (1.0, 10_000), "heavy": (2.0, 10_000)}
     with Core(policy_library=policy_library, executor={"threads": 1}) as core, Client(core.port) as client:
         core.serve(
             *(
@@ -79,24 +78,20 @@ def order_of_answers(policy_library: str | None) -> list[str]:
         client.finish(*asked)
         answered = list(client.status)
         assert set(client.status.values()) == {"0"}
-    return [asked[stream] for stream in answered]
+    return [asked[stream] for stream in answered if asked[stream] != "gate"]
 
 
 def test_in_a_core_the_heavier_model_goes_first_and_the_lighter_waits() -> None:
-    assert order_of_answers(library()) == ["gate", *["heavy"] * CALLS, *["light"] * CALLS]
+    assert order_of_answers(library()) == ["heavy"] * CALLS + ["light"] * CALLS
 
 
 def test_our_own_policy_shares_instead() -> None:
-    answers = order_of_answers(None)
-    assert answers[0] == "gate"
-    assert "light" in answers[1:CALLS]
+    assert "light" in order_of_answers(None)[:CALLS]
 
 
 def test_a_core_with_a_batcher_that_is_none_ends_and_says_why(capfd: pytest.CaptureFixture[str]) -> None:
-    core = Core(policy_library="/nowhere/priority.so")
-    with core, pytest.raises((EOFError, ConnectionError)):
-        core.call("list")
-    assert core.wait() == 1
+    with Core(policy_library="/nowhere/priority.so") as core:
+        assert core.wait() == 1
     assert capfd.readouterr().err == (
         "fastserve.core: /nowhere/priority.so: the plug-in cannot be read: No such file or directory\n"
     )

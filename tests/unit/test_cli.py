@@ -97,6 +97,22 @@ def test_check_finds_models_that_are_not_there(config: Path) -> None:
     assert "there is no libtensorflow_cc.so.2" in result.stderr
 
 
+def test_check_names_plug_ins_that_are_not_there(config: Path) -> None:
+    text = config.read_text().replace("threads = 4", 'threads = 4\npolicy = "urgency"')
+    config.write_text(text + 'source = "register"\n[models.versions]\ntransition = "slowly"\n')
+    result = call("check", str(config))
+    assert result.exit_code == 2
+    assert (
+        '[executor] policy = "urgency": no such plug-in in fastserve.batchers; there are fair'
+        in result.stderr
+    )
+    assert '[[models]] half, source = "register": no such plug-in in fastserve.sources' in result.stderr
+    assert '[models.versions] of half, transition = "slowly": no such plug-in' in result.stderr
+    # What versions there are is for the source to say.
+    (half,) = [line for line in result.output.splitlines() if line.startswith("│ half ")]
+    assert half.split("│")[2].strip() == "?"
+
+
 def test_serve_refuses_a_wrong_configuration(config: Path) -> None:
     result = call("serve", str(config.with_name("none.toml")))
     assert (result.exit_code, result.stderr) == (2, f"error: {config.with_name('none.toml')}: no such file\n")

@@ -360,7 +360,9 @@ def test_a_state_directory_of_any_length_will_do(tmp_path: Path) -> None:
 
 def test_prepared_models_that_are_served_are_kept(world: World) -> None:
     kept, _ = (world.state.work_dir("m", version) for version in (3, 4))
-    world.state.remove_prepared([f"{kept}/trial", "/models/other/1"])
+    world.state.remove_prepared([f"{kept}/loader/table", "/models/other/1"])
+    assert os.listdir(world.root / "state" / "prepared" / "model-m") == ["3"]
+    world.state.remove_prepared([kept, "/models/other/1"])
     assert os.listdir(world.root / "state" / "prepared" / "model-m") == ["3"]
 
 

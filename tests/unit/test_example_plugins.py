@@ -132,6 +132,9 @@ class Watched:
         self.source = manifest.ManifestSource(
             SourceContext(model, choose, poll_s, str(path.parent), Log(os.open(os.devnull, os.O_WRONLY)))
         )
+        self.start()
+
+    def start(self) -> None:
         self.task = asyncio.create_task(self.source.run(self._aspire))
 
     def _aspire(self, aspired: Aspired) -> None:
@@ -193,6 +196,20 @@ async def test_a_manifest_that_goes_bad_changes_nothing_of_what_is_served(tmp_pa
     assert "No such file" in gone.problem
     write(path, [(7, "/m")])
     assert await watched.next() == Aspired(served)
+    await watched.end()
+
+
+async def test_a_source_that_is_run_again_still_knows_what_it_found(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    write(path, [(7, "/m")])
+    watched = Watched(path)
+    served = (await watched.next()).versions
+    await watched.end()
+    path.unlink()
+    watched.start()
+    again = await watched.next()
+    assert again.versions == served
+    assert again.problem
     await watched.end()
 
 

@@ -27,20 +27,20 @@ class ManifestSource:
 
     def __init__(self, context: SourceContext) -> None:
         self._context = context
+        self._listed: list[VersionPath] = []
 
     async def run(self, aspire: Aspire) -> None:
         """Reads the file every poll_s seconds, once if that is 0. A file that cannot be used changes nothing
-        of what is served; the model's status says what is wrong with it."""
-        known: tuple[VersionPath, ...] = ()
+        of what is served; the model's status says what is wrong with it. May be cancelled and run again."""
         said: tuple[tuple[VersionPath, ...], tuple[str, ...], str] | None = None
         while True:
             problem = ""
             try:
                 # Even stat may block for long, on a network's file system.
-                listed = await asyncio.to_thread(read_manifest, self._context.model.base_path)
-                known = self._chosen(listed)
+                self._listed = await asyncio.to_thread(read_manifest, self._context.model.base_path)
             except (OSError, ManifestError) as error:
                 problem = str(error)
+            known = self._chosen()
             now = known, tuple(version.fingerprint for version in known), problem
             if now != said:
                 aspire(Aspired(known, problem))
@@ -49,9 +49,9 @@ class ManifestSource:
                 await asyncio.Event().wait()  # until it is cancelled
             await asyncio.sleep(self._context.poll_s)
 
-    def _chosen(self, listed: list[VersionPath]) -> tuple[VersionPath, ...]:
-        """Those that [models.versions] asks for."""
-        by_number = {version.version: version for version in listed}
+    def _chosen(self) -> tuple[VersionPath, ...]:
+        """Those that [models.versions] asks for, and who operates the daemon."""
+        by_number = {version.version: version for version in self._listed}
         return tuple(by_number[number] for number in self._context.choose(by_number))
 
 
