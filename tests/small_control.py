@@ -49,6 +49,9 @@ class SmallControl:
             "limits": LIMITS,
             "executor": {**EXECUTOR, "threads": self.settings["threads"]},
             "tensorflow": {"library_dir": ""},
+            "loading": {"nice": 19},
+            "ablate": [],
+            "policy_library": None,
         }
         digest = settings_digest(configure, self.env, "")
         orphan = await find_orphan(self.state, self.log, self.env)

@@ -132,12 +132,14 @@ class Orphan:
 
     async def settle(self) -> None:
         """Finishes what the last control process had begun: waits for it, and closes every version that is
-        not published. To be awaited before anything is loaded; takes as long as a load that was under way."""
-        await self._core.call("settle")
+        not published. To be awaited before anything is loaded; takes as long as a load that was under way.
+        When the core ends meanwhile, nothing is left to finish."""
         begun = {(row["model"], row["version"]) for row in self.servables if row["state"] != "published"}
-        for row in (await self._core.call("list"))["servables"]:
-            if (row["model"], row["version"]) in begun and row["state"] == "loaded":
-                await self._core.call("close", model=row["model"], version=row["version"])
+        with suppress(CoreLost):
+            await self._core.call("settle")
+            for row in (await self._core.call("list"))["servables"]:
+                if (row["model"], row["version"]) in begun and row["state"] == "loaded":
+                    await self._core.call("close", model=row["model"], version=row["version"])
 
     async def drain(self, lame_duck_s: float, drain_timeout_s: float) -> bool:
         """Lets it answer what it has and end. False when it did not, and was killed."""

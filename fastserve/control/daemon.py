@@ -127,6 +127,8 @@ async def run(
         started = await unless(stop.first, starting)
         if started is None and not first.adopted:
             log.info("stopped before it was ready", signal=stop.name)
+            listeners.close()
+            await unless(stop.second, first.replaced(server.drain_timeout_s))
             return 0
 
         _announce(config, options, listeners, manager, core, log, time.monotonic() - began)
@@ -180,7 +182,7 @@ async def _start(
         raise StartError("no model can be served: " + _failures(manager))
     listeners.listen()
     await core.serve()
-    await first.replaced(config.server.lame_duck_s, config.server.drain_timeout_s)
+    await first.replaced(config.server.drain_timeout_s)
     return True
 
 

@@ -75,18 +75,20 @@ class FirstCore:
         """Takes the orphan over, and starts the manager with what is published there."""
         assert self._orphan is not None and self._adopting is not None
         self._on_request = on_request
-        core.adopt(self._adopting[0], manager.recover)
         await self._orphan.settle()
         there = [row for row in self._orphan.servables if row["state"] == "published"]
+        # Before the supervisor has it: should it have died meanwhile, its successor is filled with `there`.
         manager.start(models, there)
+        core.adopt(self._adopting[0], manager.recover)
         await manager.retire_strangers(there)
 
-    async def replaced(self, lame_duck_s: float, drain_timeout_s: float) -> None:
-        """A new core serves: the orphan answers what it has, and ends."""
+    async def replaced(self, drain_timeout_s: float) -> None:
+        """A new core serves, or nobody is to serve any more: the orphan answers what it has, and ends. It is
+        no lame duck: who comes now gets to the other core."""
         if self._orphan is None:
             return
         self._log.info("the core of an earlier fastserve is replaced", pid=self._orphan.pid)
-        if not await self._orphan.drain(lame_duck_s, drain_timeout_s):
+        if not await self._orphan.drain(0.0, drain_timeout_s):
             self._log.warning("the core of an earlier fastserve did not drain", pid=self._orphan.pid)
         self.control.take_over()
 

@@ -248,6 +248,19 @@ def test_a_core_with_other_settings_is_replaced_and_nobody_is_refused(start: Cal
     assert not list(second.directory.rglob("*.sock"))
 
 
+def test_a_daemon_that_is_stopped_before_it_has_replaced_a_core_ends_that_too(
+    start: Callable[..., Daemon],
+) -> None:
+    daemon = start(HALF).wait_ready()
+    core = daemon.ready["core_pid"]
+    daemon.stop(signal.SIGKILL)
+    second = start(HALF, server="lame_duck_s = 0.1")
+    second.until(lambda: "found the core of an earlier" in second.log)
+    assert second.stop() == 0
+    second.until(lambda: not alive(core))
+    assert "stopped" in second.log
+
+
 def test_a_core_that_was_left_behind_drains_at_sigterm(start: Callable[..., Daemon]) -> None:
     daemon = start(HALF, server="drain_timeout_s = 5").wait_ready()
     core = daemon.ready["core_pid"]

@@ -23,7 +23,7 @@ from fastserve.control.foreign_process import ForeignProcess
 from fastserve.control.listeners import Listener, Listeners
 from fastserve.control.state import StateDir
 from fastserve.control.supervisor import CoreSupervisor
-from fastserve.errors import CoreLost, StartError
+from fastserve.errors import StartError
 from fastserve.log import Log
 
 ENV = {"TF_CPP_MIN_LOG_LEVEL": "0"}
@@ -383,12 +383,17 @@ async def test_a_foreign_process_ends_with_nobody_knows_what() -> None:
         ForeignProcess(child.pid)
 
 
-async def test_who_is_left_takes_no_answers(world: World) -> None:
+@pytest.mark.parametrize("how", ["it dies", "it is left"])
+async def test_settling_ends_with_its_core(world: World, how: str) -> None:
     fake = world.orphan()
     fake.answers["list"] = lambda command: asyncio.sleep(3600)
     orphan = await world.found_one()
     settling = asyncio.create_task(orphan.settle())
     await until(lambda: fake.now.ops() == ["inventory", "settle", "list"])
-    await orphan.leave()
-    with pytest.raises(CoreLost):
+    if how == "it dies":
+        fake.process.kill()
+        fake.now.die(-9)
+    else:
+        await orphan.leave()
+    async with asyncio.timeout(10):
         await settling
