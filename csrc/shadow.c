@@ -5,17 +5,12 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "clock.h"
 #include "compare.h"
 #include "compress.h"
 #include "engine.h"
 #include "grpc.h"
-
-enum { NICE = 10 }; /* below the threads that answer */
 
 struct fs_shadow {
     fs_mail mail; /* first */
@@ -148,8 +143,8 @@ static void *run(void *arg)
 {
     fs_shadows *shadows = arg;
     pthread_setname_np(pthread_self(), "fs-shadow");
-    /* Of this thread alone, as Linux has it. Where that is not allowed it runs as the others. */
-    (void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICE);
+    /* At normal priority: it wakes executors, and one that was stopped half-way through that would leave an
+     * executor asleep with calls waiting. */
     while (!shadows->stop || shadows->running > 0) {
         struct pollfd p = {.fd = shadows->box.fd, .events = POLLIN};
         poll(&p, 1, -1);

@@ -2,7 +2,7 @@
  *
  * A thread that owns connections makes one from a call whose answer it is about to hand to the session: it takes
  * the request's message and copies the reply. All the rest, from parsing to comparing, is done on a thread of its
- * own at low priority, fs-shadow, and on executors, where a version that only runs shadows gives way to others.
+ * own, fs-shadow, and on executors, where a version that only runs shadows gives way to others.
  * Nobody waits for a shadow: what memory or time do not suffice for is dropped and counted in the route. */
 #ifndef FS_SHADOW_H
 #define FS_SHADOW_H
