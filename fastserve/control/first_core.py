@@ -60,8 +60,8 @@ class FirstCore:
         self.digest = settings_digest(configure, env, library_version)
         orphan = self._orphan
         self.adopted = orphan is not None and orphan.fits(self.digest, listeners)
-        keep = [str(row["servable"]["path"]) for row in orphan.servables if row["servable"]] if orphan else []
-        self._state.remove_prepared(keep)
+        made = [(row["note"] or {}).get("work_dir") for row in orphan.servables] if orphan else []
+        self._state.remove_prepared(path for path in made if path)
         if orphan is not None and self.adopted:
             self._adopting = orphan.adopt(self._state, self._answer)
             self.control = self._adopting[1]

@@ -18,6 +18,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,11 @@ class StateDir:
     def remove_prepared(self, keep: Iterable[str] = ()) -> None:
         """Removes the prepared models of an earlier life, save those in `keep`, for an adopted core."""
         kept = {Path(path) for path in keep}
-        for version in (self._path / "prepared").glob("*/*"):
-            if not any(path.is_relative_to(version) for path in kept):
-                shutil.rmtree(version, ignore_errors=True)
+        for made in (self._path / "prepared").glob("*/*/*"):
+            if not any(path.is_relative_to(made) for path in kept):
+                shutil.rmtree(made, ignore_errors=True)
+                with suppress(OSError):  # others are still in there
+                    made.parent.rmdir()
 
     def prepared_path(self, model: str, version: int) -> Path:
         """Where a version's rewritten model is."""

@@ -111,6 +111,8 @@ class VersionWork:
                 await self._rollouts.prepare(harness.model, beside.version, harness.version)
             await self._publish(harness)
         except CoreError:
+            if beside is not None:
+                await self._rollouts.clear(harness.model.name)
             await self._close(harness)
             raise
 

@@ -121,7 +121,6 @@ def test_prepared_models_of_an_earlier_life_are_removed(tmp_path: Path) -> None:
     with StateDir(str(tmp_path), QUIET) as state:
         prepared = Path(state.work_dir("..", 3))
         assert prepared.is_relative_to(tmp_path / "prepared") and ".." not in prepared.parts
-        prepared.mkdir(parents=True)
         (prepared / "saved_model.pb").touch()
     with StateDir(str(tmp_path), QUIET) as state:
         state.remove_prepared()
