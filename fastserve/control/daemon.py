@@ -25,7 +25,13 @@ from fastserve.control.admin_verbs import AdminVerbs
 from fastserve.control.allocator import allocator_environment
 from fastserve.control.child_output import CoreChild, Output, output_pipe, pipe_reader
 from fastserve.control.core_process import Process, Spawn
-from fastserve.control.environment import child_argv, child_environment, tensorflow_dir, with_xla_cache
+from fastserve.control.environment import (
+    child_argv,
+    child_environment,
+    library_version,
+    tensorflow_dir,
+    with_xla_cache,
+)
 from fastserve.control.first_core import FirstCore
 from fastserve.control.listeners import Listeners
 from fastserve.control.manager import Manager, summary
@@ -93,7 +99,8 @@ async def run(
         stack.push_async_callback(first.leave)
         listeners = stack.enter_context(_bind(server.listen, state, first))
         configure = configure_command(config, listeners, installed)
-        stack.callback(first.choose(configure, core_env, installed, listeners).close)
+        library = f"{installed} {library_version(installed)}"
+        stack.callback(first.choose(configure, core_env, library, listeners).close)
         core = CoreSupervisor(
             spawn_core or core_spawner(core_env, log),
             {**configure, "digest": first.digest, "control_listener": first.control.fd},

@@ -68,6 +68,12 @@ def tensorflow_dir(config: TensorFlow) -> str:
     return found.directory
 
 
+def library_version(directory: str) -> str:
+    """What changes when another TensorFlow is installed in `directory`."""
+    status = os.stat(os.path.join(directory, _LIBRARY))
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
 def child_argv(module: str) -> list[str]:
     """The command that runs a module of this package in a child. -P: the directory that the daemon was
     started in holds no modules of ours."""
