@@ -70,7 +70,7 @@ def tensorflow_dir(config: TensorFlow) -> str:
 
 def library_version(directory: str) -> str:
     """What changes when another TensorFlow is installed in `directory`."""
-    status = os.stat(os.path.join(directory, _LIBRARY))
+    status = os.stat(os.path.join(directory, LIBRARY))
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
