@@ -75,6 +75,7 @@ def set_nice(pid: int, nice: int) -> bool:
     """Gives every thread of `pid` the nice value `nice`, or this process's own if that is more. Whether all
     took it; threads that end meanwhile do not count."""
     nice = min(_NICE_MAX, max(nice, os.getpriority(os.PRIO_PROCESS, 0)))
+    _set_group_nice(pid, nice)
     done: set[int] = set()
     while fresh := _threads(pid) - done:
         for thread in fresh:
@@ -87,6 +88,14 @@ def set_nice(pid: int, nice: int) -> bool:
                 return False
         done |= fresh
     return True
+
+
+def _set_group_nice(pid: int, nice: int) -> None:
+    """Where the kernel shares processors between sessions first (autogroups), and only within one by nice, the
+    child, which is a session of its own, gives way as a session."""
+    with suppress(OSError):  # no autogroups, or the child has gone
+        if os.getsid(pid) == pid:
+            Path(f"/proc/{pid}/autogroup").write_text(str(nice))
 
 
 async def watch_memory(process: asyncio.subprocess.Process, limit_bytes: int) -> None:
