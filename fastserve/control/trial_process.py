@@ -91,8 +91,8 @@ def set_nice(pid: int, nice: int) -> bool:
 
 
 def _set_group_nice(pid: int, nice: int) -> None:
-    """Where the kernel shares processors between sessions first (autogroups), and only within one by nice, the
-    child, which is a session of its own, gives way as a session."""
+    """Where the kernel shares processors between sessions first (autogroups), and only within one by nice,
+    the child, which is a session of its own, gives way as a session."""
     with suppress(OSError):  # no autogroups, or the child has gone
         if os.getsid(pid) == pid:
             Path(f"/proc/{pid}/autogroup").write_text(str(nice))
