@@ -23,7 +23,7 @@ from fastserve.control.stream import Harness, ServableStream
 from fastserve.control.supervisor import CoreSupervisor
 from fastserve.control.work import VersionWork
 from fastserve.errors import CoreError, CoreLost, ModelError
-from fastserve.extensions import Source, SourceContext, State, VersionPath
+from fastserve.extensions import Aspired, Source, SourceContext, State, VersionPath
 from fastserve.log import Log
 
 # Before a source that has failed is started again.
@@ -153,19 +153,21 @@ class Manager:
             path = VersionPath(row["version"], str(note.get("path")), str(note.get("fingerprint")))
             stream.adopt(path, row["servable"], note)
         stream.resume()
-        context = SourceContext(
+        source = make_source(self._context(model, choice))
+        served = ServedModel(
+            model, stream, choice, source, self._look(model, source, stream), dict(model.labels)
+        )
+        self._models[model.name] = served
+        return served
+
+    def _context(self, model: Model, choice: Choice) -> SourceContext:
+        return SourceContext(
             model=model,
             choose=choice,
             poll_s=self._loading.poll_s,
             cache_dir=self._loading.cache_dir,
             log=self._log,
         )
-        source = make_source(context)
-        served = ServedModel(
-            model, stream, choice, source, self._look(model, source, stream), dict(model.labels)
-        )
-        self._models[model.name] = served
-        return served
 
     def _look(self, model: Model, source: Source, stream: ServableStream) -> asyncio.Task[None]:
         return asyncio.create_task(self._follow(model, source, stream), name=f"source-{model.name}")
@@ -221,9 +223,12 @@ class Manager:
     def _change(self, served: ServedModel, model: Model) -> None:
         before, served.model = served.model, model
         served.stream.model = model
+        served.stream.policy = transition_policy(model)
         if before.labels != model.labels:
             served.labels = dict(model.labels)
         served.choice.versions = model.versions
+        if _whereabouts(before) != _whereabouts(model):
+            served.source = make_source(self._context(model, served.choice))
         self._look_again(served)
 
     # ---- what operators say --------------------------------------------------------------
@@ -255,6 +260,8 @@ class Manager:
         served = self.named(name)
         if version is None:
             served.choice.paused = True
+            # At once, whatever its source may be at.
+            served.stream.aspire(Aspired(()))
         else:
             served.choice.unloaded |= {version}
             served.choice.loaded -= {version}
@@ -347,6 +354,11 @@ def _version_status(harness: Harness, now: float) -> dict[str, Any]:
         "retry_in_s": None if harness.retry_at is None else round(max(0.0, harness.retry_at - now), 1),
         "path": harness.path.path,
     }
+
+
+def _whereabouts(model: Model) -> tuple[object, ...]:
+    """What a source is made from."""
+    return (model.base_path, model.source, model.options, model.platform, model.versions.complete_marker)
 
 
 def _differences(before: Model, after: Model) -> list[str]:

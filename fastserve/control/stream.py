@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from fastserve.config import Loading, Model, Rollout, Versions
 from fastserve.control.policy import permitted
-from fastserve.errors import CoreError, CoreLost, ModelError
+from fastserve.errors import CoreError, CoreLost, FastServeError, ModelError
 from fastserve.extensions import Aspired, Snapshot, State, Step, VersionPath, VersionPolicy
 from fastserve.log import Log
 
@@ -130,7 +130,7 @@ class ServableStream:
         self.model = model
         self.versions: list[Harness] = []
         self.problem = ""
-        self._policy = policy
+        self.policy = policy
         self._loading = loading
         self._work = work
         self._log = log
@@ -138,6 +138,7 @@ class ServableStream:
         self._clock = clock
         self._sleep = sleep
         self._aspired: Aspired | None = None
+        self._looked = False
         self._tasks: dict[Harness, asyncio.Task[None]] = {}
         self._proofs: dict[Harness, asyncio.Task[None]] = {}
         self._settled = asyncio.Event()
@@ -178,13 +179,16 @@ class ServableStream:
         )
 
     def aspire(self, aspired: Aspired) -> None:
-        """The source's word. The newest one counts."""
+        """The source's word. The newest one counts; but one with a problem and without versions does not know
+        what is to be served, and changes nothing."""
         if self._removed:
             return
         if aspired.problem and aspired.problem != self.problem:
             self._log.warning("source problem", model=self.model.name, why=aspired.problem)
         self.problem = aspired.problem
-        self._aspired = aspired
+        self._looked = True
+        if aspired.versions or not aspired.problem:
+            self._aspired = aspired
         self._reconcile()
 
     def resume(self) -> None:
@@ -228,7 +232,10 @@ class ServableStream:
         """Brings the list of versions in line with what is aspired, then does what the policy says."""
         if self._closed:
             return
-        wanted = {path.version: path for path in self._wanted()}
+        if self._aspired is None:
+            self._note()
+            return
+        wanted = {path.version: path for path in self._wanted(self._aspired)}
         for harness in self.versions:
             harness.aspired = harness.version in wanted
             if not harness.aspired:
@@ -243,17 +250,13 @@ class ServableStream:
         self._forget()
         self._note()
 
-    def _wanted(self) -> tuple[VersionPath, ...]:
-        """What is aspired; when all of it has failed and nothing serves, with the newest hopeful spare."""
-        if self._aspired is None:
-            return ()
-        aspired = self._aspired.versions
-        hopeless = bool(aspired) and all(self._has_failed(path) for path in aspired)
-        if hopeless and not self.available:
-            spare = next((p for p in reversed(self._aspired.spares) if not self._has_failed(p)), None)
-            if spare is not None:
-                return (*aspired, spare)
-        return aspired
+    def _wanted(self, aspired: Aspired) -> tuple[VersionPath, ...]:
+        """What is aspired; when all of it has failed, with what serves, or else the newest hopeful spare."""
+        if not aspired.versions or not all(self._has_failed(path) for path in aspired.versions):
+            return aspired.versions
+        serving = tuple(h.path for h in self.available)
+        hopeful = [path for path in aspired.spares if not self._has_failed(path)]
+        return (*aspired.versions, *(serving or hopeful[-1:]))
 
     def _has_failed(self, path: VersionPath) -> bool:
         last = self.find(path.version)
@@ -269,7 +272,7 @@ class ServableStream:
         while True:
             alive = [h for h in self.versions if h is self.find(h.version)]
             snapshots = [h.snapshot() for h in alive]
-            action = self._policy(snapshots)
+            action = self.policy(snapshots)
             if action is None:
                 return
             if not permitted(action, snapshots):
@@ -296,11 +299,11 @@ class ServableStream:
     def _done(self, harness: Harness, task: asyncio.Task[None]) -> None:
         if self._tasks.get(harness) is task:
             del self._tasks[harness]
-        if task.cancelled():
-            self._end(harness, "")
-        elif (error := task.exception()) is not None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
             self._log.error("a defect in loading", servable=harness, error=repr(error))
-            self._end(harness, f"{type(error).__name__}: {error}")
+        if (task.cancelled() or error is not None) and harness.state is not State.AVAILABLE:
+            self._end(harness, f"{type(error).__name__}: {error}" if error else "")
         self._reconcile()
 
     def _give_up(self, harness: Harness) -> None:
@@ -365,9 +368,10 @@ class ServableStream:
         """Puts `fresh`, the same version, in the place of `harness`. When that fails, all stays as it is."""
         try:
             await self._work.load(fresh, None)
-        except (ModelError, CoreError, CoreLost) as error:
-            self._log.error("not renewed", servable=harness, why=error)
-            harness.error = f"served as it was loaded before, for this failed: {error}"
+        except Exception as error:  # a defect of ours, too: what is served stays
+            why = str(error) if isinstance(error, FastServeError) else repr(error)
+            self._log.error("not renewed", servable=harness, why=why)
+            harness.error = f"served as it was loaded before, for this failed: {why}"
             harness.not_renewed = (fresh.path.path, fresh.path.fingerprint, fresh.settings)
         except asyncio.CancelledError:
             if self._closed:
@@ -447,7 +451,7 @@ class ServableStream:
         working = [h for h in self._tasks if h.retry_at is None and h not in self._proofs]
         waiting = any(h.state is State.START for h in self.versions)
         first = any(h.attempts <= 1 and h.state is State.LOADING for h in working)
-        if self._aspired is not None and not first and not (waiting and working):
+        if self._looked and not first and not (waiting and working):
             self._settled.set()
         if not self._tasks and all(h.state is State.END for h in self.versions):
             self._idle.set()

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from fastserve.config import Loading, Model, Rollout
 from fastserve.control.policy import POLICIES
-from fastserve.control.stream import Harness, Rejected, ServableStream
+from fastserve.control.stream import Harness, Rejected, ServableStream, settings_of
 from fastserve.errors import CoreError, CoreLost, ModelError
 from fastserve.extensions import Action, Aspired, State, Step, VersionPath
 from fastserve.log import Log
@@ -66,6 +66,17 @@ class FakeWork:
         self.core.remove(harness.version)
 
 
+MADE: list[ServableStream] = []
+
+
+@pytest.fixture(autouse=True)
+async def nothing_left() -> Any:
+    """Ends what a test has left waiting."""
+    yield
+    while MADE:
+        await MADE.pop().close()
+
+
 class Stream:
     """A stream with its work, and time that passes when the test says so."""
 
@@ -84,6 +95,8 @@ class Stream:
             clock=lambda: self.now,
             sleep=self._sleep,
         )
+
+        MADE.append(self.stream)
 
     async def _sleep(self, seconds: float) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -268,6 +281,31 @@ async def test_a_policy_that_asks_for_nonsense_is_not_obeyed() -> None:
     await s.aspire(1)
     assert s.states() == {1: "START"}
     await asyncio.wait_for(s.stream.settled(), 1)
+
+
+async def test_a_source_that_does_not_know_takes_nothing_away() -> None:
+    s = Stream()
+    s.stream.adopt(VersionPath(1, "/m/1"), {}, {"settings": settings_of(s.model)})
+    s.work.core.append(1)
+    s.stream.aspire(Aspired((), "there is no directory /m"))
+    await asyncio.wait_for(s.stream.settled(), 1)
+    assert s.states() == {1: "AVAILABLE"} and s.stream.problem == "there is no directory /m"
+    await s.aspire(1)
+    s.stream.aspire(Aspired((), "there is no directory /m"))
+    await quiet()
+    assert s.states() == {1: "AVAILABLE"} and s.work.told == []
+    # Nothing, said without a problem, means nothing.
+    await s.aspire()
+    assert s.work.core == []
+
+
+async def test_a_defect_in_a_renewal_leaves_what_is_served() -> None:
+    s = Stream()
+    await s.aspire(1)
+    s.work.bad[1] = ZeroDivisionError()
+    s.stream.model = replace(s.model, weight=2.0)
+    await s.aspire(1)
+    assert s.states() == {1: "AVAILABLE"} and not s.stream.versions[0].held
 
 
 async def test_a_version_that_is_lost_begins_anew() -> None:
@@ -514,3 +552,4 @@ async def _play(events: list[tuple[str, Any]], policy: str, rollout: bool) -> No
     await asyncio.wait_for(s.stream.remove(), 5)
     assert s.work.core == []
     assert not s.stream._tasks and not s.stream._proofs
+    MADE.remove(s.stream)
