@@ -66,7 +66,7 @@ bench: build .venv/.tensorflow .make/system-bench  ## measure: tables here, JSON
 	$(MAKE) -s -C tests/c bench
 	$(BIN)/python bench/run.py $(ARGS)
 
-bench-switch: build .venv/.tensorflow  ## measure version switches under load: table, JSON and PNG in bench/results
+bench-switch: build .venv/.tensorflow .make/system-bench  ## measure version switches under load: table, JSON and PNG in bench/results
 	$(BIN)/python -m fastserve bench switch --ablate all --ablate server.allocator=jemalloc \
 	    --out bench/results/switch.json --plot bench/results/switch.png $(ARGS)
 

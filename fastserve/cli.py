@@ -85,9 +85,12 @@ def serve(
 ) -> None:
     """Serve the models that CONFIG names.
 
-    Tries the newest version of each model in a child process, loads it, and prints one line when
-    everything is ready. A model that fails is reported and the others are served; when none can be
-    served, or any with --strict, the exit code is 1.
+    Tries the versions that are to be served, each in a child process, loads them, and prints one line
+    when everything is ready. A model that fails is reported and the others are served; when none can
+    be served, or any with --strict, the exit code is 1.
+
+    From then on new versions take the place of old ones as they appear, and changes of [[models]] in
+    CONFIG take effect: when the file changes, on SIGHUP, and by `fastserve reload`.
 
     SIGTERM and Ctrl-C drain: new calls are still taken for lame_duck_s, calls in flight are answered
     for up to drain_timeout_s, then the exit code is 0. A second signal ends at once.

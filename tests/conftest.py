@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
+
+# Processes that tests start run this checkout, whatever is installed, wherever they run; what was on the path
+# before, such as modules built for a sanitizer, comes first.
+REPO = str(Path(__file__).resolve().parents[1])
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), REPO]))
 
 # TensorFlow, where a test imports it, must not fill the report with notes about the CPU, and must leave
 # room on a GPU for the server under test.

@@ -70,12 +70,19 @@ class Daemon:
     def start(self, spawn: Any = None, **options: Any) -> asyncio.Task[int]:
         return asyncio.create_task(self.run(spawn, **options))
 
+    async def until(self, event: asyncio.Event, running: asyncio.Task[int]) -> None:
+        """Waits for what happens while it runs, and not for ever: a daemon that has ended fails the test."""
+        async with asyncio.timeout(20):
+            happens = asyncio.create_task(event.wait())
+            await asyncio.wait([running, happens], return_when=asyncio.FIRST_COMPLETED)
+            happens.cancel()
+        if running.done():
+            raise AssertionError(f"it ended with {running.exception() or running.result()!r}")
+
     async def ready(self, running: asyncio.Task[int]) -> dict[str, Any]:
         """Waits until it serves; what the ready file says."""
+        await self.until(self.served, running)
         async with asyncio.timeout(20):
-            serving = asyncio.create_task(self.served.wait())
-            await asyncio.wait([running, serving], return_when=asyncio.FIRST_COMPLETED)
-            assert not running.done(), running.exception()
             file = self.root / "ready.json"
             while not file.exists():  # noqa: ASYNC110 - written one step of the loop later
                 await asyncio.sleep(0)
@@ -177,7 +184,7 @@ async def test_connections_are_refused_while_it_drains(daemon: Daemon) -> None:
     _, writer = await asyncio.open_connection(host, int(port))
     writer.close()
     term()
-    await draining.wait()
+    await daemon.until(draining, running)
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection(host, int(port))
     gate.set()
@@ -196,7 +203,7 @@ async def test_a_second_signal_ends_at_once(daemon: Daemon) -> None:
     running = daemon.start()
     await daemon.ready(running)
     term()
-    await draining.wait()
+    await daemon.until(draining, running)
     os.kill(os.getpid(), signal.SIGINT)
     assert await running == 1
     assert daemon.cores.now.returncode == -signal.SIGKILL
@@ -247,12 +254,32 @@ async def test_a_signal_during_the_start_ends_it(daemon: Daemon) -> None:
     configured = asyncio.Event()
     daemon.cores.answers["configure"] = lambda command: configured.set()
     running = daemon.start()
-    await configured.wait()
+    await daemon.until(configured, running)
     term()
     assert await running == 0
     assert daemon.cores.now.returncode == -signal.SIGKILL
     assert not daemon.served.is_set()
     assert daemon.leftovers() == []
+
+
+async def test_a_defect_in_the_start_ends_it_and_leaves_nothing(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.model("m", {"hang": True})
+
+    def defect(*args: Any) -> None:
+        raise NameError("a defect")
+
+    for place in ("FirstCore.choose", "AdminSocket", "Manager.start", "Listeners.listen"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"fastserve.control.daemon.{place}", defect)
+            if place == "Listeners.listen":
+                (daemon.root / "m" / "1" / "trial.json").write_text("{}")
+            async with asyncio.timeout(20):
+                with pytest.raises(NameError, match="a defect"):
+                    await daemon.run()
+        assert daemon.leftovers() == [], place
+    assert [core.returncode for core in daemon.cores.lives] == [-signal.SIGKILL]
 
 
 async def test_an_address_in_use_names_a_core_that_was_left_behind(daemon: Daemon) -> None:
