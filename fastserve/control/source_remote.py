@@ -63,8 +63,8 @@ def remote_source(context: SourceContext) -> RemoteSource:
     return RemoteSource(context)
 
 
-def newest_remote_version(model: Model) -> VersionPath:
-    """The highest version in a base_path that is a URL, and its path there. Blocks; for `fastserve check`.
+def list_remote_versions(model: Model) -> dict[int, str]:
+    """Every version in a base_path that is a URL and its path there, rising. Blocks; for `fastserve check`.
 
     ModelError or ConfigError, in words for the user, when there is none or nobody can tell.
     """
@@ -81,7 +81,7 @@ def newest_remote_version(model: Model) -> VersionPath:
         raise ModelError(str(error)) from error
     if not there:
         raise ModelError(_none(store.url))
-    return VersionPath(max(there), f"{store.url}/{max(there)}")
+    return {version: f"{store.url}/{there[version]}" for version in sorted(there)}
 
 
 class RemoteSource:

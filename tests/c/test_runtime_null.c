@@ -1,5 +1,7 @@
 /* test_runtime_null: what its options promise, and that it costs no memory in steady state. */
 #include "runtime_null.h"
+#include "slab.h"
+#include "tensor.h"
 
 #include "check.h"
 #include "failmalloc.h"

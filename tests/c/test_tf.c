@@ -1,4 +1,5 @@
 /* test_tf: csrc/tf.c against the stub library beside this program. */
+#include "slab.h"
 #include "tf.h"
 
 #include "check.h"
