@@ -101,6 +101,9 @@ static void end_window(fs_load_tally *tally, int64_t at_ns)
     tally->window = FS_WINDOW_AFTER;
     tally->edge_ns = INT64_MAX;
     result->window_ns = at_ns - tally->from_ns;
+    /* Those that have passed since the last answer, when that ends the window: nothing happened in them. */
+    while (result->n_intervals > 0 && result->intervals[result->n_intervals - 1].start_ns >= result->window_ns)
+        result->n_intervals--;
     result->cpu_ns = thread_cpu_ns() - tally->cpu_before_ns;
     result->bytes_in = tally->moved.in - tally->moved_before.in;
     result->bytes_out = tally->moved.out - tally->moved_before.out;
@@ -186,8 +189,11 @@ void fs_load_tally_ended(fs_load_tally *tally, const fs_load_outcome *outcome)
     int64_t at_ns = outcome->at_ns;
     uint64_t took_ns = at_ns > outcome->since_ns ? (uint64_t)(at_ns - outcome->since_ns) : 0;
     fs_load_tally_advance(tally, at_ns);
-    if (tally->window == FS_WINDOW_INSIDE)
-        tally->last_answer_ns = at_ns;
+    if (tally->window == FS_WINDOW_INSIDE) {
+        /* It counts for the interval of now, which may have begun a moment after it came. */
+        int64_t began_ns = tally->from_ns + tally->interval.start_ns;
+        tally->last_answer_ns = at_ns > began_ns ? at_ns : began_ns + 1;
+    }
     if (outcome->measured)
         record(tally, outcome, took_ns);
     if (outcome->failure != 0) {

@@ -10,8 +10,8 @@ from fastserve.config import Config, Model
 from fastserve.control.environment import tensorflow_dir
 from fastserve.control.plugins import check_plugins
 from fastserve.control.remote_store import protocol_of
-from fastserve.control.source import newest_version
-from fastserve.control.source_remote import newest_remote_version
+from fastserve.control.source import list_versions, select, why_none
+from fastserve.control.source_remote import list_remote_versions
 from fastserve.errors import ConfigError, ModelError, StartError
 
 
@@ -33,19 +33,14 @@ def show(config: Config) -> int:
             table.add_row(escape(model.name), "?", escape(place), model.xla, _batches(model), _weight(model))
             continue
         try:
-            remote = protocol_of(model.base_path)
-            newest = newest_remote_version(model) if remote else newest_version(model.base_path)
+            versions = _chosen(model)
         except ModelError as error:
-            problems.append(f"[[models]] {model.name}, base_path: {error}")
+            problems.append(f"[[models]] {model.name}, {error}")
             continue
-        table.add_row(
-            escape(model.name),
-            str(newest.version),
-            escape(newest.path),
-            model.xla,
-            _batches(model),
-            _weight(model),
-        )
+        for version, path in versions.items():
+            table.add_row(
+                escape(model.name), str(version), escape(path), model.xla, _batches(model), _weight(model)
+            )
     try:
         library = tensorflow_dir(config.tensorflow)
     except StartError as error:
@@ -70,6 +65,26 @@ def show(config: Config) -> int:
     for problem in problems:
         console.print(f"[bold red]error:[/bold red] {escape(problem)}")
     return 2 if problems else 0
+
+
+def _chosen(model: Model) -> dict[int, str]:
+    """The versions that [models.versions] wants of those there are, and where. ModelError when none is."""
+    try:
+        if protocol_of(model.base_path):
+            there = list_remote_versions(model)
+        else:
+            there = list_versions(model.base_path)
+            if not there:
+                raise ModelError(why_none(model.base_path))
+    except ModelError as error:
+        raise ModelError(f"base_path: {error}") from error
+    chosen = {version: there[version] for version in select(model.versions, there)}
+    if not chosen:
+        raise ModelError(
+            f"versions: none of specific = {list(model.versions.specific)} is in {model.base_path}; "
+            f"there are: {', '.join(map(str, there))}"
+        )
+    return chosen
 
 
 def _batches(model: Model) -> str:

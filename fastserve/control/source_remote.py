@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -81,7 +82,7 @@ def list_remote_versions(model: Model) -> dict[int, str]:
         raise ModelError(str(error)) from error
     if not there:
         raise ModelError(_none(store.url))
-    return {version: f"{store.url}/{there[version]}" for version in sorted(there)}
+    return {version: f"{store.url}/{os.path.basename(path)}" for version, path in there.items()}
 
 
 class RemoteSource:

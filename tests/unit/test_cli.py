@@ -18,6 +18,10 @@ def call(*args: str) -> Result:
     return CliRunner().invoke(main, list(args))
 
 
+# Ends a model's table: two versions of it, and the next model.
+VERSIONS = "[models.versions]\nnum_versions = 2\n[[models]]"
+
+
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -76,6 +80,21 @@ def test_check_shows_what_would_be_served(config: Path) -> None:
     assert rows["half"] == ["123", str(base / "half/123"), "off", "not batched (row_wise = false)", "1"]
     assert "listens on  127.0.0.1:8500" in result.output
     assert "4 executors, 1 loading, connections by the event loop" in result.output
+
+
+def test_check_shows_all_the_versions_that_the_policy_chooses(config: Path) -> None:
+    text = config.read_text()
+    config.write_text(text + '[models.versions]\npolicy = "specific"\nspecific = [7]\n')
+    (config.parent / "models" / "ranker" / "3").mkdir()
+    config.write_text(
+        config.read_text().replace("[[models]]", VERSIONS, 2).replace(VERSIONS, "[[models]]", 1)
+    )
+    result = call("check", str(config))
+    assert result.exit_code == 2
+    shown = [line.split("│")[2].strip() for line in result.output.splitlines() if "ranker/" in line]
+    assert shown == ["3", "10"]
+    assert "half, versions: none of specific = [7] is in" in result.stderr
+    assert "there are: 123" in result.stderr
 
 
 def test_check_lists_every_problem_of_the_file(config: Path) -> None:

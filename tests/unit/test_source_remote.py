@@ -19,7 +19,7 @@ from fastserve.config import Model, Versions
 from fastserve.control.plugins import check_plugins, make_source
 from fastserve.control.remote_mirror import MANIFEST, InUse, Mirror, fingerprint
 from fastserve.control.remote_store import RemoteFile, Store, protocol_of
-from fastserve.control.source_remote import RemoteSource, newest_remote_version, remote_source
+from fastserve.control.source_remote import RemoteSource, list_remote_versions, remote_source
 from fastserve.errors import ConfigError, ModelError
 from fastserve.extensions import SourceContext
 from fastserve.log import Log
@@ -112,14 +112,13 @@ def test_nothing_of_fsspec_is_imported_before_it_is_needed() -> None:
     assert out.strip() == "[]"
 
 
-def test_the_newest_version_of_a_url_is_found_for_a_check(store: RemoteStore, model: Path) -> None:
+def test_the_versions_of_a_url_are_listed_for_a_check(store: RemoteStore, model: Path) -> None:
     described = Model(name="m", base_path=store.url)
     with pytest.raises(ModelError, match="has no version"):
-        newest_remote_version(described)
+        list_remote_versions(described)
     store.upload(model, 9)
     store.upload(model, 10)
-    newest = newest_remote_version(described)
-    assert (newest.version, newest.path) == (10, f"{store.url}/10")
+    assert list(list_remote_versions(described).items()) == [(9, f"{store.url}/9"), (10, f"{store.url}/10")]
 
 
 # ---- which versions ---------------------------------------------------------------------------
