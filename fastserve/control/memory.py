@@ -6,12 +6,11 @@ would take the core. Asked by the work on versions, on the event loop.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from fastserve.cgroup import available_memory_bytes, free_memory_bytes
+from fastserve.control.process_memory import resident_bytes
 from fastserve.errors import ModelError
 
 # An estimate is a measurement of another process: what a version takes in the core may be so much more.
@@ -65,15 +64,6 @@ class MemoryBudget:
             yield
         finally:
             self._reserved -= needed
-
-
-def resident_bytes(pid: int) -> int:
-    """0 when there is no such process (any more)."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def mib(bytes_: int) -> str:

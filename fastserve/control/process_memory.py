@@ -1,4 +1,6 @@
-"""What a process holds in memory, as Linux counts it. Used by trials, and by who watches them."""
+"""What a process holds in memory, as Linux counts it. Used by trials, by who watches them, and by the
+memory budget.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,11 @@ def held_bytes(pid: int | str = "self") -> int:
     """Memory that a process holds and no file backs: what counts when memory runs out. 0 for one that has
     ended."""
     return _status_bytes(pid, "RssAnon", "RssShmem")
+
+
+def resident_bytes(pid: int) -> int:
+    """All that a process has in memory, libraries included. 0 for one that has ended."""
+    return _status_bytes(pid, "VmRSS")
 
 
 def peak_bytes() -> int:

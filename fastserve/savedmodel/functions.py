@@ -69,15 +69,16 @@ def _functions_in(nodes: Iterable[Any]) -> Iterator[str]:
             yield from _functions_of(value)
 
 
-def _functions_of(value: Any) -> Iterator[str]:
+def _referred(value: Any) -> list[Any]:
+    """The functions that an attribute names: NameAttrLists."""
     kind = value.WhichOneof("value")
     if kind == "func":
-        referred = [value.func]
-    elif kind == "list":
-        referred = list(value.list.func)
-    else:
-        return
-    for function in referred:
+        return [value.func]
+    return list(value.list.func) if kind == "list" else []
+
+
+def _functions_of(value: Any) -> Iterator[str]:
+    for function in _referred(value):
         yield function.name
         for _, inner in sorted(function.attr.items()):
             yield from _functions_of(inner)
@@ -90,14 +91,7 @@ def _rename_in_node(node: Any, names: dict[str, str]) -> None:
 
 
 def _rename_in_value(value: Any, names: dict[str, str]) -> None:
-    kind = value.WhichOneof("value")
-    if kind == "func":
-        referred = [value.func]
-    elif kind == "list":
-        referred = list(value.list.func)
-    else:
-        return
-    for function in referred:
+    for function in _referred(value):
         function.name = names.get(function.name, function.name)
         for inner in function.attr.values():
             _rename_in_value(inner, names)
