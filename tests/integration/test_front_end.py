@@ -212,7 +212,7 @@ def test_a_drain_loses_nothing(io_threads: int, how: str) -> None:
     lame_duck_s = 0.5
     server = {"io_threads": io_threads, "lame_duck_s": lame_duck_s}
     with Core(server=server, executor={"threads": 2}) as core, channel(core) as one, channel(core) as other:
-        core.serve(servable("m"), servable("slow", options="run_us=900000", batched=False))
+        core.serve(servable("m"), servable("slow", options="run_us=2000000", batched=False))
         check, predict = one.unary_unary(CHECK), one.unary_unary(PREDICT)
         watch = other.unary_stream(WATCH)(b"", timeout=PATIENCE_S)
         assert next(watch) == SERVING
