@@ -209,7 +209,7 @@ def _goaways(sock: socket.socket) -> list[int]:
 @pytest.mark.parametrize("how", ["command", "sigterm"])
 @pytest.mark.parametrize("io_threads", IO_THREADS)
 def test_a_drain_loses_nothing(io_threads: int, how: str) -> None:
-    lame_duck_s = 0.5
+    lame_duck_s = 1.0
     server = {"io_threads": io_threads, "lame_duck_s": lame_duck_s}
     with Core(server=server, executor={"threads": 2}) as core, channel(core) as one, channel(core) as other:
         core.serve(servable("m"), servable("slow", options="run_us=2000000", batched=False))
