@@ -187,6 +187,10 @@ class ServableStream:
         self._aspired = aspired
         self._reconcile()
 
+    def set_policy(self, policy: VersionPolicy) -> None:
+        """From the next step on."""
+        self._policy = policy
+
     def resume(self) -> None:
         """Goes on with a rollout that another control process had begun with adopted versions."""
         if self.model.rollout.mode != "off" and len(self.available) > 1:
