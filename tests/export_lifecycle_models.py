@@ -70,6 +70,16 @@ class Slow(Half):
         return {"y": self.a * x + self.b + 0.0 * m[0, 0]}
 
 
+class Wordy(Half):
+    """Half, with a lot of code in a few ops."""
+
+    @tf.function(input_signature=_X)
+    def serve(self, x: Any) -> Any:
+        much = tf.math.lgamma(x) + tf.math.digamma(x) + tf.math.erfinv(x)
+        much += tf.math.igamma(x, x + 1.0) + tf.math.igammac(x, x + 2.0) + tf.math.zeta(x, x + 1.0)
+        return {"y": self.a * x + self.b + tf.where(much == -12345.0, 1.0, 0.0)}
+
+
 class Large(Half):
     """Half, with a variable of 64 MiB."""
 
@@ -89,6 +99,7 @@ MODELS = {
     "hanging": Hanging,
     "crashing": Crashing,
     "slow": Slow,
+    "wordy": Wordy,
     "large": Large,
 }
 

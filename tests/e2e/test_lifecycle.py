@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,167 @@ def test_a_removed_model_drains_and_may_come_back_at_once(serving: Serving) -> N
         serving.until_version("slow", 1)
         assert client.outputs(request("slow", {"x": [4.0]}))["y"].tolist() == [4.0]
     assert "not available" not in serving.daemon.log
+    assert serving.daemon.stop() == 0
+
+
+# ---- labels, and reloads by request ------------------------------------------------------------
+
+
+def test_labels_by_configuration_and_by_command(serving: Serving) -> None:
+    base = serving.directory / "m"
+    install("half", base / "1")
+    install("other", base / "2")
+    all_of_them = '[models.versions]\npolicy = "all"\n'
+    labels = "[models.labels]\nstable = 1\nlater = 3\n"
+    serving.start(serving.config(table("m", base, all_of_them + labels)))
+    serving.until_version("m", 1)
+
+    def labels_by_command(*words: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "fastserve", "labels", "m", *words],
+            cwd=serving.directory,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    with serving.daemon.channel() as channel:
+        client = Client(channel)
+
+        def answer(label: str) -> float:
+            outputs = client.outputs(request("m", {"x": [2.0]}, label=label))
+            return float(outputs["y"][0])
+
+        assert answer("stable") == 3.0
+        refused = client.refused(request("m", {"x": [2.0]}, label="later"))
+        assert refused == ("INVALID_ARGUMENT", "Unrecognized servable version label: later")
+        assert labels_by_command("canary=2", "stable=2")[0] == 0
+        assert answer("canary") == answer("stable") == 8.0
+        code, said = labels_by_command("canary=7")
+        assert code == 1
+        assert (
+            "Request to assign label to version 7 of model m, which is not currently available for inference"
+            in said
+        )
+        assert labels_by_command("canary=")[0] == 0
+        assert client.refused(request("m", {"x": [2.0]}, label="canary"))[0] == "INVALID_ARGUMENT"
+        # What the configuration promised comes true.
+        install("half", base / "3")
+        serving.until_version("m", 3)
+        serving.daemon.until(lambda: label_is_there(client, "later"))
+        assert answer("later") == 3.0
+    assert serving.daemon.stop() == 0
+
+
+def label_is_there(client: Client, label: str) -> bool:
+    try:
+        client.predict(request("m", {"x": [1.0]}, label=label))
+    except grpc.RpcError:
+        return False
+    return True
+
+
+def config_of(*models: tuple[str, Path | str], **first: Any) -> Any:
+    """A ReloadConfigRequest; `first` are further fields of its first model."""
+    wanted = model_management_pb2.ReloadConfigRequest()
+    configs = wanted.config.model_config_list.config
+    for name, path in models:
+        configs.add(name=name, base_path=str(path), model_platform="tensorflow")
+    for key, value in first.items():
+        if isinstance(value, dict):
+            getattr(configs[0], key).update(value)
+        else:
+            setattr(configs[0], key, value)
+    return wanted
+
+
+def test_clients_reload_with_the_stock_stubs(serving: Serving) -> None:
+    base, more = serving.directory / "m", serving.directory / "more"
+    install("half", base / "1")
+    install("half", more / "5")
+    serving.start(serving.config(table("m", base)))
+    with Caller(serving, "m"), serving.daemon.channel() as channel:
+        client, stub = Client(channel), model_service_pb2_grpc.ModelServiceStub(channel)
+
+        def reload(*models: tuple[str, Path | str], **first: Any) -> Any:
+            return stub.HandleReloadConfigRequest(config_of(*models, **first), timeout=60).status.error_code
+
+        def refused(wanted: Any) -> tuple[str, str]:
+            with pytest.raises(grpc.RpcError) as caught:
+                stub.HandleReloadConfigRequest(wanted, timeout=60)
+            return caught.value.code().name, caught.value.details()
+
+        # When it is answered the model is there.
+        assert reload(("m", base), ("more", more), version_labels={"stable": 1}) == 0
+        assert client.outputs(request("more", {"x": [2.0]}))["y"].tolist() == [3.0]
+        assert client.outputs(request("m", {"x": [2.0]}, label="stable"))["y"].tolist() == [3.0]
+        assert states(channel, "more") == [(5, 30, 0, "")]
+
+        assert reload(("m", base)) == 0
+        serving.daemon.until(lambda: not_found(client, "more"))
+        assert client.refused(request("m", {"x": [2.0]}, label="stable"))[0] == "INVALID_ARGUMENT"
+
+        assert refused(config_of(("m", base), version_labels={"stable": 9})) == (
+            "FAILED_PRECONDITION",
+            "Request to assign label to version 9 of model m, which is not currently available for inference",
+        )
+        assert refused(config_of(("m", base), ("m", base))) == (
+            "INVALID_ARGUMENT",
+            "Illegal to list model m multiple times in config list",
+        )
+        assert refused(config_of(("m", base), model_platform="")) == (
+            "INVALID_ARGUMENT",
+            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
+            "ModelServerConfig::model_platform, model name is m",
+        )
+        assert refused(config_of(("m", base), model_type=1)) == (
+            "INVALID_ARGUMENT",
+            "Illegal setting both ModelServerConfig::model_type (deprecated) and "
+            "ModelServerConfig::model_platform, model name is m",
+        )
+        assert refused(config_of(("m", "here"))) == (
+            "INVALID_ARGUMENT",
+            "Expected model m to have an absolute path or URI; got base_path()=here",
+        )
+        assert refused(config_of(("m", base), model_platform="other")) == (
+            "INVALID_ARGUMENT",
+            "Illegal to change a model's platform. For model m platform was tensorflow and new platform "
+            "requested is other",
+        )
+        code, text = refused(model_management_pb2.ReloadConfigRequest())
+        assert code == "INVALID_ARGUMENT" and "Only ModelConfigList is currently supported" in text
+        nowhere = serving.directory / "nowhere"
+        code, text = refused(config_of(("m", base), ("gone", nowhere)))
+        assert code == "UNKNOWN"
+        assert text.startswith("1 model(s) did not become available: {{gone} due to error: ")
+    assert serving.daemon.stop() == 0
+
+
+def test_get_model_status_follows_a_version_through_its_life(serving: Serving) -> None:
+    base = serving.directory / "m"
+    install("half", base / "1")
+    serving.start(serving.config(table("m", base)))
+    with Caller(serving, "m") as caller, serving.daemon.channel() as channel:
+        seen: list[Any] = []
+
+        def look() -> bool:
+            now = [row[:2] for row in states(channel, "m")]
+            if now not in seen:
+                seen.append(now)
+            return now == [(2, 30), (1, 50)]
+
+        assert states(channel, "m") == [(1, 30, 0, "")]
+        install("half", base / "2")
+        serving.daemon.until(look)
+        assert [(2, 20), (1, 30)] in seen
+        assert seen.index([(2, 20), (1, 30)]) < len(seen) - 1
+        caller.until_served_by(2)
+        install("crashing", base / "3")
+        serving.until_failed("m", 3)
+        serving.daemon.until(lambda: states(channel, "m")[0][1] == 50)
+        version, _, code, text = states(channel, "m")[0]
+        assert (version, code) == (3, 2) and text.startswith("the trial ended with SIGABRT")
     assert serving.daemon.stop() == 0
 
 
