@@ -75,8 +75,7 @@ class Wordy(Half):
 
     @tf.function(input_signature=_X)
     def serve(self, x: Any) -> Any:
-        much = tf.math.lgamma(x) + tf.math.digamma(x) + tf.math.erfinv(x)
-        much += tf.math.igamma(x, x + 1.0) + tf.math.igammac(x, x + 2.0) + tf.math.zeta(x, x + 1.0)
+        much = tf.math.digamma(x) + tf.math.igamma(x, x + 1.0)
         return {"y": self.a * x + self.b + tf.where(much == -12345.0, 1.0, 0.0)}
 
 
