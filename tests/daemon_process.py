@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,12 +21,14 @@ T = TypeVar("T")
 class Daemon:
     """`fastserve serve` with a configuration, in a directory of its own."""
 
-    def __init__(self, directory: Path, config: str, *args: str) -> None:
+    def __init__(self, directory: Path, config: str, *args: str, wrapper: Sequence[str] = ()) -> None:
+        """`wrapper`: a command that runs the one after it."""
         self.directory = directory
         (directory / "config.toml").write_text(config)
         with open(directory / "log", "a") as log:
             self.process = subprocess.Popen(
                 [
+                    *wrapper,
                     sys.executable,
                     "-m",
                     "fastserve",
@@ -61,11 +63,11 @@ class Daemon:
             address or self.ready["addresses"][0], options=[("grpc.use_local_subchannel_pool", 1)]
         )
 
-    def admin(self, verb: str) -> dict[str, Any]:
+    def admin(self, verb: str, **request: Any) -> dict[str, Any]:
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(30)
             client.connect(self.ready["admin_socket"])
-            client.sendall(json.dumps({"verb": verb}).encode() + b"\n")
+            client.sendall(json.dumps({"verb": verb, **request}).encode() + b"\n")
             with client.makefile() as lines:
                 answer: dict[str, Any] = json.loads(lines.readline())
         return answer

@@ -38,8 +38,8 @@ class ServedModel:
     stream: ServableStream
     choice: Choice
     source: Source
-    looking: asyncio.Task[None]
     labels: dict[str, int]  # as configured or set since, whether their versions are there or not
+    looking: asyncio.Task[None] | None = None
 
 
 class Manager:
@@ -57,7 +57,8 @@ class Manager:
         self._work = work
         self._log = log
         self._models: dict[str, ServedModel] = {}
-        self._removing: set[asyncio.Task[None]] = set()
+        # By name: a model that comes back waits until the one before has gone.
+        self._removing: dict[str, asyncio.Task[None]] = {}
         self._table = CoreTable(core, self._states, self._labels, log)
         self._telling: asyncio.Task[None] | None = None
         work.changed = self.changed
@@ -121,7 +122,9 @@ class Manager:
 
     async def close(self) -> None:
         """Gives up what is under way; the core goes on with what it has."""
-        tasks = [served.looking for served in self._models.values()] + list(self._removing)
+        tasks = [s.looking for s in self._models.values() if s.looking is not None] + list(
+            self._removing.values()
+        )
         if self._telling is not None:
             tasks.append(self._telling)
         for task in tasks:
@@ -153,41 +156,48 @@ class Manager:
             path = VersionPath(row["version"], str(note.get("path")), str(note.get("fingerprint")))
             stream.adopt(path, row["servable"], note)
         stream.resume()
-        source = make_source(self._context(model, choice))
-        served = ServedModel(
-            model, stream, choice, source, self._look(model, source, stream), dict(model.labels)
-        )
+        served = ServedModel(model, stream, choice, self._source(model, choice), dict(model.labels))
         self._models[model.name] = served
+        self._look(served)
         return served
 
-    def _context(self, model: Model, choice: Choice) -> SourceContext:
-        return SourceContext(
-            model=model,
-            choose=choice,
-            poll_s=self._loading.poll_s,
-            cache_dir=self._loading.cache_dir,
-            log=self._log,
+    def _source(self, model: Model, choice: Choice) -> Source:
+        return make_source(
+            SourceContext(
+                model=model,
+                choose=choice,
+                poll_s=self._loading.poll_s,
+                cache_dir=self._loading.cache_dir,
+                log=self._log,
+            )
         )
 
-    def _look(self, model: Model, source: Source, stream: ServableStream) -> asyncio.Task[None]:
-        return asyncio.create_task(self._follow(model, source, stream), name=f"source-{model.name}")
+    def _look(self, served: ServedModel) -> None:
+        """Starts the source, also anew, so that what an operator has said takes effect at once."""
+        before = [served.looking] if served.looking is not None else []
+        for task in before:
+            task.cancel()
+        if served.model.name in self._removing:
+            before.append(self._removing[served.model.name])
+        served.looking = asyncio.create_task(
+            self._follow(served, served.source, before), name=f"source-{served.model.name}"
+        )
 
-    async def _follow(self, model: Model, source: Source, stream: ServableStream) -> None:
-        """Runs a source, and again after a while when it fails."""
+    async def _follow(
+        self, served: ServedModel, source: Source, before: Sequence[asyncio.Task[None]]
+    ) -> None:
+        """Runs a source once `before` are over, and again after a while when it fails."""
+        if before:
+            await asyncio.wait(before)
         while True:
             try:
-                await source.run(stream.aspire)
+                await source.run(served.stream.aspire)
                 return
             except Exception as error:  # a plug-in's defect must not end the daemon
-                stream.problem = f"its source failed: {type(error).__name__}: {error}"
-                self._log.error("source failed", model=model.name, error=repr(error))
+                served.stream.problem = f"its source failed: {type(error).__name__}: {error}"
+                self._log.error("source failed", model=served.model.name, error=repr(error))
                 self.changed()
             await asyncio.sleep(_SOURCE_RESTART_S)
-
-    def _look_again(self, served: ServedModel) -> None:
-        """Starts the source anew, so that what an operator has said takes effect at once."""
-        served.looking.cancel()
-        served.looking = self._look(served.model, served.source, served.stream)
 
     # ---- configurations ------------------------------------------------------------------
 
@@ -213,12 +223,18 @@ class Manager:
         """Drains and unloads a model's versions in the background."""
 
         async def remove() -> None:
-            served.looking.cancel()
+            if before is not None:
+                await asyncio.wait([before])
             await served.stream.remove()
 
-        task = asyncio.create_task(remove(), name=f"remove-{served.model.name}")
-        self._removing.add(task)
-        task.add_done_callback(self._removing.discard)
+        name = served.model.name
+        before = self._removing.get(name)
+        if served.looking is not None:
+            served.looking.cancel()
+        task = self._removing[name] = asyncio.create_task(remove(), name=f"remove-{name}")
+        task.add_done_callback(
+            lambda done: self._removing.pop(name) if self._removing.get(name) is done else None
+        )
 
     def _change(self, served: ServedModel, model: Model) -> None:
         before, served.model = served.model, model
@@ -227,9 +243,9 @@ class Manager:
         if before.labels != model.labels:
             served.labels = dict(model.labels)
         served.choice.versions = model.versions
-        if _whereabouts(before) != _whereabouts(model):
-            served.source = make_source(self._context(model, served.choice))
-        self._look_again(served)
+        if _place(before) != _place(model):
+            served.source = self._source(model, served.choice)
+        self._look(served)
 
     # ---- what operators say --------------------------------------------------------------
 
@@ -253,7 +269,7 @@ class Manager:
             choice.unloaded -= {version}
             choice.paused = False
         served.stream.retry(version)
-        self._look_again(served)
+        self._look(served)
 
     def unload(self, name: str, version: int | None) -> None:
         """Does not serve a version, or any, until `load` says otherwise."""
@@ -265,7 +281,7 @@ class Manager:
         else:
             served.choice.unloaded |= {version}
             served.choice.loaded -= {version}
-        self._look_again(served)
+        self._look(served)
 
     async def set_labels(self, name: str, new: Mapping[str, int], removed: Sequence[str]) -> dict[str, int]:
         """Changes a model's labels by TensorFlow Serving's rules. All of them, or CoreError and none."""
@@ -356,9 +372,9 @@ def _version_status(harness: Harness, now: float) -> dict[str, Any]:
     }
 
 
-def _whereabouts(model: Model) -> tuple[object, ...]:
-    """What a source is made from."""
-    return (model.base_path, model.source, model.options, model.platform, model.versions.complete_marker)
+def _place(model: Model) -> tuple[object, ...]:
+    """What makes a source another."""
+    return model.source, model.base_path, model.platform, model.options, model.versions.complete_marker
 
 
 def _differences(before: Model, after: Model) -> list[str]:

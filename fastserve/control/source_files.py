@@ -20,6 +20,8 @@ from fastserve.extensions import Aspire, Aspired, SourceContext, VersionPath
 _SPARES = 3
 # What was written so long before the first look is at rest.
 _REST_S = 1.0
+# For versions that are too young, before the first word.
+_FIRST_LOOKS = 3
 
 
 class FileSource:
@@ -38,12 +40,16 @@ class FileSource:
         self._seen: dict[int, str] = {}
         self._whole: dict[int, VersionPath] = {}
         self._told = Aspired(())
+        # Whether the last look found one that is whole, as far as one can see, and was written just now.
+        self._young = False
 
     async def run(self, aspire: Aspire) -> None:
         """Says what is aspired at every change."""
         first = True
         while True:
             aspired = await asyncio.to_thread(self.look)
+            if first:
+                aspired = await self._rested(aspired)
             # Fingerprints are not compared by ==, and a version that failed waits for a new one.
             if first or repr(aspired) != repr(self._told):
                 first, self._told = False, aspired
@@ -51,6 +57,16 @@ class FileSource:
             if not self._poll_s:
                 await asyncio.Event().wait()
             await asyncio.sleep(self._poll_s)
+
+    async def _rested(self, aspired: Aspired) -> Aspired:
+        """The first word is what a start waits for: it comes a moment later when a version has just been
+        written."""
+        for _ in range(_FIRST_LOOKS - 1):
+            if not self._young:
+                break
+            await asyncio.sleep(min(self._poll_s or _REST_S, _REST_S))
+            aspired = await asyncio.to_thread(self.look)
+        return aspired
 
     def look(self) -> Aspired:
         """What is aspired now. Blocks."""
@@ -82,6 +98,7 @@ class FileSource:
         below = sorted((v for v in usable if chosen and v < max(chosen) and v not in chosen), reverse=True)
         spares = [version for version in below[:_SPARES] if counts(version)]
         self._last_look = began
+        self._young = _YOUNG in reasons.values()
         return Aspired(
             versions=tuple(self._whole[version] for version in chosen),
             problem="; ".join(why for why in reasons.values() if why and why != _YOUNG),
