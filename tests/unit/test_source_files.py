@@ -192,3 +192,17 @@ async def test_it_speaks_when_something_has_changed_and_only_then(place: Place) 
         assert told.empty()
     finally:
         running.cancel()
+
+
+async def test_the_first_word_waits_for_a_version_that_was_written_just_now(place: Place) -> None:
+    place.write("1")
+    place.clock.time = time.time()
+    place.source._last_look = place.clock.time - 1
+    place.source._poll_s = 0.001
+    told: asyncio.Queue[Aspired] = asyncio.Queue()
+    running = asyncio.create_task(place.source.run(told.put_nowait))
+    try:
+        first = await asyncio.wait_for(told.get(), 30)
+    finally:
+        running.cancel()
+    assert [path.version for path in first.versions] == [1]
