@@ -148,8 +148,9 @@ class VersionWork:
     async def restore(self, harness: Harness, core: CoreProcess) -> None:
         """Loads and publishes into a new core what an old one served. ModelError, CoreError; CoreLost when
         this core dies as well."""
-        if bad := await self._damaged(harness.servable or {}):
-            raise ModelError(f"{len(bad)} entries of its compile cache are damaged or missing")
+        # Damaged entries are removed: the core compiles once more, which nobody waits for who would not
+        # anyway.
+        await self._damaged(harness.servable or {})
         await self._load_into(core, harness)
         await core.call("publish", model=harness.model.name, version=harness.version)
 
