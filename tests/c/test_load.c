@@ -525,7 +525,8 @@ static void progress_may_be_read_and_the_run_stopped_at_any_time(void)
 
 static void *finish_soon(void *user)
 {
-    usleep(50000);
+    for (int ms = 0; ms < PATIENCE_MS && fs_load_read(user).done <= 8; ms++)
+        usleep(1000);
     fs_load_finish(user);
     return NULL;
 }
