@@ -298,7 +298,9 @@ def test_a_second_signal_ends_at_once(start: Callable[..., Daemon]) -> None:
 def test_a_model_that_fails_does_not_stop_the_others(start: Callable[..., Daemon], tmp_path: Path) -> None:
     (tmp_path / "bad" / "1").mkdir(parents=True)
     (tmp_path / "bad" / "1" / "saved_model.pb").write_bytes(b"garbage")
+    # Complete, for all that its source can tell: opening it shows what it is.
     bad = '[[models]]\nname = "bad"\nbase_path = "bad"\n'
+    bad += '[models.versions]\ncomplete_marker = "saved_model.pb"\n'
     daemon = start(bad + HALF).wait_ready()
     assert "half:2 (batched), without bad:1 on" in daemon.line
     with daemon.channel() as channel:
