@@ -258,7 +258,7 @@ def ablated(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def core_spawner(env: Mapping[str, str], log: Log) -> Spawn:
-    """Starts the data plane as a process of its own session: Ctrl-C and the end of a terminal reach the
+    """Starts the data plane as a process of its own group: Ctrl-C and the end of a terminal reach the
     control process, which drains it. It goes on serving when the control process dies."""
 
     async def spawn(extra: Mapping[str, str], fds: Sequence[int]) -> Process:
@@ -274,7 +274,7 @@ def core_spawner(env: Mapping[str, str], log: Log) -> Spawn:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=theirs,
                 stderr=theirs,
-                start_new_session=True,
+                process_group=0,
             )
         finally:
             # Without a child this was the last one: the follower ends.

@@ -44,8 +44,10 @@ async def start(argv: Sequence[str], env: Mapping[str, str]) -> asyncio.subproce
             stderr=asyncio.subprocess.PIPE,
             env=env,
             limit=_LINE_MAX_BYTES,
-            # A group of its own: killed with whatever it starts, and out of the reach of Ctrl-C.
-            start_new_session=True,
+            # A group of its own: killed with whatever it starts, and out of the reach of Ctrl-C. No session
+            # of its own: kernels with autogroups share the processors between sessions, and the core is in
+            # ours.
+            process_group=0,
         )
     except OSError as error:
         raise ModelError(f"the trial process cannot be started: {error.strerror}") from None
@@ -75,12 +77,15 @@ def set_nice(pid: int, nice: int) -> bool:
     """Gives every thread of `pid` the nice value `nice`, or this process's own if that is more. Whether all
     took it; threads that end meanwhile do not count."""
     nice = min(_NICE_MAX, max(nice, os.getpriority(os.PRIO_PROCESS, 0)))
-    _set_group_nice(pid, nice)
+    # In the idle class, whoever wakes takes the processor from a thread at once; by nice alone it would
+    # finish its slice of some milliseconds first.
+    policy = os.SCHED_IDLE if nice == _NICE_MAX else os.SCHED_OTHER
     done: set[int] = set()
     while fresh := _threads(pid) - done:
         for thread in fresh:
             try:
                 # To Linux a thread is a process here. Threads that it starts from now on inherit the value.
+                os.sched_setscheduler(thread, policy, os.sched_param(0))
                 os.setpriority(os.PRIO_PROCESS, thread, nice)
             except ProcessLookupError:
                 pass
@@ -88,14 +93,6 @@ def set_nice(pid: int, nice: int) -> bool:
                 return False
         done |= fresh
     return True
-
-
-def _set_group_nice(pid: int, nice: int) -> None:
-    """Where the kernel shares processors between sessions first (autogroups), and only within one by nice,
-    the child, which is a session of its own, gives way as a session."""
-    with suppress(OSError):  # no autogroups, or the child has gone
-        if os.getsid(pid) == pid:
-            Path(f"/proc/{pid}/autogroup").write_text(str(nice))
 
 
 async def watch_memory(process: asyncio.subprocess.Process, limit_bytes: int) -> None:
