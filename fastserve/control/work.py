@@ -120,7 +120,7 @@ class VersionWork:
         """See stream.Work."""
         began = time.monotonic()
 
-        def on_progress(text: str, figures: Figures) -> None:
+        def tell(text: str) -> None:
             harness.rollout = {
                 "mode": harness.model.rollout.mode,
                 "stable": beside.version,
@@ -130,6 +130,10 @@ class VersionWork:
             }
             self.changed()
 
+        def on_progress(text: str, figures: Figures) -> None:
+            tell(text)
+
+        tell(f"{harness.model.rollout.mode}: it begins")
         self._log.info(
             "rollout begins",
             servable=harness,
