@@ -134,6 +134,39 @@ static void test_a_version_is_published_once(void)
     tear_down(&s);
 }
 
+static void test_a_version_takes_the_place_of_itself(void)
+{
+    shelf s = set_up();
+    fs_servable *before = servable("m", 1), *after = servable("m", 1), *newer = servable("m", 2);
+    fs_label label = {fs_slice_of("stable"), 1};
+    CHECK_EQ(fs_catalog_replace(s.catalog, before, after), -FS_NOT_FOUND);
+    CHECK_OK(fs_catalog_publish(s.catalog, before));
+    CHECK_OK(fs_catalog_publish(s.catalog, newer));
+    CHECK_OK(fs_catalog_label(s.catalog, "m", &label, 1));
+    for (long n = 1;; n++) {
+        failmalloc_after(n);
+        int rc = fs_catalog_replace(s.catalog, before, after);
+        failmalloc_after(-1);
+        if (!failmalloc_fired()) {
+            CHECK_OK(rc);
+            break;
+        }
+        CHECK_EQ(rc, -FS_RESOURCE_EXHAUSTED);
+        check_found(&s, number("m", 1), before);
+    }
+    check_found(&s, number("m", 1), after);
+    check_found(&s, labelled("m", "stable"), after);
+    check_found(&s, latest("m"), newer);
+    /* Once, and what was replaced is not there any more. */
+    CHECK_EQ(fs_catalog_replace(s.catalog, before, after), -FS_NOT_FOUND);
+    CHECK_EQ(fs_catalog_withdraw(s.catalog, before), -FS_NOT_FOUND);
+    CHECK_OK(fs_catalog_withdraw(s.catalog, after));
+    tear_down(&s);
+    free(before);
+    free(after);
+    free(newer);
+}
+
 static void test_labels(void)
 {
     shelf s = set_up();
@@ -486,6 +519,7 @@ int main(void)
     test_an_empty_catalog();
     test_the_newest_published_version_is_latest();
     test_a_version_is_published_once();
+    test_a_version_takes_the_place_of_itself();
     test_labels();
     test_many_models();
     test_names_that_no_message_holds();
