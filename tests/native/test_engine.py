@@ -53,8 +53,9 @@ class Rig:
         self.front_end.stop()
         self.engine.stop()
 
-    async def load(self, **changes: Any) -> tuple[float, int]:
-        return await asyncio.wait_for(self.engine.load(self.runtime, servable(**changes)), PATIENCE_S)
+    async def load(self, *, replacement: bool = False, **changes: Any) -> tuple[float, int]:
+        loading = self.engine.load(self.runtime, servable(**changes), replacement)
+        return await asyncio.wait_for(loading, PATIENCE_S)
 
     async def serve(self, **changes: Any) -> None:
         await self.load(**changes)
@@ -303,6 +304,28 @@ async def test_calls_around_a_retirement_are_answered_or_find_nothing(rig: Rig) 
             assert answer == [0.5 * i + 2]
             answered += 1
     assert answered > 0
+
+
+async def test_a_replacement_takes_over_and_no_call_is_without_an_answer(rig: Rig) -> None:
+    with pytest.raises(RuntimeFailure, match="m:1 is not here, not published"):
+        await rig.load(replacement=True)
+    await rig.serve(options="run_us=2000")
+    with pytest.raises(RuntimeFailure, match="m:1 has no replacement that is loaded"):
+        await rig.engine.replace("m", 1)
+    await rig.load(replacement=True)
+    answers = [asyncio.ensure_future(rig.ask(float(i))) for i in range(20)]
+    await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait_for(rig.engine.replace("m", 1), PATIENCE_S)
+    assert await asyncio.gather(*answers) == [[0.5 * i + 2] for i in range(20)]
+    # What is there now has answered none of the calls that the one before has.
+    assert rig.states() == {("m", 1): "published"}
+    assert rig.row()["calls"] < 20
+    assert await rig.ask(4.0) == [4.0]
+    # One that is not wanted after all leaves what is served alone.
+    await rig.load(replacement=True)
+    await rig.engine.close("m", 1)
+    assert await rig.ask(4.0) == [4.0]
+    await rig.unserve()
 
 
 async def test_a_route_decides_while_it_is_set(rig: Rig) -> None:
