@@ -67,7 +67,7 @@ bench: build .venv/.tensorflow .make/system-bench  ## measure: tables here, JSON
 	$(BIN)/python bench/run.py $(ARGS)
 
 bench-switch: build .venv/.tensorflow .make/system-bench  ## measure version switches under load: table, JSON and PNG in bench/results
-	$(BIN)/python -m fastserve bench switch --ablate all --ablate server.allocator=jemalloc \
+	$(BIN)/python -m fastserve bench switch --ablate all --ablate server.allocator=jemalloc --ablate-with small full \
 	    --out bench/results/switch.json --plot bench/results/switch.png $(ARGS)
 
 # ---- check ----------------------------------------------------------------------------------

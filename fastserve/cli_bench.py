@@ -259,6 +259,14 @@ def replay(
     "--share", type=click.FloatRange(0.01, 2), default=0.5, show_default=True, help="Of saturation, as load."
 )
 @click.option(
+    "--within",
+    type=click.FloatRange(0.1, 10_000),
+    default=10.0,
+    show_default=True,
+    metavar="MS",
+    help="Saturation is the rate up to which 99 % of the answers are there in so many ms.",
+)
+@click.option(
     "--rates",
     nargs=2,
     type=click.FloatRange(0, min_open=True),
@@ -269,7 +277,7 @@ def replay(
 @click.option(
     "--lead",
     type=click.FloatRange(1, 3600),
-    default=10.0,
+    default=15.0,
     show_default=True,
     metavar="S",
     help="Steady load before the first switch,",
@@ -320,6 +328,7 @@ def switch(
     modes: tuple[str, ...],
     switches: int,
     share: float,
+    within: float,
     rates: tuple[float, float] | None,
     rows: int,
     lead: float,
@@ -382,7 +391,7 @@ def switch(
                 ablation=ablated,
                 timing=timing,
                 ablation_timing=timing.shorter(ablate_switches),
-                load=Load(share=share, rates=rates, rows=rows),
+                load=Load(share=share, within_ms=within, rates=rates, rows=rows),
                 out=out,
                 picture=picture,
                 skip_runs=only_ablate,

@@ -81,3 +81,8 @@ def _machine_ticks() -> tuple[int, int]:
     """All; idle and waiting for a disk."""
     fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return sum(fields), fields[3] + fields[4]
+
+
+def stolen_s() -> float:
+    """Processor seconds since the machine began that it wanted and its host gave to other machines."""
+    return int(Path("/proc/stat").read_text().split(maxsplit=9)[8]) * _TICK_S

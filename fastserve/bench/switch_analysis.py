@@ -7,6 +7,7 @@ Steady is all other time. A request belongs to where it was due. Pure functions 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from statistics import median
 
@@ -27,6 +28,8 @@ _BASE_VERSION = 1
 
 Mask = npt.NDArray[np.bool_]
 Spans = Sequence[tuple[int, int]]
+# As in a Recording.
+Stolen = Sequence[tuple[int, float]]
 
 
 def found(plan: Plan, recording: Recording, seconds: float) -> RunFound:
@@ -80,17 +83,33 @@ def within(records: Records, spans: Spans) -> Mask:
     return mask
 
 
-def stretch(records: Records, spans: Spans) -> Stretch | None:
+def stretch(records: Records, spans: Spans, stolen: Stolen = ()) -> Stretch | None:
     """Of the good answers among `records`, which are those due in `spans`; None when there are none."""
     took = np.sort(records["took_ns"][records["failure"] == 0])
     if not len(took):
         return None
     seconds = sum(last - first for first, last in spans) / 1e9
     values = {name: _ms(quantile(took, share)) for name, share in _QUANTILES.items()}
-    return Stretch(seconds=round(seconds, 3), done=len(took), max=_ms(took[-1]), **values)
+    return Stretch(
+        seconds=round(seconds, 3),
+        done=len(took),
+        max=_ms(took[-1]),
+        stolen=round(stolen_share(stolen, spans), 4),
+        **values,
+    )
 
 
 _QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
+
+
+def stolen_share(stolen: Stolen, spans: Spans) -> float:
+    """Of all processors' time in the spans, what the host gave to others, as if evenly between two looks."""
+    seconds = sum(last - first for first, last in spans) / 1e9
+    if not stolen or not seconds:
+        return 0.0
+    at_ns, sums = np.array(stolen, np.float64).T
+    took = sum(np.interp(last, at_ns, sums) - np.interp(first, at_ns, sums) for first, last in spans)
+    return float(took) / seconds / (os.cpu_count() or 1)
 
 
 def quantile(ordered: npt.NDArray[np.int64], share: float) -> int:
@@ -156,8 +175,9 @@ def _target(trace: Trace, recording: Recording, asked: int) -> TargetFound:
     spans: list[tuple[int, int]] = []
     if len(records):
         spans = steady_spans(recording, int(records["due_ns"][0]), int(records["due_ns"][-1]) + 1)
-    steady = stretch(records[within(records, spans)], spans)
-    each = [stretch(records[within(records, [window])], [window]) for window in windows]
+    stolen = recording.stolen
+    steady = stretch(records[within(records, spans)], spans, stolen)
+    each = [stretch(records[within(records, [window])], [window], stolen) for window in windows]
     span_ns = int(median(last - first for first, last in windows)) if windows else 0
     # A switch that did not end has an open window: until it does, versions are as they are.
     switches = [*recording.switches, *([recording.unfinished] if recording.unfinished else [])]

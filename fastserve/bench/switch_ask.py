@@ -12,8 +12,8 @@ import numpy as np
 from fastserve.bench.ask import ask
 from fastserve.bench.requests import make_requests
 from fastserve.bench.start import started
+from fastserve.bench.switch_load import SIGNATURE
 from fastserve.bench.switch_plan import Load
-from fastserve.bench.switch_run import SIGNATURE
 from fastserve.bench.switch_versions import Asked, Contents, draw_requests, keep_telling
 from fastserve.bench.target import Plan, TargetError
 from fastserve.bench.workload import Requests

@@ -16,11 +16,12 @@ from fastserve.bench.command import console
 from fastserve.bench.machine import command_line, machine, revision, versions
 from fastserve.bench.switch_analysis import found
 from fastserve.bench.switch_ask import asked_of
+from fastserve.bench.switch_load import Say, Start
 from fastserve.bench.switch_plan import Load, ModelSource, Plan, Timing, Variant
 from fastserve.bench.switch_plot import Panels, panels_of, plot
 from fastserve.bench.switch_report import show_switches
 from fastserve.bench.switch_result import SCHEMA, RunFound, SwitchResult, write_switch_result
-from fastserve.bench.switch_run import Say, Served, Start, run_plan
+from fastserve.bench.switch_run import Served, run_plan
 from fastserve.bench.switch_versions import find_contents
 from fastserve.errors import FastServeError
 
@@ -109,6 +110,8 @@ class _Work:
         self._options = options
         self._start = start
         self._served: dict[Path, Served] = {}
+        # By model and xla: what is measured with something off gets the load of what it is compared with.
+        self._found: dict[tuple[ModelSource, str], tuple[float, ...]] = {}
         self.runs: list[RunFound] = []
         self.ablations: list[RunFound] = []
         self.panels: list[Panels] = []
@@ -131,6 +134,9 @@ class _Work:
 
     def _run(self, plan: Plan) -> tuple[RunFound, Panels | None]:
         began = time.monotonic()
+        saturation = self._found.get((plan.model, plan.xla))
+        if saturation is not None:
+            plan = replace(plan, load=replace(plan.load, saturation=saturation))
         with self._screen.status("") as status:
 
             def say(text: str) -> None:
@@ -151,6 +157,7 @@ class _Work:
                     markup=False,
                 )
             say("working out what it came to")
+            self._found[plan.model, plan.xla] = tuple(trace.saturation for trace in recording.traces)
             run = found(plan, recording, time.monotonic() - began)
             if run.ended:
                 self._screen.print(f"{plan.name}: ended early: {run.ended}", markup=False, soft_wrap=True)

@@ -63,11 +63,12 @@ class Timing:
     version is gone; gap: steady load between switches; patience: for one switch."""
 
     switches: int = 10
-    lead_s: float = 10.0
+    lead_s: float = 15.0
     tail_s: float = 5.0
     gap_s: float = 6.0
     warmup_s: float = 3.0
     saturation_s: float = 4.0
+    probe_s: float = 2.0
     patience_s: float = 180.0
 
     def shorter(self, switches: int) -> Timing:
@@ -84,10 +85,12 @@ class Timing:
 
 @dataclass(frozen=True)
 class Load:
-    """share: of the rates that both models reach together in closed loop. rates: (model, beside) a second,
-    instead of that."""
+    """share: of saturation, the rates up to which both models answer within within_ms. saturation: (model,
+    beside), where it is known. rates: (model, beside) a second, whatever saturation is."""
 
     share: float = 0.5
+    within_ms: float = 10.0
+    saturation: tuple[float, ...] | None = None
     rates: tuple[float, float] | None = None
     rows: int = 1
     bodies: int = 256

@@ -91,6 +91,8 @@ def _times(runs: Sequence[RunFound]) -> Table:
     table.add_column("run")
     for name in ("loading", "published", "first answer", "last old answer", "old closing", "old gone"):
         table.add_column(name, justify="right")
+    for name in ("stolen, steady", "in windows"):
+        table.add_column(name, justify="right")
     for run in runs:
         each = run.switches
         table.add_row(
@@ -101,8 +103,18 @@ def _times(runs: Sequence[RunFound]) -> Table:
             _span([s.last_old_answer_s for s in each]),
             _span([s.stages.get("old closing") for s in each]),
             _span([s.gone_s for s in each]),
+            *_stolen(run.targets),
         )
     return table
+
+
+def _stolen(targets: Sequence[TargetFound]) -> tuple[str, str]:
+    """How much of the machine its host gave to others. All targets have the same windows."""
+    target = targets[0] if targets else None
+    if target is None or target.steady is None or not target.windows:
+        return "-", "-"
+    each = [window.stolen for window in target.windows]
+    return f"{target.steady.stolen:.1%}", f"{median(each):.1%} ({max(each):.1%})"
 
 
 def _span(values: Sequence[float | None]) -> str:

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from fastserve.bench.result import ResultError
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Stretch(Struct, frozen=True, kw_only=True):
@@ -23,6 +23,8 @@ class Stretch(Struct, frozen=True, kw_only=True):
     p99: float
     p999: float
     max: float
+    # How much of the machine's processors its host gave to others meanwhile, 0 to 1: noise that is not ours.
+    stolen: float
 
 
 class Bars(Struct, frozen=True, kw_only=True):
@@ -51,6 +53,7 @@ class TargetFound(Struct, frozen=True, kw_only=True):
 
     target: str
     rate: float
+    # 0 where it was not looked for.
     saturation: float
     sent: int
     done: int

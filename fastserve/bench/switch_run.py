@@ -14,40 +14,29 @@ from typing import Any
 
 import numpy as np
 
-from fastserve._native.load import Check, LoadResult
+from fastserve._native.load import LoadResult
 from fastserve.bench.child import Child
-from fastserve.bench.processes import busy_fraction
-from fastserve.bench.switch_plan import BESIDE, MODEL, Load, Plan, Timing
+from fastserve.bench.processes import busy_fraction, stolen_s
+from fastserve.bench.switch_load import Say, Start, SwitchError, TargetLoad, rates_of
+from fastserve.bench.switch_plan import BESIDE, MODEL, Plan, Timing
 from fastserve.bench.switch_server import Admin, serving
 from fastserve.bench.switch_trace import RECORD, Recording, Switch, Trace
-from fastserve.bench.switch_versions import ATOL, RTOL, Asked, Contents, Publisher
-from fastserve.bench.target import Target
-from fastserve.bench.wire import PREDICT_PATH, grpc_body
+from fastserve.bench.switch_versions import Asked, Contents, Publisher
 from fastserve.errors import FastServeError
 
 LOOK_S = 0.05
 _NAP_S = 0.25
 _BUSY_LOOK_S = 1.0
-SIGNATURE = "serving_default"
-_LONGEST_S = 24 * 3600.0
 _NEVER = 2**62
-
-# Told what goes on.
-Say = Callable[[str], None]
-# fastserve._native.load.start, or what stands in for it in tests.
-Start = Callable[..., Any]
-
-
-class SwitchError(FastServeError):
-    """A run could not be made, or not go on."""
 
 
 @dataclass(frozen=True)
 class Clock:
-    """CLOCK_MONOTONIC, which is the generators' too, or a test's."""
+    """CLOCK_MONOTONIC, which is the generators' too, and what of the machine went to others; or a test's."""
 
     now_ns: Callable[[], int] = time.monotonic_ns
     sleep: Callable[[float], None] = time.sleep
+    stolen_s: Callable[[], float] = stolen_s
 
 
 @dataclass(frozen=True)
@@ -76,63 +65,9 @@ def run_plan(plan: Plan, model: Served, beside: Served, start: Start, say: Say) 
                 MODEL: TargetLoad(server.target, MODEL, model.asked, plan.load, start),
                 BESIDE: TargetLoad(server.target, BESIDE, beside.asked, plan.load, start),
             }
-            saturation = dict.fromkeys(loads, 0.0)
-            rates = dict(zip(loads, plan.load.rates or (0.0, 0.0), strict=True))
-            if plan.load.rates is None:
-                say("measuring saturation")
-                saturation = saturate(loads, timing)
-                rates = {name: plan.load.share * rate for name, rate in saturation.items()}
+            saturation, rates = rates_of(plan.load, loads, timing, say)
             run = SwitchRun(timing, server.admin, server.child, publisher, say)
             return replace(run.measure(loads, rates, saturation), busy_before=busy)
-
-
-class TargetLoad:
-    """The load on one model: how it is started, and what its result becomes."""
-
-    def __init__(self, target: Target, model: str, asked: Asked, load: Load, start: Start) -> None:
-        self._target = target
-        self._model = model
-        self._load = load
-        self._begin = start
-        self._bodies = [grpc_body(model, SIGNATURE, request) for request in asked.requests]
-        self._check = Check(asked.output, asked.expected, ATOL, RTOL)
-
-    def closed(self, seconds: float, warmup_s: float) -> Any:
-        return self._start(in_flight=self._load.in_flight, warmup_s=warmup_s, duration_s=seconds)
-
-    def open(self, rate: float, warmup_s: float, most_s: float) -> Any:
-        return self._start(
-            rate=rate,
-            seed=self._load.seed + (self._model == BESIDE),
-            warmup_s=warmup_s,
-            duration_s=_LONGEST_S,
-            max_records=int(rate * most_s) + 1000,
-        )
-
-    def _start(self, **options: Any) -> Any:
-        return self._begin(
-            self._target.address,
-            self._bodies,
-            path=PREDICT_PATH,
-            authority=self._target.authority,
-            connections=self._load.connections,
-            timeout_s=self._load.timeout_s,
-            interval_s=0.0,
-            check=self._check,
-            **options,
-        )
-
-
-def saturate(loads: Mapping[str, TargetLoad], timing: Timing) -> dict[str, float]:
-    """What each model answers a second, both asked in closed loop at once. Raises SwitchError."""
-    running = {name: load.closed(timing.saturation_s, 1.0) for name, load in loads.items()}
-    results: dict[str, LoadResult] = {name: one.wait() for name, one in running.items()}
-    for name, result in results.items():
-        if result.failed or not result.done:
-            raise SwitchError(
-                f"{name}: {result.failed or 'no answers'} before any switch: {result.first_error}"
-            )
-    return {name: result.rate for name, result in results.items()}
 
 
 def trace_of(name: str, rate: float, saturation: float, result: LoadResult) -> Trace:
@@ -172,6 +107,7 @@ class SwitchRun:
         self._running: dict[str, Any] = {}
         self._switches: list[Switch] = []
         self._unfinished: Switch | None = None
+        self._stolen: list[tuple[int, float]] = []
 
     def measure(
         self, loads: Mapping[str, TargetLoad], rates: Mapping[str, float], saturation: Mapping[str, float]
@@ -202,6 +138,7 @@ class SwitchRun:
             unfinished=self._unfinished,
             ended=ended,
             core_restarts=0 if ended else int(self._admin.core_pid() != pid),
+            stolen=tuple(self._stolen),
         )
 
     def _switch(self, version: int) -> None:
@@ -236,6 +173,7 @@ class SwitchRun:
     def _nap(self, seconds: float) -> None:
         """Raises when there is nothing left to wait for."""
         self._clock.sleep(seconds)
+        self._stolen.append((self._clock.now_ns(), self._clock.stolen_s()))
         self._child.check()
         for name, one in self._running.items():
             if one.over():

@@ -51,7 +51,8 @@ class Trace:
 class Recording:
     """A whole run. traces: of the model that is switched, then of the one beside it. ended: why not all
     switches are there; "" when they are. core_restarts: 1 when the core was not the same at the end.
-    busy_before: how much of the machine was in use before, 0 to 1."""
+    busy_before: how much of the machine was in use before, 0 to 1. stolen: at some moments, processor seconds
+    that the machine's host had given to others by then."""
 
     traces: tuple[Trace, ...]
     switches: tuple[Switch, ...]
@@ -60,3 +61,4 @@ class Recording:
     ended: str = ""
     core_restarts: int = 0
     busy_before: float = 0.0
+    stolen: tuple[tuple[int, float], ...] = ()

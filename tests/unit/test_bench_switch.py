@@ -20,6 +20,7 @@ from fastserve.bench.switch_analysis import (
     quantile,
     span_maxima,
     steady_spans,
+    stolen_share,
     wrong_times,
 )
 from fastserve.bench.switch_plan import (
@@ -131,6 +132,21 @@ def test_switches_that_change_nothing_pass() -> None:
         assert (target.steady.p50, target.steady.p999, target.steady.max) == (1.0, 2.0, 4.0)
     assert run.targets[0].by_version.keys() == {str(version) for version in range(1, 12)}
     assert run.targets[1].by_version == {"1": 180 * 500}
+
+
+def test_what_the_host_gave_to_others_is_told_of_steady_time_and_windows_apart() -> None:
+    # A processor second in the first window, and none elsewhere.
+    first = switches(1)[0]
+    stolen = ((BEGIN, 7.0), (first.appeared_ns, 7.0), (first.until_ns, 8.0), (BEGIN + 99 * SECOND, 8.0))
+    run = found(plan(2), replace(recording(2), stolen=stolen), 1.0)
+    share = 1.0 / WINDOW_S / (os.cpu_count() or 1)
+    for target in run.targets:
+        assert target.steady is not None
+        assert target.steady.stolen == 0.0
+        assert [window.stolen for window in target.windows] == [pytest.approx(share, abs=1e-4), 0.0]
+    half = (first.appeared_ns, first.appeared_ns + WINDOW_S * SECOND // 2)
+    assert stolen_share(stolen, [half]) == pytest.approx(share)
+    assert stolen_share((), [half]) == 0.0
 
 
 def test_p999_counts_by_the_median_over_the_windows() -> None:

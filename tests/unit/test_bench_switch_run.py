@@ -11,12 +11,9 @@ import pytest
 
 from fastserve._native.load import Histogram, LoadResult
 from fastserve.bench.child import ChildError
-from fastserve.bench.requests import Request
-from fastserve.bench.switch_plan import BESIDE, MODEL, Load, Timing
-from fastserve.bench.switch_run import Clock, SwitchError, SwitchRun, TargetLoad, saturate, seen
+from fastserve.bench.switch_plan import BESIDE, MODEL, Timing
+from fastserve.bench.switch_run import Clock, SwitchRun, seen
 from fastserve.bench.switch_trace import RECORD, Recording, Switch
-from fastserve.bench.switch_versions import Asked
-from fastserve.bench.target import at_address
 
 SECOND = 1_000_000_000
 START = 50 * SECOND
@@ -39,6 +36,9 @@ class World:
         assert seconds > 0
         self.now_ns += int(seconds * SECOND)
         self.at((self.now_ns - START) / SECOND)
+
+    def stolen_s(self) -> float:
+        return (self.now_ns - START) / SECOND / 10
 
     def publish(self, version: int) -> int:
         self.appeared[version] = self.now_ns
@@ -109,7 +109,7 @@ def measure(world: World, said: list[str] | None = None) -> tuple[Recording, dic
         world,  # type: ignore[arg-type]
         world,  # type: ignore[arg-type]
         (said if said is not None else []).append,
-        Clock(lambda: world.now_ns, world.sleep),
+        Clock(lambda: world.now_ns, world.sleep, world.stolen_s),
     )
     rates, saturation = {MODEL: 300.0, BESIDE: 200.0}, {MODEL: 600.0, BESIDE: 400.0}
     return run.measure(loads, rates, saturation), loads  # type: ignore[arg-type]
@@ -136,6 +136,10 @@ def test_versions_appear_one_after_the_other_and_are_timed() -> None:
     assert all(len(trace.records) == 3 for trace in recording.traces)
     assert all(load.asked == (load.asked[0], 1.0, TIMING.most_s) for load in loads.values() if load.asked)
     assert "switch 1 of 2: waiting for version 2" in said
+    at_ns, stolen = zip(*recording.stolen, strict=True)
+    assert sorted(at_ns) == list(at_ns)
+    assert (at_ns[0], at_ns[-1]) == (START + SECOND // 4, world.now_ns)
+    assert stolen[-1] == pytest.approx((world.now_ns - START) / SECOND / 10)
 
 
 def test_a_version_that_does_not_come_ends_the_run_with_what_there_is() -> None:
@@ -191,7 +195,9 @@ def test_a_generator_that_ends_by_itself_ends_the_run() -> None:
     world = World()
     loads = {name: Loaded(result()) for name in (MODEL, BESIDE)}
     loads[BESIDE].running.ended = True
-    run = SwitchRun(TIMING, world, world, world, print, Clock(lambda: world.now_ns, world.sleep))  # type: ignore[arg-type]
+    run = SwitchRun(
+        TIMING, world, world, world, print, Clock(lambda: world.now_ns, world.sleep, world.stolen_s)
+    )  # type: ignore[arg-type]
     recording = run.measure(loads, {MODEL: 1.0, BESIDE: 1.0}, {MODEL: 0.0, BESIDE: 0.0})  # type: ignore[arg-type]
     assert recording.ended == "the load on beside ended by itself"
 
@@ -219,47 +225,3 @@ def test_a_state_counts_from_when_it_is_first_seen() -> None:
     # An old version that is gone before the new one is served is no switch.
     early = seen(Switch(5, 100, never, never, never), {5: "loading"}, 110)
     assert early.gone_ns == never
-
-
-def test_both_models_are_saturated_at_once_and_must_answer() -> None:
-    class Closed:
-        def __init__(self, given: LoadResult) -> None:
-            self.given = given
-
-        def closed(self, seconds: float, warmup_s: float) -> Closed:
-            started.append(self)
-            return self
-
-        def wait(self) -> LoadResult:
-            assert len(started) == 2
-            return self.given
-
-    started: list[Closed] = []
-    loads: Any = {MODEL: Closed(result(rate=1000.0)), BESIDE: Closed(result(rate=800.0))}
-    assert saturate(loads, TIMING) == {MODEL: 1000.0, BESIDE: 800.0}
-    started.clear()
-    loads[BESIDE] = Closed(result(done=0, failed={"misversioned": 5}, first_error="INTERNAL: no"))
-    with pytest.raises(SwitchError, match=r"beside: \{'misversioned': 5\} before any switch: INTERNAL: no"):
-        saturate(loads, TIMING)
-
-
-def test_a_load_checks_every_reply_and_has_room_for_every_request() -> None:
-    asked = Asked([Request({"x": np.zeros((1, 2), np.float32)}, 1)], "score", [[[0.5]], [[0.25]]])
-    calls: list[dict[str, Any]] = []
-
-    def start(address: Any, bodies: Any, **options: Any) -> None:
-        calls.append({"bodies": bodies, **options})
-
-    load = Load(connections=3, in_flight=5, seed=9)
-    target = at_address("fastserve", "127.0.0.1:8500")
-    for model in (MODEL, BESIDE):
-        TargetLoad(target, model, asked, load, start).open(1000.0, 1.0, 60.0)
-    TargetLoad(target, MODEL, asked, load, start).closed(2.0, 1.0)
-    model, beside, closed = calls
-    assert model["check"].output == "score"
-    assert model["check"].expected == asked.expected
-    assert model["max_records"] >= 60_000
-    assert model["seed"] != beside["seed"]
-    assert model["bodies"] != beside["bodies"]
-    assert (closed["in_flight"], closed["connections"], closed["duration_s"]) == (5, 3, 2.0)
-    assert closed["check"] == model["check"]
