@@ -38,7 +38,13 @@ from fastserve.bench.switch_plan import (
 )
 from fastserve.bench.switch_plot import line, panels_of, plot, series
 from fastserve.bench.switch_report import show_switches
-from fastserve.bench.switch_result import RunFound, SwitchResult, read_switch_result, write_switch_result
+from fastserve.bench.switch_result import (
+    SCHEMA,
+    RunFound,
+    SwitchResult,
+    read_switch_result,
+    write_switch_result,
+)
 from fastserve.bench.switch_trace import RECORD, Recording, Records, Switch, Trace
 from fastserve.bench.switch_versions import (
     Asked,
@@ -457,7 +463,7 @@ def test_options_of_the_server_are_keys_with_their_table() -> None:
 
 def result_of(*runs: RunFound) -> SwitchResult:
     return SwitchResult(
-        schema=1, started="2026-01-01T00:00:00+00:00", seconds=1.0, command="fastserve bench switch",
+        schema=SCHEMA, started="2026-01-01T00:00:00+00:00", seconds=1.0, command="fastserve bench switch",
         machine={}, versions={}, revision="", timing={}, load={}, runs=list(runs), ablations=list(runs),
     )  # fmt: skip
 
