@@ -1,6 +1,7 @@
 # Mirror of csrc/{clock,slab,mailbox,sticky,h2,compress,owner,front,servable,executor,figures,route,warm,loader,catalog,
-# engine}.h, what the core binds of them. No logic.
+# resolve,engine}.h, what the core binds of them. No logic.
 from fastserve._native.c_policy cimport fs_policy
+from fastserve._native.c_predict cimport fs_model_ref
 from fastserve._native.c_runtime cimport fs_error, fs_model_spec, fs_runtime, fs_slab, fs_slice
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -37,6 +38,9 @@ cdef extern from "sticky.h" nogil:
     ctypedef struct fs_sticky:
         pass
 
+    ctypedef struct fs_kept:
+        pass
+
 
 cdef extern from "h2.h" nogil:
     ctypedef struct fs_h2:
@@ -54,6 +58,7 @@ cdef extern from "h2.h" nogil:
         uint8_t *message
         size_t message_len
         uint8_t encoding
+        fs_kept kept
 
     ctypedef struct fs_h2_handler:
         pass
@@ -325,6 +330,10 @@ cdef extern from "loader.h" nogil:
     int fs_loader_nice(const fs_loader *loader) noexcept
     bint fs_loader_nice_limited(const fs_loader *loader) noexcept
     fs_progress fs_task_progress(const fs_task *task) noexcept
+
+
+cdef extern from "resolve.h" nogil:
+    int fs_resolve(fs_owner *owner, fs_slice spec, const fs_kept *kept, fs_model_ref *model, fs_error *err) noexcept
 
 
 cdef extern from "engine.h" nogil:

@@ -31,6 +31,7 @@ cdef class Servable:
     cdef int64_t since_us        # in this state
     cdef int warm_iterations
     cdef bytes warm_requests     # a path, or None
+    cdef readonly str signature_def_map # in base64; not looked at
     cdef readonly ModelSpec spec
     cdef bytes name
     cdef const char *model       # in name

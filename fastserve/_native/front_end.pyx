@@ -51,6 +51,7 @@ from fastserve._native.c_engine cimport (
     fs_now_us,
     fs_owner_deliver,
     fs_owner_post,
+    fs_resolve,
     fs_slab_alloc,
     fs_slab_free,
     fs_slab_read,
@@ -77,8 +78,10 @@ from fastserve._native.c_io cimport (
     fs_io_stop,
     fs_io_touch,
 )
-from fastserve._native.c_runtime cimport fs_error, fs_slab_new, fs_slab_release
+from fastserve._native.c_predict cimport fs_model_ref
+from fastserve._native.c_runtime cimport fs_error, fs_slab_new, fs_slab_release, fs_slice
 from fastserve._native.engine cimport Engine
+from fastserve._native.runtime cimport check
 
 
 cdef extern from "<malloc.h>" nogil:
@@ -187,6 +190,17 @@ cdef class Rpc:
         if self.c is NULL:
             raise RuntimeError(f"{self.path} is finished already")
         self.front.answer(self, message, True, code, text.encode("utf-8", "replace"))
+
+    def resolve(self, bytes spec not None) -> tuple[str, int]:
+        """The model and version that `spec`, a serialized ModelSpec, means for this caller. RuntimeFailure with
+        TensorFlow Serving's code and words when there is none."""
+        cdef fs_slice data
+        cdef fs_model_ref model
+        cdef fs_error err
+        data.data = <const uint8_t *><const char *>spec
+        data.len = <size_t>len(spec)
+        check(fs_resolve(&self.front.owner, data, NULL if self.c is NULL else &self.c.kept, &model, &err), &err)
+        return model.name.data[:model.name.len].decode(), model.version
 
     @property
     def seconds_left(self) -> float | None:
