@@ -150,6 +150,7 @@ cdef extern from "front.h" nogil:
     const fs_h2_handler fs_front_handler
 
     int fs_front_add(fs_front *front, const char *path, bint streaming) noexcept
+    int fs_front_add_named_run(fs_front *front, const char *path) noexcept
     void fs_front_consume(fs_owner *loop, fs_owner *owner, fs_rpc *rpc, size_t len) noexcept
     int fs_front_answer(fs_owner *loop, fs_owner *owner, fs_rpc *rpc, void *frame, size_t len, bint finish, int code,
                         const char *text, size_t text_len) noexcept
@@ -342,6 +343,7 @@ cdef extern from "engine.h" nogil:
         fs_loader_config loader
         size_t max_message_bytes
         size_t max_compressed_bytes
+        int32_t named_run_threads
 
     fs_engine *fs_engine_start(const fs_engine_config *config, const fs_policy *policy) noexcept
     void fs_engine_stop(fs_engine *engine) noexcept

@@ -19,6 +19,7 @@ cdef class Engine:
     cdef dict servables      # (model, version) -> Servable
     cdef dict replacements   # (model, version) -> Servable that is to take the place of a published one
     cdef size_t max_message_bytes
+    cdef readonly bint session_run # whether it serves SessionRun
     cdef frozenset ablate    # what is left out, for measurement
     cdef dict routes         # model -> Route, where one is set
 

@@ -346,6 +346,8 @@ cdef class Engine:
         config.loader.close_on_poster = "unload" in self.ablate
         config.max_message_bytes = limits["max_message_bytes"]
         config.max_compressed_bytes = limits["max_compressed_bytes"]
+        self.session_run = server["session_run"]
+        config.named_run_threads = executor["threads"] if self.session_run else 0
         self.loop = loop
         self.servables = {}
         self.replacements = {}

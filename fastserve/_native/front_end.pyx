@@ -30,6 +30,7 @@ from fastserve._native.c_engine cimport (
     fs_engine_join,
     fs_event,
     fs_front_add,
+    fs_front_add_named_run,
     fs_front_answer,
     fs_front_consume,
     fs_front_ctx,
@@ -113,6 +114,7 @@ cdef enum:
 cdef double TICK_S = 0.5  # how late a time-out may be noticed
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
+SESSION_RUN = "/tensorflow.serving.SessionService/SessionRun"
 
 
 def give_large_blocks_back() -> None:
@@ -214,7 +216,8 @@ cdef class Rpc:
 cdef class FrontEnd:
     """The loop's connections, their shared buffers, and the way back for finished calls.
 
-    `methods` maps paths to whether they stream; Python serves them through `on_call(rpc)`. With `io_threads`,
+    `methods` maps paths to whether they stream; Python serves them through `on_call(rpc)`. Predict, and SessionRun
+    where the engine serves it, need no entry. With `io_threads`,
     that many epoll threads drive the connections, which `adopt` gives them. Raises MemoryError.
     """
 
@@ -259,6 +262,10 @@ cdef class FrontEnd:
         self.front.on_event = on_event
         for path, streaming in zip(self.paths, [False, *methods.values()]):
             if fs_front_add(&self.front, <const char *>path, streaming) != 0:
+                raise ValueError(f"too many methods: {len(self.paths)}")
+        if engine.session_run:
+            self.paths.append(SESSION_RUN.encode())
+            if fs_front_add_named_run(&self.front, <const char *>self.paths[-1]) != 0:
                 raise ValueError(f"too many methods: {len(self.paths)}")
         self.ctx.front = &self.front
         self.ctx.owner = &self.owner

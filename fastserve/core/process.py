@@ -87,6 +87,8 @@ class Core:
         ]
         if server["reflection"]:
             served = {method.path.split("/")[1] for method in methods}
+            if self.engine.session_run:
+                served.add("tensorflow.serving.SessionService")
             methods += Reflection(Descriptors.read(), {*served, *REFLECTION}).methods()
         self.services = Services(loop, methods, channel.log)
         self.front_end = FrontEnd(
