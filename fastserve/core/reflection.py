@@ -52,30 +52,26 @@ class Reflection:
                 raise Status(INTERNAL) from None  # gRPC's own answer to what is no such message
 
     def _answer(self, message: bytes, told: set[str]) -> bytes:
-        host, asked, value = _parse(message)
+        host, asked, name = _parse(message)
         try:
-            number, answer = self._reply(asked, value, told)
+            number, answer = self._reply(asked, name, told)
         except _Unanswerable as error:
             number = _ERROR_ANSWER
             answer = wire.put_int(1, error.code) + wire.put_text(2, error.message)
         return wire.put_text(1, host) + wire.put_bytes(_REQUEST, message) + wire.put_bytes(number, answer)
 
-    def _reply(self, asked: int, value: bytes, told: set[str]) -> tuple[int, bytes]:
+    def _reply(self, asked: int, name: str, told: set[str]) -> tuple[int, bytes]:
         if asked == _FILE:
-            return _FILES_ANSWER, self._files(wire.text(value), "file", told)
+            return _FILES_ANSWER, self._files(name, "file", told)
         if asked == _SYMBOL:
-            symbol = wire.text(value)
-            return _FILES_ANSWER, self._files(self._descriptors.home(symbol), "symbol", told)
-        if asked == _EXTENSION:
-            for _ in wire.fields(value):  # it must be a message; none of ours can be extended
-                pass
+            return _FILES_ANSWER, self._files(self._descriptors.home(name), "symbol", told)
+        if asked == _EXTENSION:  # none of ours can be extended
             raise _Unanswerable(NOT_FOUND, "extension not found")
         if asked == _EXTENSION_NUMBERS:
-            if self._descriptors.kind(wire.text(value)) != "message":
+            if self._descriptors.kind(name) != "message":
                 raise _Unanswerable(NOT_FOUND, "type not found")
-            return _NUMBERS_ANSWER, wire.put_bytes(1, value)
+            return _NUMBERS_ANSWER, wire.put_text(1, name)
         if asked == _SERVICES:
-            wire.text(value)
             return _SERVICES_ANSWER, b"".join(
                 wire.put_bytes(1, wire.put_text(1, name)) for name in self._services
             )
@@ -90,14 +86,25 @@ class Reflection:
         return b"".join(wire.put_bytes(1, self._descriptors.file(file) or b"") for file in files)
 
 
-def _parse(message: bytes) -> tuple[str, int, bytes]:
-    """Host, which field asks, and its value. Of several that ask the last one does. Malformed."""
-    host, asked, value = "", 0, b""
-    for (number, kind), found in wire.fields(message):
+def _parse(message: bytes) -> tuple[str, int, str]:
+    """Host, which field asks, and what it says. Of several that ask the last one does. Malformed."""
+    host, asked, name = "", 0, ""
+    for (number, kind), value in wire.fields(message):
         if kind != wire.BYTES:
             continue
         if number == _HOST:
-            host = wire.text(found)
+            host = wire.text(value)
+        elif number == _EXTENSION:
+            asked, name = number, _extended(value)
         elif _FILE <= number <= _SERVICES:
-            asked, value = number, found
-    return host, asked, value
+            asked, name = number, wire.text(value)
+    return host, asked, name
+
+
+def _extended(request: bytes) -> str:
+    """The type that an ExtensionRequest names."""
+    name = ""
+    for field, value in wire.fields(request):
+        if field == (1, wire.BYTES):
+            name = wire.text(value)
+    return name
