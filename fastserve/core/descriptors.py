@@ -50,7 +50,7 @@ class Descriptors:
         return self._homes.get(symbol)
 
     def kind(self, symbol: str) -> str | None:
-        """ "message", "enum", "service", or "leaf" for what is in one of these."""
+        """What `symbol` is: "message", "enum", "service", or "leaf" for what is in one of these."""
         return self._kinds.get(symbol)
 
     def needed(self, name: str) -> Iterator[str]:
