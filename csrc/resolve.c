@@ -4,7 +4,7 @@
 #include "engine.h"
 #include "predict_proto.h"
 
-int fs_resolve(fs_owner *owner, fs_slice spec, const fs_kept *kept, fs_model_ref *model, fs_error *err)
+int fs_resolve(fs_owner *owner, const fs_rpc *rpc, fs_slice spec, fs_model_ref *model, fs_error *err)
 {
     fs_engine *engine = owner->engine;
     const fs_slice empty = {spec.data, 0};
@@ -12,7 +12,7 @@ int fs_resolve(fs_owner *owner, fs_slice spec, const fs_kept *kept, fs_model_ref
     if (!fs_model_ref_parse(spec, model))
         return fs_fail(err, FS_INTERNAL, "%s", "");
 
-    fs_turn turn = {.kept = kept, .random = &owner->random};
+    fs_turn turn = {.kept = rpc != NULL ? &rpc->kept : NULL, .random = &owner->random};
     fs_epoch_enter(&engine->epoch, owner->reader);
     fs_servable *servable = fs_catalog_find(engine->catalog, model, &turn, err);
     fs_epoch_leave(owner->reader);

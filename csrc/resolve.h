@@ -5,13 +5,13 @@
 #ifndef FS_RESOLVE_H
 #define FS_RESOLVE_H
 
+#include "h2.h"
 #include "owner.h"
 #include "predict.h"
-#include "sticky.h"
 
-/* Reads the bytes of a ModelSpec into *model, whose version is then the one that answers. Its slices point into
- * `spec`. `kept`: of the call's headers, or NULL. 0; -FS_INTERNAL, without a text, where the bytes are no ModelSpec;
+/* Reads the bytes of a ModelSpec into *model, whose version is then the one that answers `rpc` (NULL: nobody's call,
+ * without headers). Its slices point into `spec`. 0; -FS_INTERNAL, without a text, where the bytes are no ModelSpec;
  * otherwise -code with *err as fs_catalog_find has it. */
-int fs_resolve(fs_owner *owner, fs_slice spec, const fs_kept *kept, fs_model_ref *model, fs_error *err);
+int fs_resolve(fs_owner *owner, const fs_rpc *rpc, fs_slice spec, fs_model_ref *model, fs_error *err);
 
 #endif

@@ -38,9 +38,6 @@ cdef extern from "sticky.h" nogil:
     ctypedef struct fs_sticky:
         pass
 
-    ctypedef struct fs_kept:
-        pass
-
 
 cdef extern from "h2.h" nogil:
     ctypedef struct fs_h2:
@@ -58,7 +55,6 @@ cdef extern from "h2.h" nogil:
         uint8_t *message
         size_t message_len
         uint8_t encoding
-        fs_kept kept
 
     ctypedef struct fs_h2_handler:
         pass
@@ -334,7 +330,7 @@ cdef extern from "loader.h" nogil:
 
 
 cdef extern from "resolve.h" nogil:
-    int fs_resolve(fs_owner *owner, fs_slice spec, const fs_kept *kept, fs_model_ref *model, fs_error *err) noexcept
+    int fs_resolve(fs_owner *owner, const fs_rpc *rpc, fs_slice spec, fs_model_ref *model, fs_error *err) noexcept
 
 
 cdef extern from "engine.h" nogil:

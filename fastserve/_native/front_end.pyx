@@ -46,7 +46,6 @@ from fastserve._native.c_engine cimport (
     fs_h2_tick,
     fs_h2_unsent_bytes,
     fs_inflate,
-    fs_kept,
     fs_mail,
     fs_mailbox_close,
     fs_mailbox_open,
@@ -200,12 +199,9 @@ cdef class Rpc:
         cdef fs_slice data
         cdef fs_model_ref model
         cdef fs_error err
-        cdef const fs_kept *kept = NULL
-        if self.c is not NULL:
-            kept = &self.c.kept
         data.data = <const uint8_t *><const char *>spec
         data.len = <size_t>len(spec)
-        check(fs_resolve(&self.front.owner, data, kept, &model, &err), &err)
+        check(fs_resolve(&self.front.owner, self.c, data, &model, &err), &err)
         return (<const char *>model.name.data)[:model.name.len].decode(), model.version
 
     @property

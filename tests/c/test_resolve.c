@@ -7,7 +7,7 @@ static void check_resolved(rig *r, const char *spec, size_t len, const char *nam
 {
     fs_model_ref model;
     fs_error err = {0};
-    CHECK_OK(fs_resolve(&r->end.owner, (fs_slice){(const uint8_t *)spec, len}, NULL, &model, &err));
+    CHECK_OK(fs_resolve(&r->end.owner, NULL, (fs_slice){(const uint8_t *)spec, len}, &model, &err));
     CHECK_EQ(model.name.len, strlen(name));
     CHECK_MEM(model.name.data, name, strlen(name));
     CHECK_EQ(model.version, version);
@@ -18,7 +18,7 @@ static void check_refused(rig *r, const char *spec, size_t len, int code, const 
 {
     fs_model_ref model;
     fs_error err = {0};
-    CHECK_EQ(fs_resolve(&r->end.owner, (fs_slice){(const uint8_t *)spec, len}, NULL, &model, &err), -code);
+    CHECK_EQ(fs_resolve(&r->end.owner, NULL, (fs_slice){(const uint8_t *)spec, len}, &model, &err), -code);
     CHECK_STR(err.msg, text);
 }
 #define REFUSED(spec, code, text) check_refused(r, spec, sizeof(spec) - 1, code, text)
