@@ -259,7 +259,7 @@ static int serve(running *r, named_call *call, fs_error *err)
 {
     worker *w = r->w;
     fs_engine *engine = w->runs->engine;
-    uint32_t refused;
+    uint32_t refused = 0;
     int rc = look(r, &refused, err);
     if (rc != 0)
         return rc;

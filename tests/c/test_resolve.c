@@ -2,6 +2,7 @@
 #include "engine_rig.h"
 
 #include "resolve.h"
+#include "text.h"
 
 static void check_resolved(rig *r, const char *spec, size_t len, const char *name, int64_t version)
 {
@@ -72,7 +73,7 @@ static void test_a_route_decides_as_for_predict(void)
             RESOLVED("\x0a\x01m", "m", all ? 2 : 1);
         RESOLVED("\x0a\x01m\x12\x02\x08\x01", "m", 1);
         CHECK_EQ(atomic_load(&route->refs), 2); /* this one's and the catalog's */
-        for (int outcome = 0; outcome < FS_OUTCOMES; outcome++)
+        for (enum fs_outcome outcome = 0; outcome < FS_OUTCOMES; outcome++)
             CHECK_EQ(fs_figures_read(&route->figures[all], outcome), 0);
         rig_route(r, "m", NULL);
         fs_route_unref(route);

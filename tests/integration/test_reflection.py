@@ -35,7 +35,7 @@ def channel(core: Core) -> Iterator[grpc.Channel]:
         yield channel
 
 
-def call(channel: grpc.Channel, pool: Any, service: str, method: str, **fields: Any) -> Any:
+def call(channel: grpc.Channel, pool: Any, service: str, method: str, /, **fields: Any) -> Any:
     """A call of which nothing is known but names."""
     described = pool.FindServiceByName(service).methods_by_name[method]
     request = message_factory.GetMessageClass(described.input_type)(**fields)
