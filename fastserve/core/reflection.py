@@ -7,6 +7,7 @@ error within the stream, which goes on. Used on the loop only.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
 
 from fastserve.core import wire
@@ -50,6 +51,7 @@ class Reflection:
                 call.send(self._answer(message, told))
             except wire.Malformed:
                 raise Status(INTERNAL) from None  # gRPC's own answer to what is no such message
+            await asyncio.sleep(0)  # however many wait: others have their turn in between
 
     def _answer(self, message: bytes, told: set[str]) -> bytes:
         host, asked, name = _parse(message)

@@ -28,6 +28,7 @@ INTERNAL = 13
 UNAVAILABLE = 14
 
 _MESSAGES_WAITING_MAX = 256  # of one stream, not read yet; a client that sends more is cut off
+_OVERRUN = f"more than {_MESSAGES_WAITING_MAX} messages wait to be read"
 _TEXT_MAX_BYTES = 1024  # of an error; TensorFlow Serving cuts longer ones there, too
 
 Logger = Callable[..., None]
@@ -74,11 +75,13 @@ class Call:
     def received(self, message: bytes | None) -> bool:
         """The front end has a message, or None for their end. False: more than may wait."""
         self._messages.put_nowait(message)
-        self.overrun = self._messages.qsize() > _MESSAGES_WAITING_MAX
+        self.overrun = self.overrun or self._messages.qsize() > _MESSAGES_WAITING_MAX
         return not self.overrun
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while (message := await self._messages.get()) is not None:
+            if self.overrun:
+                raise Status(RESOURCE_EXHAUSTED, _OVERRUN)
             self._rpc.consumed()
             yield message
 
@@ -104,7 +107,7 @@ class Services:
         task = self._loop.create_task(self._run(method, call, rpc), name=rpc.path)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        rpc.on_cancel = task.cancel
+        rpc.on_cancel = lambda: self._cancel(task)
         if rpc.streaming or method.waits:
             self._endless.add(task)
             task.add_done_callback(self._endless.discard)
@@ -112,19 +115,24 @@ class Services:
 
             def receive(message: bytes | None) -> None:
                 if not call.received(message):
-                    task.cancel()
+                    self._cancel(task)
 
             rpc.receiver = receive
 
     def end_streams(self) -> None:
         """Cancels the streaming calls, which may have no end of their own, and those that wait for others."""
         for task in list(self._endless):
-            task.cancel()
+            self._cancel(task)
 
     def close(self) -> None:
         """Cancels what is in progress."""
         for task in list(self._tasks):
-            task.cancel()
+            self._cancel(task)
+
+    def _cancel(self, task: asyncio.Task[None]) -> None:
+        """In its turn: a task that is cancelled before its first step never takes one, and its call would have no
+        end."""
+        self._loop.call_soon(task.cancel)
 
     async def _run(self, method: Method, call: Call, rpc: Rpc) -> None:
         reply: bytes | None = None
@@ -145,7 +153,7 @@ class Services:
             if rpc.cancelled:
                 code = CANCELLED
             elif call.overrun:
-                code, message = RESOURCE_EXHAUSTED, f"more than {_MESSAGES_WAITING_MAX} messages wait to be read"
+                code, message = RESOURCE_EXHAUSTED, _OVERRUN
             else:
                 code, message = UNAVAILABLE, "the server is shutting down"
         except Exception as error:  # a handler's defect: this call fails, the server goes on

@@ -568,7 +568,7 @@ static void test_runs_by_name_may_have_so_many_lists(void)
     fs_named_run absent = named(&feed, &in, &nothing, 1);
     for (int round = 0; round < 2; round++) { /* those of the first are known in the second */
         for (int i = 0; i < FS_TF_LISTS_MAX + 3; i++) {
-            char name[16];
+            char name[32];
             snprintf(name, sizeof name, "call:%d", i);
             fs_slice fetch = fs_slice_of(name);
             fs_named_run run = named(&feed, &in, &fetch, 1);
@@ -757,7 +757,7 @@ static void *work(void *arg)
         CHECK_OK(self->runtime->ops->run(self->model, TWO, FS_RUN_PLAIN, two, out, NULL));
         CHECK(((float *)out[1].data)[0] == 0.5f * (float)self->number + 2.0f);
         CHECK_EQ(((fs_slice *)out[0].data)[0].len, 26);
-        char name[16];
+        char name[32];
         snprintf(name, sizeof name, "call:%d", round % 16);
         fs_slice fetch = fs_slice_of(name);
         fs_named_run run = named(&feed, &in, &fetch, 1);

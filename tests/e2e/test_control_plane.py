@@ -18,6 +18,7 @@ from predict_client import Client, request
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
+    model_service_pb2,
     prediction_service_pb2_grpc,
     session_service_pb2,
 )
@@ -231,6 +232,7 @@ def test_every_message_has_the_stock_clients_fields(channel: grpc.Channel) -> No
     """What reflection tells of TensorFlow Serving's own messages is what its client has, in part or whole: the same
     numbers, types and labels under the same names."""
     ours = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
+    assert "ModelService" in model_service_pb2.DESCRIPTOR.services_by_name  # which puts its messages there:
     theirs = descriptor_pool.Default()
     waiting = [
         message
