@@ -23,6 +23,7 @@ typedef struct worker {
     fs_slab *slab;
     fs_epoch_reader *reader;
     uint64_t random;
+    fs_servable *pinned; /* by the run at hand, until its answer is posted; or NULL */
 } worker;
 
 struct fs_named_runs {
@@ -270,6 +271,7 @@ static int serve(running *r, named_call *call, fs_error *err)
     fs_route_unref(turn.route); /* its figures are of Predict */
     if (r->servable == NULL)
         return -err->code;
+    w->pinned = r->servable;
     if (refused < r->request.n_feeds) {
         fs_text text = fs_text_begin(err, FS_INVALID_ARGUMENT);
         fs_text_put(&text, "tensor parsing error: ");
@@ -278,7 +280,6 @@ static int serve(running *r, named_call *call, fs_error *err)
     } else {
         rc = run(r, call, err);
     }
-    fs_servable_unpin(r->servable, 1);
     return rc;
 }
 
@@ -354,6 +355,9 @@ static void *work(void *arg)
             }
         }
         fs_owner_post(call->owner, &call->mail);
+        if (w->pinned != NULL)
+            fs_servable_unpin(w->pinned, 1);
+        w->pinned = NULL;
     }
     return NULL;
 }

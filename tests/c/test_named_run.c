@@ -57,6 +57,14 @@ static rig *start(int threads)
     return r;
 }
 
+/* Threads first: one may not be done with the mailbox that it has posted to. */
+static void stop(rig *r)
+{
+    fs_named_runs_stop(r->engine->named_runs);
+    r->engine->named_runs = NULL;
+    rig_stop(r);
+}
+
 /* ---- requests ----------------------------------------------------------------------------------- */
 
 typedef struct wanted {
@@ -183,7 +191,7 @@ static void test_names_go_in_and_tensors_come_out(void)
     rig_check_idle(&fresh);
     rig_unserve(r, &old);
     rig_unserve(r, &fresh);
-    rig_stop(r);
+    stop(r);
 }
 
 static void test_aliases_are_a_signatures(void)
@@ -210,7 +218,7 @@ static void test_aliases_are_a_signatures(void)
     CHECK_EQ(said.runs, 2);
     rig_check_idle(&m);
     rig_unserve(r, &m);
-    rig_stop(r);
+    stop(r);
 }
 
 static void test_what_is_refused(void)
@@ -275,7 +283,7 @@ static void test_what_is_refused(void)
     rig_unserve(r, &m);
     rig_unserve(r, &plain);
     rig_unserve(r, &fails);
-    rig_stop(r);
+    stop(r);
     free(garbage.data);
     free(variant.data);
     free(huge.data);
@@ -292,7 +300,7 @@ static void test_too_many_names_are_refused(void)
     rig_settle(&r->end);
     CHECK_ANSWER(c, FS_INVALID_ARGUMENT, "a run has at most 4096 feeds, fetches and targets each");
     free(frame.data);
-    rig_stop(r);
+    stop(r);
 }
 
 static void test_a_compressed_request_gets_a_compressed_reply(void)
@@ -335,7 +343,7 @@ static void test_a_compressed_request_gets_a_compressed_reply(void)
     free(plain.data);
     free(frame.data);
     rig_unserve(r, &m);
-    rig_stop(r);
+    stop(r);
 }
 
 /* One thread for runs by name, and it stands still: what does not need it goes on. */
@@ -381,7 +389,7 @@ static void test_a_run_that_takes_long_is_in_nobodys_way(void)
     CHECK_EQ(said.runs, 1);
     CHECK_OK(rig_do(r, &m, FS_TASK_CLOSE));
     rig_unserve(r, &other);
-    rig_stop(r);
+    stop(r);
     free(frame.data);
     free(predict.data);
 }
@@ -408,7 +416,7 @@ static void test_so_many_wait_and_no_more(void)
     CHECK_EQ(said.runs, 1 + FS_NAMED_RUNS_WAITING);
     CHECK_ANSWER(call(r, &(wanted){.model = "m", .feeds = &x, .n_feeds = 1, .fetches = {"y:0"}}), FS_OK, "");
     rig_unserve(r, &m);
-    rig_stop(r);
+    stop(r);
     free(frame.data);
 }
 
@@ -436,7 +444,7 @@ static void test_a_connection_that_is_lost(void)
     CHECK_EQ(r->end.touched, touched + 1);
     CHECK_EQ(said.runs, 2);
     rig_unserve(r, &m);
-    rig_stop(r);
+    stop(r);
     free(frame.data);
 }
 
@@ -511,7 +519,7 @@ static void test_any_allocation_may_fail(void)
     CHECK(said.runs < 2 * sweeps);
     rig_check_idle(&m);
     rig_unserve(r, &m);
-    rig_stop(r);
+    stop(r);
     free(tensor.data);
     free(frame.data);
     free(bytes.data);

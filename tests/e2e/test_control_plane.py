@@ -246,8 +246,8 @@ def test_every_message_has_the_stock_clients_fields(channel: grpc.Channel) -> No
     seen: set[str] = set()
     # Bytes where the client has a message, which is the same on the wire.
     as_bytes = {"tensorflow.SignatureDef.DefaultsEntry.value", "tensorflow.TensorInfo.composite_tensor"}
-    # A number where the client has an enum of two, which is deprecated.
-    as_number = {"tensorflow.serving.ModelConfig.model_type"}
+    # Numbers where the client has an enum.
+    as_number = {"tensorflow.serving.ModelConfig.model_type", "tensorflow.serving.StatusProto.error_code"}
     while waiting:
         described = waiting.pop()
         if described.full_name in seen:
