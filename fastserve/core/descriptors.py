@@ -1,8 +1,8 @@
 """What messages and services look like: protobuf's FileDescriptorProtos, by file and by symbol.
 
-Read from fastserve/protos.binpb, a FileDescriptorSet, without protobuf: of each file its bytes are kept as they
-are, and of what is in it only names. Used by reflection, on the loop; read at the core's start, which takes a few
-milliseconds that no request waits for.
+Read from fastserve/protos.binpb, a FileDescriptorSet, without protobuf: of each file its bytes are kept as
+they are, and of what is in it only names. Used by reflection, on the loop; read at the core's start, which
+takes a few milliseconds that no request waits for.
 """
 
 from __future__ import annotations

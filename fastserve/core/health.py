@@ -1,9 +1,10 @@
 """grpc.health.v1: Check, Watch and List, for the server as a whole and for each model.
 
-The service "" is the server: SERVING between `serving` and `draining`. So are the names of TensorFlow Serving's
-services, with their package and, as probes of its own health service have them, without. Any other name is a
-model's: SERVING while the server is and a version of it is available, NOT_SERVING when none is, unknown when nobody
-knows the model: it has never been available, or the control process has taken it from its table.
+The service "" is the server: SERVING between `serving` and `draining`. So are the names of TensorFlow
+Serving's services, with their package and, as probes of its own health service have them, without. Any other
+name is a model's: SERVING while the server is and a version of it is available, NOT_SERVING when none is,
+unknown when nobody knows the model: it has never been available, or the control process has taken it from its
+table.
 """
 
 from __future__ import annotations

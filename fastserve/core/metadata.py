@@ -33,9 +33,7 @@ class Metadata:
         if spec is None:
             raise Status(INVALID_ARGUMENT, "Missing ModelSpec")
         if not fields:
-            raise Status(
-                INVALID_ARGUMENT, "GetModelMetadataRequest must specify at least one metadata_field"
-            )
+            raise Status(INVALID_ARGUMENT, "GetModelMetadataRequest must specify at least one metadata_field")
         for field in fields:
             if field != _FIELD:
                 raise Status(INVALID_ARGUMENT, f"Metadata field {field} is not supported")

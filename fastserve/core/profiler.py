@@ -1,5 +1,5 @@
-"""tensorflow.ProfilerService, which TensorFlow Serving registers for TensorBoard: refused here, with what to do
-instead. TensorFlow's C API has no profiler, and one that ran beside requests would be in their way.
+"""tensorflow.ProfilerService, which TensorFlow Serving registers for TensorBoard: refused here, with what to
+do instead. TensorFlow's C API has no profiler, and one that ran beside requests would be in their way.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from fastserve.core.service import UNIMPLEMENTED, Call, Method, Status
 
 _INSTEAD = (
-    "the profiler is not served here: `perf record -g -p` with the core's process id shows where its time goes, the "
-    "admin socket's stats have the runs and the time of every signature, and tf.profiler in a process of its own "
-    "profiles the model's ops"
+    "the profiler is not served here: `perf record -g -p` with the core's process id shows where its time "
+    "goes, the admin socket's stats have the runs and the time of every signature, and tf.profiler in a "
+    "process of its own profiles the model's ops"
 )
 
 

@@ -1,8 +1,8 @@
-"""grpc.reflection.v1 and v1alpha: which services there are and what their messages look like, for clients that
-know neither (grpcurl and its like).
+"""grpc.reflection.v1 and v1alpha: which services there are and what their messages look like, for clients
+that know neither (grpcurl and its like).
 
-Both versions have the same messages under different names. A request that cannot be answered is answered with an
-error within the stream, which goes on. Used on the loop only.
+Both versions have the same messages under different names. A request that cannot be answered is answered with
+an error within the stream, which goes on. Used on the loop only.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 A method is a path and an async function. Unary: `async def (request: bytes, call) -> bytes`. Streaming:
 `async def (call) -> None`, which reads with `async for message in call` and writes with `call.send(message)`.
 Raising Status ends the call with that code, and so does a RuntimeFailure of the native code; the caller's
-deadline and cancellation cancel the coroutine. All of it runs on the core's loop, so a handler must never block or
-compute for long.
+deadline and cancellation cancel the coroutine. All of it runs on the core's loop, so a handler must never
+block or compute for long.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Call:
         self._rpc.send(message)
 
     def resolve(self, spec: bytes) -> tuple[str, int]:
-        """The model and version that a serialized ModelSpec means for this caller, as a Predict's would. Ends the
-        call when there is none (RuntimeFailure)."""
+        """The model and version that a serialized ModelSpec means for this caller, as a Predict's would. Ends
+        the call when there is none (RuntimeFailure)."""
         resolved: tuple[str, int] = self._rpc.resolve(spec)
         return resolved
 
@@ -130,8 +130,8 @@ class Services:
             self._cancel(task)
 
     def _cancel(self, task: asyncio.Task[None]) -> None:
-        """In its turn: a task that is cancelled before its first step never takes one, and its call would have no
-        end."""
+        """In its turn: a task that is cancelled before its first step never takes one, and its call would
+        have no end."""
         self._loop.call_soon(task.cancel)
 
     async def _run(self, method: Method, call: Call, rpc: Rpc) -> None:

@@ -1,4 +1,4 @@
-"""The daemon's calls beside Predict: metadata, runs by name, reflection and health, with the stock client's messages."""
+"""The daemon's calls beside Predict: metadata, runs by name, reflection and health, with stock messages."""
 
 from __future__ import annotations
 
@@ -172,7 +172,9 @@ def test_so_many_different_lists_and_no_more(launch: Callable[..., Daemon]) -> N
             assert len(run(channel, named("shapes", feeds, *fetches)).tensor) == 6
         code, text = refusal(lambda: run(channel, named("shapes", feeds, outputs[0])))
         assert code == "RESOURCE_EXHAUSTED"
-        assert text.startswith("this version has been run with 64 different lists of feeds, fetches and targets")
+        assert text.startswith(
+            "this version has been run with 64 different lists of feeds, fetches and targets"
+        )
         assert len(run(channel, named("shapes", feeds, *lists[0])).tensor) == 6
         pair = {"a": [[1.0, 2.0, 3.0]], "b": [[4.0, 5.0, 6.0]]}
         reply = Client(channel).predict(request("shapes", pair))
@@ -229,8 +231,8 @@ def test_a_client_that_knows_nothing(channel: grpc.Channel) -> None:
 
 
 def test_every_message_has_the_stock_clients_fields(channel: grpc.Channel) -> None:
-    """What reflection tells of TensorFlow Serving's own messages is what its client has, in part or whole: the same
-    numbers, types and labels under the same names."""
+    """What reflection tells of TensorFlow Serving's own messages is what its client has: the same numbers,
+    types and labels under the same names."""
     ours = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
     assert "ModelService" in model_service_pb2.DESCRIPTOR.services_by_name  # which puts its messages there:
     theirs = descriptor_pool.Default()

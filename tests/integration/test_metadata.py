@@ -1,4 +1,4 @@
-"""GetModelMetadata of a core, with TensorFlow Serving's own stub: which version answers, and how long it does."""
+"""GetModelMetadata of a core, with TensorFlow Serving's own stub: which version answers, and how long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Server reflection of a core, with gRPC's own client for it: everything can be called knowing nothing beforehand."""
+"""Server reflection of a core, with gRPC's own client for it: who knows nothing can call everything."""
 
 from __future__ import annotations
 
@@ -56,18 +56,27 @@ def test_a_client_that_knows_nothing_calls_every_service(channel: grpc.Channel) 
     assert list(reply.outputs["y"].float_val) == [3.0, 4.0]
     assert reply.model_spec.version.value == 3
     reply = call(
-        channel, pool, prediction, "GetModelMetadata", model_spec={"name": "m"}, metadata_field=["signature_def"]
+        channel,
+        pool,
+        prediction,
+        "GetModelMetadata",
+        model_spec={"name": "m"},
+        metadata_field=["signature_def"],
     )
     packed = pool.FindMessageTypeByName("tensorflow.serving.SignatureDefMap")
-    assert message_factory.GetMessageClass(packed).FromString(reply.metadata["signature_def"].value) is not None
-    status = call(channel, pool, "tensorflow.serving.ModelService", "GetModelStatus", model_spec={"name": "m"})
+    assert (
+        message_factory.GetMessageClass(packed).FromString(reply.metadata["signature_def"].value) is not None
+    )
+    status = call(
+        channel, pool, "tensorflow.serving.ModelService", "GetModelStatus", model_spec={"name": "m"}
+    )
     assert [one.version for one in status.model_version_status] == [3]
     assert call(channel, pool, "grpc.health.v1.Health", "Check", service="m").status == 1
     assert call(channel, pool, "grpc.health.v1.Health", "List").statuses["m"].status == 1
 
 
 def test_every_method_that_is_described_is_served(core: Core, channel: grpc.Channel) -> None:
-    """Save those that this server has no word of yet: a method without a handler is UNIMPLEMENTED, without text."""
+    """One without a handler would be UNIMPLEMENTED, without text."""
     pool = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
     for name in ["grpc.health.v1.Health", "tensorflow.serving.ModelService"]:
         for method in pool.FindServiceByName(name).methods_by_name.values():

@@ -82,7 +82,8 @@ async def test_the_list_has_the_server_and_every_model() -> None:
 
 async def test_watching_the_server_by_another_name() -> None:
     class Call:
-        sent: list[int] = []
+        def __init__(self) -> None:
+            self.sent: list[int] = []
 
         def send(self, reply: bytes) -> None:
             self.sent.append(Response.FromString(reply).status)

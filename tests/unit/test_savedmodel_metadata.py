@@ -17,7 +17,9 @@ def parsed(data: bytes) -> Any:
 
 def test_a_meta_graphs_signatures_without_defaults(tmp_path: Path) -> None:
     meta = meta_graph()
-    signature = add_signature(meta, "score", {"a": tensor_info("a:0", 1, (2,))}, {"y": tensor_info("y:0", 7, None)})
+    signature = add_signature(
+        meta, "score", {"a": tensor_info("a:0", 1, (2,))}, {"y": tensor_info("y:0", 7, None)}
+    )
     signature.defaults["a"] = b"\x08\x01"
     add_signature(meta, "__saved_model_init_op", {}, {"op": message("tensorflow.TensorInfo")(name="NoOp")})
     # What only a later TensorFlow knows passes through.
