@@ -59,7 +59,7 @@ def tried(path: Path, prepared: Path, data: bytes | None = None, **settings: Any
         child_argv("fastserve.control.trial"),
         input=json.dumps(request).encode() if data is None else data,
         capture_output=True,
-        env=child_environment(TensorFlow(), (configured,)),
+        env=child_environment(TensorFlow()),
         timeout=TIMEOUT_S,
         check=False,
     )
