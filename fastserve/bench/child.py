@@ -150,8 +150,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does, so that what was started is ended first. Either counts once when it
-    comes twice, to the process and to its group, as timeout(1) sends it."""
+    """SIGTERM ends the run as Ctrl-C does, so that what was started is ended first. Either counts once when
+    it comes twice, to the process and to its group, as timeout(1) sends it."""
     last_s = -math.inf
 
     def interrupt(number: int, frame: Any) -> None:

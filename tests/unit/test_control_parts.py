@@ -250,10 +250,7 @@ def test_auto_clustering_is_eager_and_allowed_on_the_cpu_for_models_that_will_us
     named = "--tf_xla_deterministic_cluster_names"
     assert environment()["TF_XLA_FLAGS"] == f"--tf_xla_cpu_global_jit {eager} {named}"
     inherited = {"TF_XLA_FLAGS": f"--x {eager}"}
-    assert (
-        environment(inherited=inherited)["TF_XLA_FLAGS"]
-        == f"--x {eager} --tf_xla_cpu_global_jit {named}"
-    )
+    assert environment(inherited=inherited)["TF_XLA_FLAGS"] == f"--x {eager} --tf_xla_cpu_global_jit {named}"
 
 
 def test_devices() -> None:
