@@ -54,8 +54,8 @@ def open_cache(
     environment: Mapping[str, str],
     log: Log,
 ) -> XlaCache | None:
-    """The cache for these settings, below the state directory, made when the first trial needs it. None: it is
-    off, or `environment` already has one that is not ours."""
+    """The cache for these settings, below the state directory, made when the first trial needs it. None: it
+    is off, or `environment` already has one that is not ours."""
     if not settings.xla_cache:
         return None
     if XLA_CACHE_FLAG in environment.get("TF_XLA_FLAGS", ""):
