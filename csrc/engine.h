@@ -15,6 +15,7 @@ typedef struct fs_engine_config {
     fs_loader_config loader;
     size_t max_message_bytes;    /* of one request, decompressed and decoded */
     size_t max_compressed_bytes; /* of one that comes compressed, as it travels */
+    bool check_method_names;     /* answer only what a signature's method_name says, as TF Serving can */
 } fs_engine_config;
 
 struct fs_engine {

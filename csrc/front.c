@@ -3,14 +3,22 @@
 
 #include <string.h>
 
-#include "call.h"
-
-int fs_front_add(fs_front *front, const char *path, bool streaming)
+static int add(fs_front *front, fs_method method)
 {
     if (front->n_methods == FS_MAX_METHODS)
         return -FS_RESOURCE_EXHAUSTED;
-    front->methods[front->n_methods++] = (fs_method){path, streaming};
+    front->methods[front->n_methods++] = method;
     return 0;
+}
+
+int fs_front_add(fs_front *front, const char *path, bool streaming)
+{
+    return add(front, (fs_method){.path = path, .streaming = streaming});
+}
+
+int fs_front_add_engine(fs_front *front, const char *path, enum fs_call_kind kind)
+{
+    return add(front, (fs_method){.path = path, .engine = true, .kind = kind});
 }
 
 static void *lookup(void *ctx, const uint8_t *path, size_t len, bool *streaming)
@@ -51,8 +59,9 @@ static bool mail_event(fs_front_ctx *ctx, fs_rpc *rpc, enum fs_event_kind kind, 
 static void on_call(void *ctx, fs_rpc *rpc)
 {
     fs_front_ctx *c = ctx;
-    if (rpc->method == &c->front->methods[0])
-        fs_call_start(c->owner, rpc);
+    const fs_method *method = rpc->method;
+    if (method->engine)
+        fs_call_start(c->owner, rpc, method->kind);
     else if (!mail_event(c, rpc, FS_EVENT_CALL, NULL, 0, false))
         fs_rpc_finish(rpc, FS_RESOURCE_EXHAUSTED, "out of memory", 13, NULL, 0);
 }
@@ -82,10 +91,9 @@ static void on_half_close(void *ctx, fs_rpc *rpc)
 
 static void on_cancel(void *ctx, fs_rpc *rpc)
 {
-    fs_front_ctx *c = ctx;
-    /* A Predict in flight sees rpc->cancelled when its turn comes. */
-    if (rpc->method != &c->front->methods[0])
-        mail_event(c, rpc, FS_EVENT_CANCEL, NULL, 0, false);
+    /* A call of the engine's sees rpc->cancelled when its turn comes. */
+    if (!((const fs_method *)rpc->method)->engine)
+        mail_event(ctx, rpc, FS_EVENT_CANCEL, NULL, 0, false);
 }
 
 const fs_h2_handler fs_front_handler = {

@@ -29,6 +29,7 @@ SERVER = {
     "drain_timeout_s": 10.0,
     "reply_compression": "match",
     "tensor_content_replies": False,
+    "check_method_names": False,
 }
 LIMITS = {
     "max_message_bytes": 256 << 20,

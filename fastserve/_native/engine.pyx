@@ -121,6 +121,8 @@ cdef class Servable:
             plan = &self.plans[i]
             plan.batched = signature["batched"]
             plan.compiled = signature["compiled"]
+            plan.method = self.spec.methods[i]
+            plan.defaults = self.spec.defaults[i]
             buckets = signature["buckets"]
             if len(buckets) > FS_MAX_BUCKETS:
                 raise ValueError(f"signature {signature['name']}: {len(buckets)} buckets; at most {FS_MAX_BUCKETS}")
@@ -345,6 +347,7 @@ cdef class Engine:
         config.loader.close_on_poster = "unload" in self.ablate
         config.max_message_bytes = limits["max_message_bytes"]
         config.max_compressed_bytes = limits["max_compressed_bytes"]
+        config.check_method_names = server["check_method_names"]
         self.loop = loop
         self.servables = {}
         self.replacements = {}

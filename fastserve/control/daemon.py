@@ -242,6 +242,7 @@ def configure_command(config: Config, listeners: Listeners, library_dir: str) ->
             "drain_timeout_s": server.drain_timeout_s,
             "reply_compression": server.reply_compression,
             "tensor_content_replies": server.tensor_content_replies,
+            "check_method_names": server.check_method_names,
         },
         "limits": msgspec.to_builtins(config.limits),
         "executor": msgspec.to_builtins(config.executor),

@@ -1,4 +1,4 @@
-"""gRPC methods served by coroutines: everything but Predict.
+"""gRPC methods served by coroutines: everything that does not run a model.
 
 A method is a path and an async function. Unary: `async def (request: bytes, call) -> bytes`. Streaming:
 `async def (call) -> None`, which reads with `async for message in call` and writes with `call.send(message)`.
