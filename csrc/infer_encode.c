@@ -12,7 +12,7 @@ enum {
     F_RESULT = 1, F_RESULT_MODEL = 2,                                 /* of the responses */
     F_RESULTS = 1,                                                    /* MultiInferenceResponse */
     F_TASK_MODEL = 1, F_TASK_CLASSES = 2, F_TASK_VALUES = 3,          /* InferenceResult */
-    F_CLASSIFICATIONS = 1, F_CLASSES = 1, F_LABEL = 1, F_SCORE = 2,   /* ClassificationResult and below */
+    F_CLASSIFICATIONS = 1, F_CLASSES = 1, F_CLASS_LABEL = 1, F_CLASS_SCORE = 2,   /* ClassificationResult and below */
     F_REGRESSIONS = 1, F_REGRESSION_VALUE = 1,                        /* RegressionResult and below */
     FLOAT_BYTES = 5,                                                  /* a float with its tag */
 };
@@ -151,7 +151,7 @@ static size_t class_size(const class_row *row, size_t i)
 {
     size_t size = row->scores == NULL ? 0 : float_size(row->scores[i]);
     if (row->labels != NULL && row->labels[i].len > 0)
-        size += fs_wire_bytes_size(F_LABEL, row->labels[i].len);
+        size += fs_wire_bytes_size(F_CLASS_LABEL, row->labels[i].len);
     return size;
 }
 
@@ -168,9 +168,9 @@ static uint8_t *write_classes(const class_row *row, uint8_t *dst)
     for (size_t i = 0; i < row->n; i++) {
         dst = fs_wire_put_head(dst, F_CLASSES, class_size(row, i));
         if (row->labels != NULL && row->labels[i].len > 0)
-            dst = fs_wire_put_bytes(dst, F_LABEL, row->labels[i]);
+            dst = fs_wire_put_bytes(dst, F_CLASS_LABEL, row->labels[i]);
         if (row->scores != NULL)
-            dst = put_float(dst, F_SCORE, row->scores[i]);
+            dst = put_float(dst, F_CLASS_SCORE, row->scores[i]);
     }
     return dst;
 }

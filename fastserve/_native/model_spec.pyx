@@ -114,13 +114,16 @@ cdef class ModelSpec:
             port.dims[i] = dim
 
     cdef void fill_defaults(self, unsigned index, list inputs) except *:
-        if all(port.get("default") is None for port in inputs):
-            return
-        self.defaults[index] = <fs_slice *>calloc(len(inputs), sizeof(fs_slice))
-        if self.defaults[index] is NULL:
-            raise MemoryError
+        cdef fs_slice *defaults
         for i, port in enumerate(inputs):
-            self.defaults[index][i] = self.data(port.get("default"))
+            if port.get("default") is None:
+                continue
+            if self.defaults[index] is NULL:
+                self.defaults[index] = <fs_slice *>calloc(len(inputs), sizeof(fs_slice))
+            defaults = self.defaults[index]
+            if defaults is NULL:
+                raise MemoryError
+            defaults[i] = self.data(port["default"])
 
     cdef void fill_signature(self, unsigned index, dict spec) except *:
         cdef fs_signature *signature = &self.signatures[index]
