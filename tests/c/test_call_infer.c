@@ -3,6 +3,7 @@
 #include "engine_rig.h"
 
 #include "infer_reply.h"
+#include "text.h"
 
 enum { CLASSIFY, REGRESS, LABELS, SCORES, OTHER_TENSOR, FLAT, NO_OUTPUTS, TWO_INPUTS, PLAIN, SIGNATURES };
 
