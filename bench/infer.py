@@ -2,11 +2,12 @@
 
     python bench/infer.py [--quick] [--out bench/results/infer.json]
 
-FastServe gets its requests from the native load generator over one connection or more, in a closed loop, on the same
-processors. The reference is a process that has opened the model with `tf.saved_model.load` and calls the signature on
-lists of serialized examples that it already holds: no socket, no message, no copy but TensorFlow's own; what it
-answers is taken as numpy arrays. It calls from one thread, two or four, whichever is fastest. The two take turns, round
-by round, while the other waits; a round's figure is its requests/s, and the ratio is the median of the rounds' ratios.
+FastServe gets its requests from the native load generator over a few connections, in a closed loop, on the
+same processors. The reference is a process that has opened the model with `tf.saved_model.load` and calls the
+signature on lists of serialized examples that it already holds: no socket, no message, no copy but
+TensorFlow's own; what it answers is taken as numpy arrays. It calls from one thread, two or four, whichever
+is fastest. The two take turns, round by round, while the other waits; a round's figure is its requests/s, and
+the ratio is the median of the rounds' ratios.
 
 Exit code 0 when the bar holds: at least 3 times the reference's requests/s, for Classify and for Regress.
 """
@@ -113,7 +114,9 @@ def served(daemon: Daemon, method: str, messages: list[bytes], length: Length) -
         timeout_s=REQUEST_TIMEOUT_S,
     )
     if result.failed or result.unanswered or result.first_error or not result.done:
-        raise SystemExit(f"{method}: {result.failed}, {result.first_error or 'no answers'}: nothing to compare")
+        raise SystemExit(
+            f"{method}: {result.failed}, {result.first_error or 'no answers'}: nothing to compare"
+        )
     return result.rate
 
 
@@ -162,8 +165,8 @@ def reference(folder: Path) -> Iterator[Reference]:
 
 
 def run_reference(folder: Path) -> None:
-    """The reference's own process: {"signature", "threads", "seconds", "warmup_s"} gives requests/s, and "first" the
-    values of the first request's answer."""
+    """The reference's own process: {"signature", "threads", "seconds", "warmup_s"} gives requests/s, and
+    "first" the values of the first request's answer."""
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(folder / "1"))
@@ -177,14 +180,20 @@ def run_reference(folder: Path) -> None:
         signature = loaded.signatures[command["signature"]]
         if command.get("first"):
             answers = answer(signature, asked[0])
-            print(json.dumps({name: a.tolist() for name, a in answers.items() if a.dtype != object}), flush=True)
+            print(
+                json.dumps({name: a.tolist() for name, a in answers.items() if a.dtype != object}), flush=True
+            )
             continue
         done = [0] * command["threads"]
         begin = time.perf_counter() + command["warmup_s"]
         end = begin + command["seconds"]
 
         def work(
-            number: int, signature: Any = signature, begin: float = begin, end: float = end, done: list[int] = done
+            number: int,
+            signature: Any = signature,
+            begin: float = begin,
+            end: float = end,
+            done: list[int] = done,
         ) -> None:
             at = number
             while (now := time.perf_counter()) < end:
@@ -230,7 +239,8 @@ def measure(length: Length) -> list[dict[str, Any]]:
                     command = {"threads": threads, "seconds": length.seconds, "warmup_s": length.warmup_s}
                     samples[f"python, {threads} threads"].append(python.ask(signature=signature, **command))
             best = max(
-                (name for name in samples if name != "fastserve"), key=lambda name: statistics.median(samples[name])
+                (name for name in samples if name != "fastserve"),
+                key=lambda name: statistics.median(samples[name]),
             )
             ratio = statistics.median(
                 ours / theirs for ours, theirs in zip(samples["fastserve"], samples[best], strict=True)
@@ -240,7 +250,9 @@ def measure(length: Length) -> list[dict[str, Any]]:
                     "case": f"{method}, {EXAMPLES} examples",
                     "unit": "requests/s",
                     "samples": samples,
-                    "medians": {name: round(statistics.median(values), 1) for name, values in samples.items()},
+                    "medians": {
+                        name: round(statistics.median(values), 1) for name, values in samples.items()
+                    },
                     "reference": best,
                     "ratio": round(ratio, 2),
                     "bar": BAR,

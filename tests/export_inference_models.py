@@ -1,8 +1,9 @@
-"""Exports SavedModels for Classify, Regress and MultiInference: `python tests/export_inference_models.py DIR`.
+"""Exports SavedModels for Classify, Regress and others: `python tests/export_inference_models.py DIR`.
 
-Run by exported_models.py in a process of its own, because importing TensorFlow takes seconds. Each model's version
-lies in DIR/NAME/1. Beside it, expected.npz has serialized tf.Examples ("examples", "context") and TensorFlow's own
-answers to them: "SIGNATURE/OUTPUT", and with the context before each example "SIGNATURE/OUTPUT/context".
+Run by exported_models.py in a process of its own, because importing TensorFlow takes seconds. Each model's
+version lies in DIR/NAME/1. Beside it, expected.npz has serialized tf.Examples ("examples", "context") and
+TensorFlow's own answers to them: "SIGNATURE/OUTPUT", and with the context before each example
+"SIGNATURE/OUTPUT/context".
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def _scores(parsed: dict[str, Any], table: Any) -> Any:
     kept = tf.cast(tf.range(tf.shape(ids)[1])[None, :] < _lengths(parsed["ids"])[:, None], tf.float32)
     of_ids = tf.reduce_sum(tf.gather(table, ids) * kept[:, :, None], 1)
     of_word = tf.cast(tf.strings.length(parsed["word"]), tf.float32)[:, None]
-    return tf.nn.softmax(of_ids + of_word * 0.1 + tf.reduce_sum(parsed["x"], 1, keepdims=True) * [1.0, 0.0, -1.0])
+    return tf.nn.softmax(
+        of_ids + of_word * 0.1 + tf.reduce_sum(parsed["x"], 1, keepdims=True) * [1.0, 0.0, -1.0]
+    )
 
 
 def _lengths(sparse: Any) -> Any:
@@ -69,7 +72,9 @@ def _save_expected(path: Path, run: Callable[[list[bytes]], dict[str, Any]]) -> 
     examples, context = _examples()
     arrays: dict[str, Any] = {"examples": np.array(examples, object), "context": np.array([context], object)}
     arrays |= run(examples)
-    arrays |= {f"{name}/context": value for name, value in run([context + example for example in examples]).items()}
+    arrays |= {
+        f"{name}/context": value for name, value in run([context + example for example in examples]).items()
+    }
     np.savez(path / "expected.npz", **arrays)
 
 
@@ -83,7 +88,7 @@ def tensorflow1(path: Path) -> None:
         scores = _scores(v1.parse_example(serialized, FEATURES), table)
         labels = tf.tile(tf.constant(LABELS)[None, :], [tf.shape(scores)[0], 1])
         flat = scores[:, 0]
-        unlike = v1.parse_example(anything, FEATURES)["x"][:, :1] * 0.5 + 2.0
+        unlike = tf.reshape(v1.parse_example(anything, FEATURES)["x"][:, :1] * 0.5 + 2.0, [-1, 1])
         session.run(v1.global_variables_initializer())
 
         define = v1.saved_model
@@ -99,7 +104,9 @@ def tensorflow1(path: Path) -> None:
             "wide": _signature(serialized, {"outputs": scores}, "tensorflow/serving/regress"),
             "flat": _signature(serialized, {"scores": flat}, "tensorflow/serving/classify"),
             "total": _signature(serialized, {"outputs": tf.reduce_sum(scores, 0)[:, None]}, "odd"),
-            "whole": _signature(serialized, {"scores": tf.cast(scores, tf.float64)}, "tensorflow/serving/classify"),
+            "whole": _signature(
+                serialized, {"scores": tf.cast(scores, tf.float64)}, "tensorflow/serving/classify"
+            ),
         }
         builder = v1.saved_model.Builder(str(path / "1"))
         builder.add_meta_graph_and_variables(session, ["serve"], signature_def_map=signatures)

@@ -1,7 +1,7 @@
 """parsed: a ranker that takes serialized tf.Examples, as Classify and Regress send them.
 
-13 counts and 26 ids in each example; embeddings of 16, two dense layers. Signatures "classify" (classes and scores of
-two classes) and "regress" (one value), both with the input "inputs".
+13 counts and 26 ids in each example; embeddings of 16, two dense layers. Signatures "classify" (classes and
+scores of two classes) and "regress" (one value), both with the input "inputs".
 
     python bench/models/parsed.py OUT_DIR
 
@@ -66,7 +66,9 @@ def save(path: Path) -> None:
             return {"outputs": self.score(inputs)[:, 0]}
 
     module = Ranker()
-    tf.saved_model.save(module, str(path), signatures={"classify": module.classify, "regress": module.regress})
+    tf.saved_model.save(
+        module, str(path), signatures={"classify": module.classify, "regress": module.regress}
+    )
 
 
 def main() -> None:

@@ -69,8 +69,8 @@ def from_native(tensor: tuple[int, tuple[int, ...], Any]) -> Tensor:
 class Style:
     """How samples are made up. `spread`: 2 for numbers of some width, 1 for 0 and 1 where the type has no
     fractions, 0 for nothing but 0 and empty strings there. `inner`: the size of unknown dimensions after the
-    first. `examples`: strings that are parsed as tf.Examples are some, and a feature of theirs that may have any
-    number of values has `inner`, or when that is 0 now this many and now that."""
+    first. `examples`: strings that are parsed as tf.Examples are some, and a feature of theirs that may have
+    any number of values has `inner`, or when that is 0 now this many and now that."""
 
     spread: int
     inner: int
@@ -101,8 +101,8 @@ def _example(features: Sequence[Feature], style: Style, rng: np.random.Generator
     """A serialized tf.Example that has them all, save those that may be left out and then sometimes are."""
     example = message("tensorflow.Example")()
     for feature in features:
-        count = feature.count
-        if count is None and (count := style.inner or int(rng.integers(0, 3))) == 0:
+        count = style.inner or int(rng.integers(0, 3)) if feature.count is None else feature.count
+        if feature.count is None and count == 0:
             continue
         values = _values(feature.dtype, (count,), style.spread, rng)
         kind = {1: "float_list", IDS[1]: "int64_list", STRING: "bytes_list"}[feature.dtype]

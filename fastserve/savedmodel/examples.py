@@ -1,7 +1,7 @@
-"""Which tf.Examples an input takes: what the ops that parse them look for. Reads the graph, without TensorFlow.
+"""Which tf.Examples an input takes: what the ops that parse them look for, read from the graph.
 
-Serialized examples go from a signature's input, through function calls, to ops of the ParseExample family. Their
-keys are constants of the graph, or of the function that the op is in, or handed to it by its callers.
+Serialized examples go from a signature's input, through function calls, to ops of the ParseExample family.
+Their keys are constants of the graph, or of the function that the op is in, or handed to it by its callers.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _DEPTH = 64
 
 
 def find_features(graph: Any, tensor: str) -> tuple[Feature, ...]:
-    """What the graph looks for in the examples that are fed as `tensor`, by name; empty where it parses none, or in
-    a way that is not known here."""
+    """What the graph looks for in the examples that are fed as `tensor`, by name; empty where it parses none,
+    or in a way that is not known here."""
     functions = {function.signature.name: function for function in graph.library.function}
     scope = _Scope({node.name: node for node in graph.node}, (), None, ())
     found: dict[str, Feature] = {}
@@ -43,7 +43,8 @@ class _Scope:
 
 
 def _source(reference: str) -> tuple[str, int]:
-    """Whose output it is, and which: "node:1", "node" for the first; in functions "node:name:1" or an argument."""
+    """Whose output it is, and which: "node:1", "node" for the first; in functions "node:name:1" or an
+    argument."""
     name, _, index = reference.partition(":")
     return name, int(index.rpartition(":")[2] or 0)
 
@@ -61,7 +62,9 @@ def _parsers(
             called = functions.get(node.attr["f"].func.name if node.op in _CALLS else node.op)
             if called is not None:
                 arguments = [argument.name for argument in called.signature.input_arg]
-                inside = _Scope({inner.name: inner for inner in called.node_def}, arguments, scope, node.input)
+                inside = _Scope(
+                    {inner.name: inner for inner in called.node_def}, arguments, scope, node.input
+                )
                 if position < len(arguments):
                     yield from _parsers(inside, (arguments[position], 0), functions, depth - 1)
             elif position == 0 and node.op in ("ParseExample", "ParseExampleV2"):
@@ -71,8 +74,8 @@ def _parsers(
 
 
 def _features(node: Any, scope: _Scope) -> Iterator[Feature]:
-    """What one op looks for. Its inputs are the examples, their names, and the keys: sparse, dense and ragged ones,
-    each a tensor of its own in the first version and one for each kind in the second."""
+    """What one op looks for. Its inputs are the examples, their names, and the keys: sparse, dense and ragged
+    ones, each a tensor of its own in the first version and one for each kind in the second."""
     attr = node.attr
     if node.op == "ParseExample":
         sparse_end = 2 + attr["Nsparse"].i

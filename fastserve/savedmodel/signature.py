@@ -20,8 +20,8 @@ def dtype_name(dtype: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """A feature of a tf.Example that a graph parses: its dtype is float, int64 or string. `count`: how many values
-    each example has; None: any number."""
+    """A feature of a tf.Example that a graph parses: its dtype is float, int64 or string. `count`: how many
+    values each example has; None: any number."""
 
     name: str
     dtype: int

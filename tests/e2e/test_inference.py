@@ -1,5 +1,5 @@
-"""What the stock client gets for Classify, Regress and MultiInference, and for a Predict that leaves inputs out: the
-numbers are TensorFlow's own, codes and words TensorFlow Serving's."""
+"""What the stock client gets for Classify, Regress and MultiInference, and for a Predict that leaves inputs
+out: the numbers are TensorFlow's own, codes and words TensorFlow Serving's."""
 
 from __future__ import annotations
 
@@ -34,9 +34,8 @@ def config(server: str = "") -> str:
     models = "".join(
         f'[[models]]\nname = "{name}"\nbase_path = "{root / name}"\n' for name in (FIRST, SECOND, "defaults")
     )
-    return (
-        f'[server]\nlisten = ["127.0.0.1:0"]\nstate_dir = "state"\n{server}\n[executor]\nthreads = 2\n{models}'
-    )
+    text = f'[server]\nlisten = ["127.0.0.1:0"]\nstate_dir = "state"\n{server}\n'
+    return f"{text}[executor]\nthreads = 2\n{models}"
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +203,9 @@ def test_a_label_and_compression(daemon: Daemon, stub: Any) -> None:
     known = expected(FIRST)
     data = input_of(known["examples"])
     reply = stub.Classify(
-        classification(FIRST, "classify", data, version={"value": 1}), timeout=30, compression=grpc.Compression.Gzip
+        classification(FIRST, "classify", data, version={"value": 1}),
+        timeout=30,
+        compression=grpc.Compression.Gzip,
     )
     check_classes(reply.result, known["classify/scores"], known["classify/classes"])
     both = stub.MultiInference(
@@ -221,7 +222,9 @@ def test_a_label_and_compression(daemon: Daemon, stub: Any) -> None:
 
 def test_the_light_client(daemon: Daemon) -> None:
     known = expected(FIRST)
-    rows = [example(data).features.feature for data in known["examples"] if b"word" in data and b"ids" in data]
+    rows = [
+        example(data).features.feature for data in known["examples"] if b"word" in data and b"ids" in data
+    ]
     given = [
         {
             "x": list(row["x"].float_list.value),
@@ -245,9 +248,13 @@ def test_the_light_client(daemon: Daemon) -> None:
         scores = [[score for _, score in row] for row in classes]
         np.testing.assert_allclose(scores, known["classify/scores"][kept], rtol=1e-5)
         context = {"word": b"context", "ids": [7, 8]}
-        columns = {"x": [list(example(data).features.feature["x"].float_list.value) for data in known["examples"]]}
+        columns = {
+            "x": [list(example(data).features.feature["x"].float_list.value) for data in known["examples"]]
+        }
         values = client.regress(FIRST, columns, context=context, signature="regress", timeout=30)
-        without = [i for i in range(len(values)) if i % 3 == 0 and i % 4 == 0]  # which have no word and no ids
+        without = [
+            i for i in range(len(values)) if i % 3 == 0 and i % 4 == 0
+        ]  # which have no word and no ids
         np.testing.assert_allclose(
             np.asarray(values)[without], known["regress/outputs/context"][without], rtol=1e-5
         )
@@ -380,8 +387,8 @@ def test_inputs_that_a_request_leaves_out_have_their_defaults(channel: grpc.Chan
     )
     assert client.refused(predict_request("defaults", {"x": x, "factor": 1, "shift": x, "z": x})) == (
         "INVALID_ARGUMENT",
-        "input size does not match signature: 4!=3 len({factor,shift,x,z}) != len({factor,shift,x}). Sent extra: "
-        "{z}. Missing but required: {}.",
+        "input size does not match signature: 4!=3 len({factor,shift,x,z}) != len({factor,shift,x}). "
+        "Sent extra: {z}. Missing but required: {}.",
     )
 
 

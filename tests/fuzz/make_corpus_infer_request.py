@@ -1,5 +1,5 @@
-"""Writes tests/fuzz/corpus/infer_request/: small requests of Classify, Regress and MultiInference, one for each
-thing that the wire can say.
+"""Writes tests/fuzz/corpus/infer_request/: small requests of Classify, Regress and MultiInference, one for
+each thing that the wire can say.
 
     python tests/fuzz/make_corpus_infer_request.py
 
@@ -38,7 +38,9 @@ def request(*inputs: bytes, **model: Any) -> bytes:
 
 
 def multi(*tasks: tuple[str, str], data: bytes) -> bytes:
-    made = [{"model_spec": {"name": "m", "signature_name": name}, "method_name": method} for name, method in tasks]
+    made = [
+        {"model_spec": {"name": "m", "signature_name": name}, "method_name": method} for name, method in tasks
+    ]
     return bytes(Multi(tasks=made).SerializeToString()) + field(2, data)
 
 

@@ -31,7 +31,9 @@ def parse(graph: Any, op: str, examples: str, output: str = "") -> None:
         keys = [("sparse_0", "ids"), ("sparse_1", "tags"), ("dense_0", "x"), ("dense_1", "wide")]
         for name, key in keys:
             constant(graph, name, key)
-        node = add_node(graph, "parse", op, examples, "names", *(f"{name}{output}" for name, _ in keys), "x_default")
+        node = add_node(
+            graph, "parse", op, examples, "names", *(f"{name}{output}" for name, _ in keys), "x_default"
+        )
         node.attr["Nsparse"].i = node.attr["Ndense"].i = 2
         node.attr["sparse_types"].list.type.extend([INT64, STRING])
     else:
@@ -91,7 +93,9 @@ def test_keys_that_a_function_is_given(tmp_path: Path) -> None:
     function.signature.input_arg.add(name="serialized")
     function.signature.input_arg.add(name="dense")
     constant(function, "none")
-    node = add_node(function, "parse", "ParseExampleV2", "serialized", "n", "none:output:0", "dense", "none:output:0")
+    node = add_node(
+        function, "parse", "ParseExampleV2", "serialized", "n", "none:output:0", "dense", "none:output:0"
+    )
     node.attr["Tdense"].list.type.append(FLOAT)
     node.attr["dense_shapes"].list.shape.add()
     assert features(tmp_path, meta) == (Feature("x", FLOAT, 1),)
@@ -110,7 +114,9 @@ def test_keys_that_are_computed_are_not_known(tmp_path: Path) -> None:
     meta = meta_graph()
     add_node(meta.graph_def, "examples", "Placeholder")
     add_node(meta.graph_def, "computed", "StringUpper", "examples")
-    node = add_node(meta.graph_def, "parse", "ParseExampleV2", "examples", "n", "computed", "computed", "computed")
+    node = add_node(
+        meta.graph_def, "parse", "ParseExampleV2", "examples", "n", "computed", "computed", "computed"
+    )
     node.attr["Tdense"].list.type.append(FLOAT)
     node.attr["dense_shapes"].list.shape.add()
     assert features(tmp_path, meta) == ()

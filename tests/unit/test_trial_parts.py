@@ -150,7 +150,12 @@ def test_the_narrowest_samples_are_all_zero_where_they_stand_for_something() -> 
 
 def test_samples_of_examples_have_what_the_graph_looks_for() -> None:
     rng = np.random.default_rng(1)
-    wanted = (Feature("x", FLOAT, 3), Feature("id", INT64, 1), Feature("word", STRING, 2), Feature("any", INT64, None))
+    wanted = (
+        Feature("x", FLOAT, 3),
+        Feature("id", INT64, 1),
+        Feature("word", STRING, 2),
+        Feature("any", INT64, None),
+    )
     port = Port("inputs", "e:0", STRING, None, features=wanted)
     for style in EXAMPLE_STYLES:
         made = sample(port, 30, style, rng)
