@@ -656,6 +656,46 @@ static void test_method_names_are_looked_at_when_asked(void)
     stop(r);
 }
 
+/* ---- many at once ---------------------------------------------------------------------------------- */
+
+/* Tasks of one call end on several executors, in any order. */
+static void test_many_calls_on_several_executors(void)
+{
+    enum { CALLS = 300 };
+    fs_engine_config config = rig_config(4);
+    rig *r = start(&config);
+    rig_model m = model("m");
+    m.batching.max_enqueued_batches = 10000;
+    rig_serve(r, &m);
+    const int *many = LENS(0, 7, 8, 9, 10, 11, 12, 14, 15, 16, 17), *few = LENS(7, 20), *bad = LENS(7, FAILS);
+    const task tasks[] = {CLASSIFY_TASK, REGRESS_TASK};
+    pb frames[] = {multi_of(tasks, 2, many, -1), multi_of(tasks, 2, few, 9), multi_of(tasks, 2, bad, -1),
+                   request_of("classify", few, -1)};
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < CALLS; i++)
+            rig_send_to(&r->end, i % 4 == 3 ? RIG_CLASSIFY : RIG_MULTI_INFERENCE, &frames[i % 4], NULL);
+        rig_settle(&r->end);
+        for (int i = 0; i < CALLS; i++) {
+            peer_call *c = &r->end.peer->calls[i];
+            if (i % 4 == 0)
+                check_both(c, many);
+            else if (i % 4 == 1)
+                check_both(c, LENS(16, 29));
+            else if (i % 4 == 2)
+                CHECK_ANSWER(c, FS_INVALID_ARGUMENT, "an example of 13 bytes");
+            else
+                check_classes(c, few);
+        }
+        peer_forget(r->end.peer);
+    }
+    rig_check_idle(&m);
+    CHECK_EQ(fs_budget_used(&r->budget), 0);
+    rig_unserve(r, &m);
+    stop(r);
+    for (int i = 0; i < 4; i++)
+        free(frames[i].data);
+}
+
 /* ---- memory ---------------------------------------------------------------------------------------- */
 
 static void test_calls_survive_any_allocation_failing(void)
@@ -706,6 +746,7 @@ int main(void)
     rig_unserve(r, &m);
     stop(r);
     test_method_names_are_looked_at_when_asked();
+    test_many_calls_on_several_executors();
     test_calls_survive_any_allocation_failing();
     return check_done();
 }
