@@ -47,6 +47,12 @@ def features(quick: bool) -> list[str]:
     return [*command, "--out", _result("features.json", quick)]
 
 
+def infer(quick: bool) -> list[str]:
+    """Classify and Regress, beside the same signature in Python."""
+    command = [sys.executable, str(HERE / "infer.py"), *(["--quick"] if quick else [])]
+    return [*command, "--out", _result("infer.json", quick)]
+
+
 def _result(name: str, quick: bool) -> str:
     """Rough figures do not replace the others: git ignores results/dev*."""
     return str(RESULTS / (f"dev_{name}" if quick else name))
@@ -57,5 +63,6 @@ PROGRAMS: dict[str, Callable[[bool], list[str]]] = {
     "client_codec": client_codec,
     "client_rtt": client_rtt,
     "features": features,
+    "infer": infer,
     "curves": curves,
 }

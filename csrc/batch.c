@@ -6,8 +6,7 @@
 #include <string.h>
 
 #include "clock.h"
-#include "compress.h"
-#include "grpc.h"
+#include "multi.h"
 
 enum {
     PAD_TIMES = 16,       /* rows padded to more than so many times their elements run alone instead, */
@@ -18,7 +17,7 @@ typedef struct batch {
     fs_queue *queue;
     fs_servable *servable;
     const fs_signature *sig;
-    const fs_batch_config *config;
+    const fs_reply_config *config;
     fs_slab *slab;
     fs_homeward *homeward;
     fs_arena arena;
@@ -258,57 +257,17 @@ static void drop_outputs(batch *b)
 /* Encodes rows [first, first + rows) of the outputs (rows < 0: all) as the call's reply. */
 static void encode(batch *b, fs_call *call, const fs_tensor *outputs, int64_t first, int64_t rows)
 {
-    fs_servable *servable = b->servable;
-    fs_reply_output *outs = b->reply;
-    fs_reply_model model = {
-        .name = {(const uint8_t *)servable->model, strlen(servable->model)},
-        .version = servable->version,
-        .signature = {(const uint8_t *)b->sig->name, strlen(b->sig->name)},
-    };
-    for (uint32_t k = 0; k < call->n_outputs; k++) {
-        const char *alias = b->sig->outputs[call->outputs[k]].alias;
-        outs[k] = (fs_reply_output){
-            .alias = {(const uint8_t *)alias, strlen(alias)},
-            .tensor = &outputs[call->outputs[k]],
-            .first_row = first,
-            .rows = rows,
-        };
-    }
-    bool content = b->config->tensor_content;
-    size_t size = fs_predict_reply_size(&model, outs, call->n_outputs, content);
-    uint8_t *frame = size == 0 ? NULL : fs_slab_alloc(b->slab, size + FS_GRPC_PREFIX_BYTES);
-    if (frame == NULL) {
-        fs_error err;
-        fs_fail(&err, FS_RESOURCE_EXHAUSTED,
-                size == 0 ? "the reply is larger than 2 GiB" : "no memory for a reply of %zu bytes", size);
-        fail_with(b, call, &err);
-        return;
-    }
-    fs_predict_reply_write(&model, outs, call->n_outputs, content, frame + FS_GRPC_PREFIX_BYTES);
-    fs_grpc_prefix_write(frame, false, (uint32_t)size);
-    call->reply = frame;
-    call->reply_len = size + FS_GRPC_PREFIX_BYTES;
-    call->code = FS_OK;
-    fs_rpc *rpc = call->rpc;
-    if (b->config->compress_replies && rpc->encoding != FS_IDENTITY && rpc->reply_encoding != FS_IDENTITY &&
-        size >= FS_DEFLATE_FROM_BYTES) {
-        uint8_t *smaller;
-        size_t smaller_len;
-        if (fs_deflate(b->slab, rpc->reply_encoding, frame + FS_GRPC_PREFIX_BYTES, size,
-                       FS_GRPC_PREFIX_BYTES, &smaller, &smaller_len) == 0) {
-            fs_grpc_prefix_write(smaller, true, (uint32_t)(smaller_len - FS_GRPC_PREFIX_BYTES));
-            fs_slab_free(frame);
-            call->reply = smaller;
-            call->reply_len = smaller_len;
-        }
-    }
+    fs_reply_encode(call, outputs, first, rows, b->config, b->reply, b->slab);
 }
 
 static void finish(batch *b, fs_call *call)
 {
     fs_count(b->queue, call->code == FS_OK ? FS_COUNT_OK : FS_COUNT_FAILED, 1);
-    fs_homeward_add(b->homeward, call);
     b->finished++;
+    if (call->whole != NULL)
+        call = fs_multi_finish(call, b->config, b->slab);
+    if (call != NULL)
+        fs_homeward_add(b->homeward, call);
 }
 
 /* Room for all rows of a call's outputs, shaped after the first piece's. Under the join's mutex. */
@@ -511,7 +470,7 @@ static void count_batch(fs_queue *queue, const fs_taking *taking, enum fs_run_va
     atomic_fetch_add_explicit(&queue->batch_rows_log2[log2], 1, memory_order_relaxed);
 }
 
-fs_batch_result fs_batch_run(fs_queue *queue, fs_taking *taking, const fs_batch_config *config, fs_slab *slab,
+fs_batch_result fs_batch_run(fs_queue *queue, fs_taking *taking, const fs_reply_config *config, fs_slab *slab,
                              fs_homeward *homeward)
 {
     fs_servable *servable = queue->servable;

@@ -1,20 +1,25 @@
-/* call: see call.h. What TF Serving checks before it runs anything is checked here, with its codes and
- * words. */
+/* call: see call.h. What TF Serving checks before it runs anything is checked here and in call_predict.c,
+ * call_infer.c and multi.c, with its codes and words. */
 #include "call.h"
 
 #include <string.h>
 
+#include "call_check.h"
 #include "clock.h"
 #include "compress.h"
 #include "engine.h"
+#include "multi.h"
 #include "queue.h"
 #include "shadow.h"
-#include "text.h"
 
 enum { UNCOUNTED_BYTES = 4096 }; /* growth of a request that is not worth an entry in the budgets */
 
 void fs_call_discard(fs_call *call)
 {
+    if (call->multi != NULL)
+        fs_multi_discard(call->multi);
+    if (call->examples != NULL)
+        fs_slab_free(call->examples->room);
     fs_route_unref(call->route);
     fs_slab_free(call->inflated);
     fs_slab_free(call->text);
@@ -116,163 +121,6 @@ void fs_homeward_post(fs_homeward *homeward)
 
 /* ---- checking a request against its signature ------------------------------------------------- */
 
-static const fs_named_view *find_input(const fs_predict_request *request, const char *alias)
-{
-    size_t len = strlen(alias);
-    for (uint32_t i = 0; i < request->n_inputs; i++) {
-        const fs_slice *a = &request->inputs[i].alias;
-        if (a->len == len && memcmp(a->data, alias, len) == 0)
-            return &request->inputs[i];
-    }
-    return NULL;
-}
-
-static bool has_port(const fs_port *ports, uint32_t n, fs_slice alias)
-{
-    for (uint32_t i = 0; i < n; i++) {
-        if (strlen(ports[i].alias) == alias.len && memcmp(ports[i].alias, alias.data, alias.len) == 0)
-            return true;
-    }
-    return false;
-}
-
-/* "{a,b}" of the request's aliases, sorted; only those that the signature lacks when `extra`. */
-static void put_request_aliases(fs_text *text, const fs_predict_request *request, const fs_signature *sig,
-                                bool extra)
-{
-    uint32_t order[FS_SORTED_ABOVE]; /* a few come in any order; many come sorted */
-    uint32_t few = request->n_inputs <= FS_SORTED_ABOVE ? request->n_inputs : 0;
-    for (uint32_t i = 0; i < few; i++) {
-        fs_slice alias = request->inputs[i].alias;
-        uint32_t at = i;
-        for (; at > 0 && fs_slice_compare(request->inputs[order[at - 1]].alias, alias) > 0; at--)
-            order[at] = order[at - 1];
-        order[at] = i;
-    }
-    bool first = true;
-    fs_text_put(text, "{");
-    for (uint32_t i = 0; i < request->n_inputs && !fs_text_full(text); i++) {
-        fs_slice alias = request->inputs[few > 0 ? order[i] : i].alias;
-        if (extra && has_port(sig->inputs, sig->n_inputs, alias))
-            continue;
-        if (!first)
-            fs_text_put(text, ",");
-        fs_text_put_slice(text, alias);
-        first = false;
-    }
-    fs_text_put(text, "}");
-}
-
-/* "{a,b}" of the signature's aliases; only those that the request lacks when `missing`. */
-static void put_ports(fs_text *text, const fs_port *ports, uint32_t n, const fs_predict_request *missing)
-{
-    bool first = true;
-    fs_text_put(text, "{");
-    for (uint32_t i = 0; i < n; i++) {
-        if (missing != NULL && find_input(missing, ports[i].alias) != NULL)
-            continue;
-        if (!first)
-            fs_text_put(text, ",");
-        fs_text_put(text, ports[i].alias);
-        first = false;
-    }
-    fs_text_put(text, "}");
-}
-
-static int wrong_count(const fs_predict_request *request, const fs_signature *sig, fs_error *err)
-{
-    fs_text text = fs_text_begin(err, FS_INVALID_ARGUMENT);
-    fs_text_putf(&text, "input size does not match signature: %u!=%u len(", request->n_inputs, sig->n_inputs);
-    put_request_aliases(&text, request, sig, false);
-    fs_text_put(&text, ") != len(");
-    put_ports(&text, sig->inputs, sig->n_inputs, NULL);
-    fs_text_put(&text, "). Sent extra: ");
-    put_request_aliases(&text, request, sig, true);
-    fs_text_put(&text, ". Missing but required: ");
-    put_ports(&text, sig->inputs, sig->n_inputs, request);
-    fs_text_put(&text, ".");
-    return fs_text_end(&text);
-}
-
-static int missing_alias(const fs_predict_request *request, const fs_signature *sig, const fs_port *port,
-                         fs_error *err)
-{
-    fs_text text = fs_text_begin(err, FS_INVALID_ARGUMENT);
-    fs_text_put(&text, "Signature input alias: ");
-    fs_text_put(&text, port->alias);
-    fs_text_put(&text, "(feed name: ");
-    fs_text_put(&text, port->tensor);
-    fs_text_put(&text, ") not found in request and no default value provided. "
-                       "Inputs expected to be in the request ");
-    put_request_aliases(&text, request, sig, false);
-    fs_text_put(&text, ", or default input alias set: ");
-    return fs_text_end(&text);
-}
-
-/* Looks at every input's TensorProto, in the signature's order. */
-static int check_inputs(fs_call *call, const fs_signature *sig, fs_error *err)
-{
-    const fs_predict_request *request = &call->request;
-    if (request->n_inputs != sig->n_inputs)
-        return wrong_count(request, sig, err);
-    call->views = fs_arena_alloc(&call->arena, (sig->n_inputs + 1) * sizeof *call->views);
-    if (call->views == NULL)
-        return fs_fail(err, FS_RESOURCE_EXHAUSTED, "out of memory");
-    for (uint32_t i = 0; i < sig->n_inputs; i++) {
-        const fs_named_view *input = find_input(request, sig->inputs[i].alias);
-        if (input == NULL)
-            return missing_alias(request, sig, &sig->inputs[i], err);
-        int rc = fs_tensor_view_parse(&call->arena, input->proto.data, input->proto.len, &call->views[i]);
-        if (rc == -FS_INVALID_ARGUMENT)
-            return fs_fail(err, FS_INVALID_ARGUMENT, "tensor parsing error: %s", sig->inputs[i].alias);
-        if (rc == -FS_RESOURCE_EXHAUSTED)
-            return fs_fail(err, FS_RESOURCE_EXHAUSTED, "out of memory");
-        if (rc != 0)
-            return fs_fail(err, FS_INTERNAL, "%s", ""); /* not a PredictRequest: gRPC's own answer */
-    }
-    return 0;
-}
-
-static int check_filter(fs_call *call, const fs_signature *sig, fs_error *err)
-{
-    const fs_predict_request *request = &call->request;
-    uint32_t n = request->n_filter > 0 ? request->n_filter : sig->n_outputs;
-    if (n > sig->n_outputs)
-        n = sig->n_outputs + 1; /* an unknown or a duplicate is found by then */
-    call->outputs = fs_arena_alloc(&call->arena, (n + 1) * sizeof *call->outputs);
-    if (call->outputs == NULL)
-        return fs_fail(err, FS_RESOURCE_EXHAUSTED, "out of memory");
-    if (request->n_filter == 0) {
-        for (uint32_t i = 0; i < n; i++)
-            call->outputs[i] = i;
-        call->n_outputs = n;
-        return 0;
-    }
-    for (uint32_t k = 0; k < n; k++) {
-        fs_slice alias = request->output_filter[k];
-        uint32_t i = 0;
-        while (i < sig->n_outputs && fs_slice_compare(alias, fs_slice_of(sig->outputs[i].alias)) != 0)
-            i++;
-        if (i == sig->n_outputs) {
-            fs_text text = fs_text_begin(err, FS_INVALID_ARGUMENT);
-            fs_text_put(&text, "output tensor alias not found in signature: ");
-            fs_text_put_slice(&text, alias);
-            fs_text_put(&text, " Outputs expected to be in the set ");
-            put_ports(&text, sig->outputs, sig->n_outputs, NULL);
-            fs_text_put(&text, ".");
-            return fs_text_end(&text);
-        }
-        for (uint32_t j = 0; j < call->n_outputs; j++) {
-            if (call->outputs[j] == i) {
-                return fs_fail(err, FS_INVALID_ARGUMENT, "duplicate output tensor alias: %s",
-                               sig->outputs[i].alias);
-            }
-        }
-        call->outputs[call->n_outputs++] = i;
-    }
-    return 0;
-}
-
 /* What TensorFlow would answer at the run, answered before the call can hurt a batch. And what the inputs
  * take once they are decoded, when that is more than the message. */
 static int check_tensors(const fs_call *call, const fs_signature *sig, size_t limit_bytes, fs_error *err)
@@ -301,9 +149,10 @@ static int check_tensors(const fs_call *call, const fs_signature *sig, size_t li
         }
         total += (size_t)bytes;
     }
-    size_t have = call->inflated != NULL ? call->inflated_len : call->rpc->message_len;
     if (call->done != NULL)
         return 0; /* in no session's budget */
+    const fs_call *sent = call->whole != NULL ? call->whole : call;
+    size_t have = sent->inflated != NULL ? sent->inflated_len : sent->rpc->message_len;
     return total > have + UNCOUNTED_BYTES ? fs_rpc_charge(call->rpc, total - have, err) : 0;
 }
 
@@ -378,12 +227,38 @@ static int check_shape(fs_call *call, const fs_queue *queue, fs_error *err)
     return 0;
 }
 
+int fs_call_fit(fs_call *call, fs_error *err)
+{
+    const fs_queue *queue = call->queue;
+    int rc = check_tensors(call, queue->signature, call->owner->engine->config.max_message_bytes, err);
+    fs_examples *examples = call->examples;
+    if (rc == 0 && examples != NULL && examples->context.len > 0) {
+        examples->room = fs_slab_alloc(call->owner->slab, (size_t)examples->bytes);
+        if (examples->room == NULL)
+            return fs_fail(err, FS_RESOURCE_EXHAUSTED, "out of memory");
+    }
+    return rc == 0 ? check_shape(call, queue, err) : rc;
+}
+
+/* The request of any kind but Predict. */
+static int parse_inference(fs_call *call, const uint8_t *message, size_t len)
+{
+    call->infer = fs_arena_alloc(&call->arena, sizeof *call->infer);
+    if (call->infer == NULL)
+        return -FS_RESOURCE_EXHAUSTED;
+    int rc = call->kind == FS_CALL_MULTI_INFERENCE ? fs_multi_parse(&call->arena, message, len, call->infer)
+                                                   : fs_infer_parse(&call->arena, message, len, call->infer);
+    call->request.model = call->infer->model;
+    return rc;
+}
+
 static int parse(fs_call *call, fs_error *err)
 {
     const uint8_t *message = call->inflated != NULL ? call->inflated : call->rpc->message;
     size_t len = call->inflated != NULL ? call->inflated_len : call->rpc->message_len;
 
-    int rc = fs_predict_parse(&call->arena, message, len, &call->request);
+    int rc = call->kind == FS_CALL_PREDICT ? fs_predict_parse(&call->arena, message, len, &call->request)
+                                           : parse_inference(call, message, len);
     if (rc == -FS_RESOURCE_EXHAUSTED)
         return fs_fail(err, FS_RESOURCE_EXHAUSTED, "out of memory");
     if (rc != 0)
@@ -396,34 +271,18 @@ static int parse(fs_call *call, fs_error *err)
  * the queue that the push is not done with. */
 static int admit(fs_call *call, fs_servable *servable, fs_error *err)
 {
-    const fs_engine *engine = call->owner->engine;
-    int rc;
-    fs_slice name = call->request.model.signature;
-    if (name.len == 0)
-        name = fs_slice_of("serving_default");
-    fs_queue *queue = fs_servable_find(servable, name);
-    if (queue == NULL) {
-        fs_text text = fs_text_begin(err, FS_FAILED_PRECONDITION);
-        fs_text_put(&text, "Serving signature key \"");
-        fs_text_put_slice(&text, name);
-        fs_text_put(&text, "\" not found.");
-        rc = fs_text_end(&text);
-    } else {
-        call->queue = queue;
-        rc = check_inputs(call, queue->signature, err);
-        if (rc == 0)
-            rc = check_filter(call, queue->signature, err);
-        if (rc == 0)
-            rc = check_tensors(call, queue->signature, engine->config.max_message_bytes, err);
-        if (rc == 0)
-            rc = check_shape(call, queue, err);
-        if (rc == 0)
-            rc = fs_queue_push(queue, call, err); /* the call is the queue's when this is 0 */
-        if (rc != 0)
+    if (call->kind == FS_CALL_MULTI_INFERENCE)
+        return fs_multi_admit(call, servable, err);
+    int rc = call->kind == FS_CALL_PREDICT ? fs_predict_check(call, servable, err)
+                                           : fs_infer_check(call, servable, err);
+    fs_queue *queue = call->queue;
+    if (rc == 0)
+        rc = fs_queue_push(queue, call, err); /* the call is the queue's when this is 0 */
+    if (rc != 0) {
+        if (queue != NULL)
             fs_count(queue, FS_COUNT_FAILED, 1);
-    }
-    if (rc != 0)
         fs_servable_unpin(servable, 1);
+    }
     return rc;
 }
 
@@ -440,7 +299,7 @@ static int dispatch(fs_call *call, fs_error *err)
         return -err->code;
     call->route = turn.route;
     call->side = turn.side;
-    call->shadowed = turn.shadowed;
+    call->shadowed = turn.shadowed && call->kind == FS_CALL_PREDICT; /* other replies are not compared */
     return admit(call, servable, err);
 }
 
@@ -454,12 +313,15 @@ static void refuse(fs_call *call, const fs_error *err)
     fs_call_discard(call);
 }
 
-/* Bytes that are no PredictRequest are answered so whatever else is wrong, as gRPC parses before anybody
- * looks at the message. Of a call that is served every tensor has been looked at. */
-static bool tensors_valid(const fs_predict_request *request)
+/* Bytes that are no such request are answered so whatever else is wrong, as gRPC parses before anybody looks at
+ * the message. Of a call that is served every tensor and every example has been looked at; of a call that was
+ * parsed, every tensor if it has got as far as its outputs. */
+static bool payload_valid(const fs_call *call)
 {
-    for (uint32_t i = 0; i < request->n_inputs; i++) {
-        if (!fs_tensor_proto_valid(request->inputs[i].proto, FS_TENSOR_DEPTH))
+    if (call->kind != FS_CALL_PREDICT)
+        return call->infer == NULL || fs_examples_valid(&call->infer->examples);
+    for (uint32_t i = 0; call->outputs == NULL && i < call->request.n_inputs; i++) {
+        if (!fs_tensor_proto_valid(call->request.inputs[i].proto, FS_TENSOR_DEPTH))
             return false;
     }
     return true;
@@ -474,7 +336,7 @@ static void dispatch_or_refuse(fs_call *call)
     fs_epoch_leave(owner->reader);
     if (rc == 0)
         return;
-    if (call->outputs == NULL && !tensors_valid(&call->request)) /* else all have been looked at */
+    if (!payload_valid(call))
         fs_fail(&err, FS_INTERNAL, "%s", "");
     refuse(call, &err);
 }
@@ -513,7 +375,7 @@ bool fs_call_inflate(fs_call *call, fs_slab *slab, size_t limit)
     return true;
 }
 
-static fs_call *call_new(fs_owner *owner, fs_rpc *rpc)
+fs_call *fs_call_new(fs_owner *owner, fs_rpc *rpc)
 {
     fs_call *call = fs_slab_alloc(owner->slab, sizeof *call);
     if (call == NULL)
@@ -528,7 +390,7 @@ static fs_call *call_new(fs_owner *owner, fs_rpc *rpc)
 int fs_call_run(fs_owner *owner, fs_rpc *rpc, int64_t version, fs_route *route, void (*done)(fs_call *call),
                 fs_error *err)
 {
-    fs_call *call = call_new(owner, rpc);
+    fs_call *call = fs_call_new(owner, rpc);
     if (call == NULL)
         return fs_fail(err, FS_RESOURCE_EXHAUSTED, "out of memory");
     call->route = fs_route_ref(route);
@@ -548,13 +410,14 @@ int fs_call_run(fs_owner *owner, fs_rpc *rpc, int64_t version, fs_route *route, 
     return rc;
 }
 
-void fs_call_start(fs_owner *owner, fs_rpc *rpc)
+void fs_call_start(fs_owner *owner, fs_rpc *rpc, enum fs_call_kind kind)
 {
-    fs_call *call = call_new(owner, rpc);
+    fs_call *call = fs_call_new(owner, rpc);
     if (call == NULL) {
         fs_rpc_finish(rpc, FS_RESOURCE_EXHAUSTED, "out of memory", 13, NULL, 0);
         return;
     }
+    call->kind = kind;
     rpc->user = call;
     if (rpc->encoding == FS_IDENTITY) {
         dispatch_or_refuse(call);

@@ -1,4 +1,5 @@
-/* call: one Predict from the moment its bytes are complete until its reply is the session's.
+/* call: one Predict, Classify, Regress or MultiInference from the moment its bytes are complete until its reply is
+ * the session's.
  *
  * Made on the owner's thread, which checks it against the signature and queues it; from then on it is the
  * queue's, then its batch's; mailed back to the owner, who finishes the rpc and frees it. The owner never
@@ -9,10 +10,19 @@
 #include <pthread.h>
 
 #include "h2.h"
+#include "infer_request.h"
 #include "owner.h"
-#include "predict.h"
 #include "route.h"
 #include "servable.h"
+
+/* What is asked for. All of them run as a signature; they differ in how inputs and outputs travel. */
+enum fs_call_kind { FS_CALL_PREDICT, FS_CALL_CLASSIFY, FS_CALL_REGRESS, FS_CALL_MULTI_INFERENCE };
+
+/* Of Classify and Regress, where in fs_call.outputs what is: a regression's values count as scores. */
+enum { FS_OUTPUT_CLASSES, FS_OUTPUT_SCORES };
+#define FS_NO_OUTPUT UINT32_MAX
+
+typedef struct fs_multi fs_multi; /* multi.h */
 
 /* What the pieces of a call share, and their answers, put together again. In the call's arena. */
 typedef struct fs_join {
@@ -29,10 +39,15 @@ struct fs_call {
     fs_queue *queue;
     fs_call *next;          /* in the queue's waiting list, or in a list of dropped ones */
     fs_arena arena;
-    fs_predict_request request;
+    enum fs_call_kind kind;
+    fs_predict_request request; /* of other kinds its model only */
+    fs_infer_request *infer;    /* of kinds other than Predict, NULL in tasks */
+    fs_examples *examples;      /* of Classify and Regress, which have this one input */
+    fs_multi *multi;            /* of MultiInference, once it is checked: its tasks */
+    fs_call *whole;             /* of a task: the MultiInference that it is of */
     fs_tensor_view *views;  /* n_inputs of the signature, in its order */
     uint32_t *outputs;      /* which of the signature's outputs, in the reply's order */
-    uint32_t n_outputs;
+    uint32_t n_outputs;     /* of Predict */
     bool solo;              /* runs alone, unpadded, on the plain variant */
     bool rows_only;         /* its inner dims are the signature's own, all known */
     int64_t rows;           /* dim 0 of every input; 1 when solo */
@@ -50,7 +65,7 @@ struct fs_call {
     int code;               /* the outcome */
     char *text;             /* its message; a slab block, or NULL */
     size_t text_len;
-    void *reply;            /* a whole gRPC frame; a slab block */
+    void *reply;            /* a whole gRPC frame, of a task a part of one; a slab block */
     size_t reply_len;
 };
 
@@ -60,13 +75,13 @@ static inline int64_t fs_call_weight(const fs_call *call)
     return call->rows > 0 ? call->rows : 1;
 }
 
-/* A unary request for Predict is complete: fs_h2_handler.on_call's work. Owner's thread. */
-void fs_call_start(fs_owner *owner, fs_rpc *rpc);
+/* A unary request of that kind is complete: fs_h2_handler.on_call's work. Owner's thread. */
+void fs_call_start(fs_owner *owner, fs_rpc *rpc, enum fs_call_kind kind);
 
-/* Runs `rpc->message`, which is not compressed, on that version of its model for nobody's session. `rpc` is as
- * fs_h2 would hand it over, without a session, and the caller's until `done`, which gets the call on the owner's
- * thread, outcome set, and ends with fs_call_discard. Its outcome counts in the new side of `route`. 0, or -code:
- * `done` will not be called. Owner's thread. */
+/* Runs the Predict in `rpc->message`, which is not compressed, on that version of its model for nobody's session.
+ * `rpc` is as fs_h2 would hand it over, without a session, and the caller's until `done`, which gets the call on
+ * the owner's thread, outcome set, and ends with fs_call_discard. Its outcome counts in the new side of `route`. 0,
+ * or -code: `done` will not be called. Owner's thread. */
 int fs_call_run(fs_owner *owner, fs_rpc *rpc, int64_t version, fs_route *route, void (*done)(fs_call *call),
                 fs_error *err);
 void fs_call_discard(fs_call *call);

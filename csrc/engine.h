@@ -17,6 +17,7 @@ typedef struct fs_engine_config {
     size_t max_message_bytes;    /* of one request, decompressed and decoded */
     size_t max_compressed_bytes; /* of one that comes compressed, as it travels */
     int32_t named_run_threads;   /* for SessionRun; 0: it is not served */
+    bool check_method_names;     /* answer only what a signature's method_name says, as TF Serving can */
 } fs_engine_config;
 
 struct fs_engine {

@@ -19,6 +19,7 @@
 
 #include "batch.h"
 #include "clock.h"
+#include "multi.h"
 
 typedef struct serving {
     uint32_t n;
@@ -41,7 +42,7 @@ typedef struct executor {
 
 struct fs_executors {
     fs_executors_config config;
-    fs_batch_config batch;
+    fs_reply_config replies;
     const fs_policy *policy;
     fs_epoch *epoch;
     _Atomic(serving *) serving;
@@ -210,13 +211,16 @@ static int64_t expected_us(const fs_queue *queue)
 }
 
 /* Sends home what was dropped; the number of calls. */
-static long send_dropped(fs_queue *queue, fs_taking *taking, fs_homeward *homeward)
+static long send_dropped(executor *e, fs_queue *queue, fs_taking *taking, fs_homeward *homeward)
 {
     long n = 0;
     while (taking->dropped != NULL) {
         fs_call *call = taking->dropped;
         taking->dropped = call->next;
-        fs_homeward_add(homeward, call);
+        if (call->whole != NULL)
+            call = fs_multi_finish(call, &e->pool->replies, e->slab);
+        if (call != NULL)
+            fs_homeward_add(homeward, call);
         n++;
     }
     if (n > 0)
@@ -244,13 +248,13 @@ static void serve(executor *e, fs_queue *queue, int64_t clock_us)
     long unpin = 1;
     if (taking.n > 0) {
         charge(servable, clock_us, guess_us); /* before the run, so that others see it as spent */
-        fs_batch_result result = fs_batch_run(queue, &taking, &pool->batch, e->slab, &homeward);
+        fs_batch_result result = fs_batch_run(queue, &taking, &pool->replies, e->slab, &homeward);
         if (!taking.solo)
             learn_cost(queue, result.run_rows, result.run_us);
         charge(servable, INT64_MIN / 2, result.run_us - guess_us);
         unpin += result.finished;
     }
-    unpin += send_dropped(queue, &taking, &homeward);
+    unpin += send_dropped(e, queue, &taking, &homeward);
     /* Before the unpin: a version is retired when its calls are answered. */
     fs_homeward_post(&homeward);
     atomic_fetch_sub_explicit(&servable->running, 1, memory_order_seq_cst);
@@ -423,7 +427,7 @@ fs_executors *fs_executors_start(const fs_executors_config *config, const fs_pol
         return NULL;
     memset(pool, 0, size);
     pool->config = *config;
-    pool->batch = (fs_batch_config){config->tensor_content, config->compress_replies};
+    pool->replies = (fs_reply_config){config->tensor_content, config->compress_replies};
     pool->policy = policy;
     pool->epoch = epoch;
     for (int i = 0; i < config->threads; i++) {

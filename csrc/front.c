@@ -3,28 +3,29 @@
 
 #include <string.h>
 
-#include "call.h"
 #include "named_run.h"
 
-int fs_front_add(fs_front *front, const char *path, bool streaming)
+static int add(fs_front *front, fs_method method)
 {
     if (front->n_methods == FS_MAX_METHODS)
         return -FS_RESOURCE_EXHAUSTED;
-    front->methods[front->n_methods++] = (fs_method){.path = path, .streaming = streaming};
+    front->methods[front->n_methods++] = method;
     return 0;
+}
+
+int fs_front_add(fs_front *front, const char *path, bool streaming)
+{
+    return add(front, (fs_method){.path = path, .streaming = streaming});
+}
+
+int fs_front_add_engine(fs_front *front, const char *path, enum fs_call_kind kind)
+{
+    return add(front, (fs_method){.path = path, .engine = true, .kind = kind});
 }
 
 int fs_front_add_named_run(fs_front *front, const char *path)
 {
-    int rc = fs_front_add(front, path, false);
-    if (rc == 0)
-        front->methods[front->n_methods - 1].named_run = true;
-    return rc;
-}
-
-static bool is_engines(const fs_front *front, const fs_method *method)
-{
-    return method == &front->methods[0] || method->named_run;
+    return add(front, (fs_method){.path = path, .named_run = true});
 }
 
 static void *lookup(void *ctx, const uint8_t *path, size_t len, bool *streaming)
@@ -65,9 +66,10 @@ static bool mail_event(fs_front_ctx *ctx, fs_rpc *rpc, enum fs_event_kind kind, 
 static void on_call(void *ctx, fs_rpc *rpc)
 {
     fs_front_ctx *c = ctx;
-    if (rpc->method == &c->front->methods[0])
-        fs_call_start(c->owner, rpc);
-    else if (((const fs_method *)rpc->method)->named_run)
+    const fs_method *method = rpc->method;
+    if (method->engine)
+        fs_call_start(c->owner, rpc, method->kind);
+    else if (method->named_run)
         fs_named_run_start(c->owner, rpc);
     else if (!mail_event(c, rpc, FS_EVENT_CALL, NULL, 0, false))
         fs_rpc_finish(rpc, FS_RESOURCE_EXHAUSTED, "out of memory", 13, NULL, 0);
@@ -98,10 +100,10 @@ static void on_half_close(void *ctx, fs_rpc *rpc)
 
 static void on_cancel(void *ctx, fs_rpc *rpc)
 {
-    fs_front_ctx *c = ctx;
-    /* A Predict in flight sees rpc->cancelled when its turn comes, and so does a SessionRun. */
-    if (!is_engines(c->front, rpc->method))
-        mail_event(c, rpc, FS_EVENT_CANCEL, NULL, 0, false);
+    const fs_method *method = rpc->method;
+    /* A call of the engine's sees rpc->cancelled when its turn comes. */
+    if (!method->engine && !method->named_run)
+        mail_event(ctx, rpc, FS_EVENT_CANCEL, NULL, 0, false);
 }
 
 const fs_h2_handler fs_front_handler = {

@@ -1,4 +1,4 @@
-/* front: which method a path is, and who serves it: Predict and SessionRun go to the engine, everything else to the
+/* front: which method a path is, and who serves it: what runs a model goes to the engine, everything else to the
  * loop.
  *
  * Gives the sessions of every owner thread their handler. Control-plane calls travel to the loop's thread
@@ -7,6 +7,7 @@
 #ifndef FS_FRONT_H
 #define FS_FRONT_H
 
+#include "call.h"
 #include "h2.h"
 #include "owner.h"
 
@@ -15,10 +16,12 @@ enum { FS_MAX_METHODS = 64 };
 typedef struct fs_method {
     const char *path; /* "/package.Service/Method" */
     bool streaming;
-    bool named_run; /* the engine's: SessionRun */
+    bool engine;            /* served by calls of this kind, */
+    enum fs_call_kind kind; /*   and by no event */
+    bool named_run;         /* the engine's, too: SessionRun */
 } fs_method;
 
-/* Shared by all owners, constant once connections are served. Method 0 is the engine's: Predict. */
+/* Shared by all owners, constant once connections are served. */
 typedef struct fs_front {
     fs_method methods[FS_MAX_METHODS];
     int n_methods;
@@ -46,8 +49,10 @@ typedef struct fs_event {
     bool compressed;
 } fs_event;
 
-/* Adds a method; -FS_RESOURCE_EXHAUSTED when there are too many. `path` is copied by reference. */
+/* Adds a method of the loop's, or of the engine's, which do not stream; -FS_RESOURCE_EXHAUSTED when there are too
+ * many. `path` is copied by reference. */
 int fs_front_add(fs_front *front, const char *path, bool streaming);
+int fs_front_add_engine(fs_front *front, const char *path, enum fs_call_kind kind);
 
 /* The same for SessionRun, which the engine has threads for. */
 int fs_front_add_named_run(fs_front *front, const char *path);

@@ -376,7 +376,7 @@ static size_t version_size(int64_t version)
     return version == 0 ? 0 : fs_wire_tag_size(F_INT64_VALUE) + fs_wire_varint_size((uint64_t)version);
 }
 
-static size_t model_size(const fs_reply_model *model)
+size_t fs_reply_model_size(const fs_reply_model *model)
 {
     size_t size = fs_wire_bytes_size(F_VERSION, version_size(model->version));
     if (model->name.len > 0)
@@ -384,6 +384,20 @@ static size_t model_size(const fs_reply_model *model)
     if (model->signature.len > 0)
         size += fs_wire_bytes_size(F_SIGNATURE, model->signature.len);
     return size;
+}
+
+uint8_t *fs_reply_model_write(const fs_reply_model *model, uint8_t *dst)
+{
+    if (model->name.len > 0)
+        dst = fs_wire_put_bytes(dst, F_NAME, model->name);
+    dst = fs_wire_put_head(dst, F_VERSION, version_size(model->version));
+    if (model->version != 0) {
+        dst = fs_wire_put_tag(dst, F_INT64_VALUE, FS_WIRE_VARINT);
+        dst = fs_wire_put_varint(dst, (uint64_t)model->version);
+    }
+    if (model->signature.len > 0)
+        dst = fs_wire_put_bytes(dst, F_SIGNATURE, model->signature);
+    return dst;
 }
 
 /* A map's entry has both its fields, empty or not. */
@@ -395,7 +409,7 @@ static size_t entry_size(const fs_reply_output *out, size_t tensor_size)
 size_t fs_predict_reply_size(const fs_reply_model *model, const fs_reply_output *outs, uint32_t n,
                              bool as_content)
 {
-    size_t size = fs_wire_bytes_size(F_REPLY_MODEL, model_size(model));
+    size_t size = fs_wire_bytes_size(F_REPLY_MODEL, fs_reply_model_size(model));
     for (uint32_t i = 0; i < n; i++) {
         size_t tensor = fs_tensor_proto_size(outs[i].tensor, outs[i].first_row, outs[i].rows, as_content);
         size += fs_wire_bytes_size(F_OUTPUTS, entry_size(&outs[i], tensor));
@@ -414,14 +428,6 @@ void fs_predict_reply_write(const fs_reply_model *model, const fs_reply_output *
         dst = fs_wire_put_head(dst, F_VALUE, tensor);
         dst = fs_tensor_proto_write(out->tensor, out->first_row, out->rows, as_content, dst);
     }
-    dst = fs_wire_put_head(dst, F_REPLY_MODEL, model_size(model));
-    if (model->name.len > 0)
-        dst = fs_wire_put_bytes(dst, F_NAME, model->name);
-    dst = fs_wire_put_head(dst, F_VERSION, version_size(model->version));
-    if (model->version != 0) {
-        dst = fs_wire_put_tag(dst, F_INT64_VALUE, FS_WIRE_VARINT);
-        dst = fs_wire_put_varint(dst, (uint64_t)model->version);
-    }
-    if (model->signature.len > 0)
-        fs_wire_put_bytes(dst, F_SIGNATURE, model->signature);
+    dst = fs_wire_put_head(dst, F_REPLY_MODEL, fs_reply_model_size(model));
+    fs_reply_model_write(model, dst);
 }

@@ -1,8 +1,8 @@
 /* predict_proto: what both sides of the Predict codec share: the messages' fields, and what a request and a
  * reply have in common: a ModelSpec and a map from names to tensors.
  *
- * Included by predict.c, where these functions are, predict_call.c, resolve.c and session_request.c, and by nobody
- * else. */
+ * Included by predict.c, where these functions are, by predict_call.c, and for the ModelSpec by infer_request.c,
+ * infer_encode.c, named_request.c and resolve.c; by nobody else. */
 #ifndef FS_PREDICT_PROTO_H
 #define FS_PREDICT_PROTO_H
 
@@ -20,6 +20,10 @@ enum {
 /* Merges a ModelSpec into *model: what it does not set stays, and of version and label the last one set
  * rules. A version set again merges too, so that an empty one keeps the number. False: malformed. */
 bool fs_model_ref_parse(fs_slice bytes, fs_model_ref *model);
+
+/* The ModelSpec of a reply: its size, and its bytes, of which the end is returned. */
+size_t fs_reply_model_size(const fs_reply_model *model);
+uint8_t *fs_reply_model_write(const fs_reply_model *model, uint8_t *dst);
 
 enum { FS_TENSOR_MAP_SLOTS = 256 };
 

@@ -16,13 +16,16 @@
 typedef struct fs_servable fs_servable;
 typedef struct fs_call fs_call;
 
-/* How one signature is to be served, as the trial found it. */
+/* How one signature is to be served, as the trial found it. What it points to outlives the servable. */
 typedef struct fs_signature_plan {
     bool batched;
     bool compiled;       /* batches of conforming shapes run the compiled variant, padded to a bucket */
     uint32_t n_buckets;  /* row counts; also the sizes that are warmed */
     int32_t buckets[FS_MAX_BUCKETS];
     float costs_us[FS_MAX_BUCKETS]; /* 0: not known */
+    const char *method;       /* SignatureDef.method_name; NULL: not known */
+    const fs_slice *defaults; /* one for each input: the TensorProto that stands for one that a request leaves out,
+                                 or empty; NULL: there is none */
 } fs_signature_plan;
 
 typedef struct fs_batching {

@@ -4,7 +4,8 @@
  * TensorFlow's DataType numbers and TensorProto's wire format, not TensorFlow.
  *
  * An fs_tensor is memory that a runtime takes or gives. An fs_tensor_view is a TensorProto that has
- * been looked at but not copied: dtype and shape are known, the payload still lies in the request. */
+ * been looked at but not copied: dtype and shape are known, the payload still lies in the request. It can also
+ * be a list of tf.Examples, which are strings that no TensorProto holds. */
 #ifndef FS_TENSOR_H
 #define FS_TENSOR_H
 
@@ -33,6 +34,7 @@ typedef struct fs_tensor_view {
     fs_slice values;     /* the one packed run of typed values (empty: no values at all), or the stretch of
                           * the TensorProto that has them; for content of strings: their bytes */
     fs_slice proto;      /* the whole TensorProto */
+    const struct fs_examples *examples; /* these are the elements (examples.h); NULL: a TensorProto has them */
 } fs_tensor_view;
 
 /* Looks at a TensorProto of `len` bytes. 0; -FS_INVALID_ARGUMENT where TensorFlow's

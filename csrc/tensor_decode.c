@@ -3,6 +3,7 @@
  * Runs on executors, which copy each request's values straight into a batch. */
 #include <string.h>
 
+#include "examples.h"
 #include "tensor.h"
 #include "tensor_proto.h"
 #include "wire.h"
@@ -240,6 +241,8 @@ int fs_tensor_view_decode(const fs_tensor_view *view, int64_t first, int64_t cou
         memcpy(dst, view->content.data + (size_t)first * info->size, (size_t)count * info->size);
         return 0;
     }
+    if (view->examples != NULL)
+        return fs_examples_decode(view->examples, first, count, dst);
 
     taking t;
     uint64_t units = info->units, wanted = (uint64_t)count;
@@ -269,6 +272,8 @@ uint64_t fs_tensor_view_string_bytes(const fs_tensor_view *view)
         return 0;
     if (view->has_content)
         return view->values.len; /* each once */
+    if (view->examples != NULL)
+        return view->examples->bytes;
     fs_wire w = fs_wire_over(view->values.data, view->values.len);
     if (!view->scattered && view->values.len > 0) {
         n = 1;

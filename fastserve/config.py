@@ -54,6 +54,8 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reflection: bool = True
     # SessionService.SessionRun: any part of a model's graph, by the names of its tensors.
     session_run: bool = False
+    # Answer a call only if the signature's method_name is of its kind, as TensorFlow Serving once did.
+    check_method_names: bool = False
     # Prepared models, remembered choices and the admin socket; default: below $XDG_STATE_HOME/fastserve.
     state_dir: str = ""
     # Default: admin.sock in state_dir.

@@ -31,6 +31,7 @@ SERVER = {
     "tensor_content_replies": False,
     "reflection": True,
     "session_run": False,
+    "check_method_names": False,
 }
 LIMITS = {
     "max_message_bytes": 256 << 20,

@@ -15,6 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 EXPORTER = HERE / "export_saved_models.py"
 SERVED = HERE / "export_served_models.py"
+INFERENCE = HERE / "export_inference_models.py"
 
 
 @cache

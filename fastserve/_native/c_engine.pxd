@@ -1,5 +1,5 @@
-# Mirror of csrc/{clock,slab,mailbox,sticky,h2,compress,owner,front,servable,executor,figures,route,warm,loader,catalog,
-# resolve,engine}.h, what the core binds of them. No logic.
+# Mirror of csrc/{clock,slab,mailbox,sticky,h2,compress,owner,call,front,servable,executor,figures,route,warm,loader,
+# catalog,resolve,engine}.h, what the core binds of them. No logic.
 from fastserve._native.c_policy cimport fs_policy
 from fastserve._native.c_predict cimport fs_model_ref
 from fastserve._native.c_runtime cimport fs_error, fs_model_spec, fs_runtime, fs_slab, fs_slice
@@ -111,6 +111,14 @@ cdef extern from "owner.h" nogil:
     void fs_owner_post(fs_owner *owner, fs_mail *mail) noexcept
 
 
+cdef extern from "call.h" nogil:
+    enum fs_call_kind:
+        FS_CALL_PREDICT
+        FS_CALL_CLASSIFY
+        FS_CALL_REGRESS
+        FS_CALL_MULTI_INFERENCE
+
+
 cdef extern from "front.h" nogil:
     enum fs_event_kind:
         FS_EVENT_CALL
@@ -146,6 +154,7 @@ cdef extern from "front.h" nogil:
     const fs_h2_handler fs_front_handler
 
     int fs_front_add(fs_front *front, const char *path, bint streaming) noexcept
+    int fs_front_add_engine(fs_front *front, const char *path, fs_call_kind kind) noexcept
     int fs_front_add_named_run(fs_front *front, const char *path) noexcept
     void fs_front_consume(fs_owner *loop, fs_owner *owner, fs_rpc *rpc, size_t len) noexcept
     int fs_front_answer(fs_owner *loop, fs_owner *owner, fs_rpc *rpc, void *frame, size_t len, bint finish, int code,
@@ -159,6 +168,8 @@ cdef extern from "servable.h" nogil:
         uint32_t n_buckets
         int32_t buckets[32]
         float costs_us[32]
+        const char *method
+        const fs_slice *defaults
 
     ctypedef struct fs_batching:
         int64_t max_batch_size
@@ -340,6 +351,7 @@ cdef extern from "engine.h" nogil:
         size_t max_message_bytes
         size_t max_compressed_bytes
         int32_t named_run_threads
+        bint check_method_names
 
     fs_engine *fs_engine_start(const fs_engine_config *config, const fs_policy *policy) noexcept
     void fs_engine_stop(fs_engine *engine) noexcept

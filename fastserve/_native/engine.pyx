@@ -121,6 +121,8 @@ cdef class Servable:
             plan = &self.plans[i]
             plan.batched = signature["batched"]
             plan.compiled = signature["compiled"]
+            plan.method = self.spec.methods[i]
+            plan.defaults = self.spec.defaults[i]
             buckets = signature["buckets"]
             if len(buckets) > FS_MAX_BUCKETS:
                 raise ValueError(f"signature {signature['name']}: {len(buckets)} buckets; at most {FS_MAX_BUCKETS}")
@@ -348,6 +350,7 @@ cdef class Engine:
         config.max_compressed_bytes = limits["max_compressed_bytes"]
         self.session_run = server["session_run"]
         config.named_run_threads = executor["threads"] if self.session_run else 0
+        config.check_method_names = server["check_method_names"]
         self.loop = loop
         self.servables = {}
         self.replacements = {}

@@ -20,16 +20,22 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset, strncpy
 
 from fastserve._native.c_engine cimport (
+    FS_CALL_CLASSIFY,
+    FS_CALL_MULTI_INFERENCE,
+    FS_CALL_PREDICT,
+    FS_CALL_REGRESS,
     FS_EVENT_CALL,
     FS_EVENT_CANCEL,
     FS_EVENT_HALF_CLOSE,
     FS_EVENT_MESSAGE,
     FS_EVENT_OPEN,
     fs_budget_used,
+    fs_call_kind,
     fs_catalog_sticky,
     fs_engine_join,
     fs_event,
     fs_front_add,
+    fs_front_add_engine,
     fs_front_add_named_run,
     fs_front_answer,
     fs_front_consume,
@@ -113,8 +119,16 @@ cdef enum:
 
 cdef double TICK_S = 0.5  # how late a time-out may be noticed
 
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
-SESSION_RUN = "/tensorflow.serving.SessionService/SessionRun"
+SESSION_RUN = b"/tensorflow.serving.SessionService/SessionRun"
+PREDICTION_SERVICE = b"/tensorflow.serving.PredictionService/"
+
+# What the engine serves.
+cdef dict ENGINE = {
+    b"Predict": FS_CALL_PREDICT,
+    b"Classify": FS_CALL_CLASSIFY,
+    b"Regress": FS_CALL_REGRESS,
+    b"MultiInference": FS_CALL_MULTI_INFERENCE,
+}
 
 
 def give_large_blocks_back() -> None:
@@ -228,7 +242,7 @@ cdef class FrontEnd:
         self.touched.front = <void *>self
         self.connections = set()
         self.rpcs = {}
-        self.paths = [PREDICT.encode(), *(path.encode() for path in methods)]
+        self.paths = [*(PREDICTION_SERVICE + name for name in ENGINE), *(path.encode() for path in methods)]
         self.limits.max_concurrent_streams = limits["max_concurrent_streams"]
         self.limits.max_header_bytes = limits["max_header_bytes"]
         self.limits.max_message_bytes = limits["max_message_bytes"]
@@ -260,13 +274,16 @@ cdef class FrontEnd:
 
         self.front.loop = &self.owner
         self.front.on_event = on_event
-        for path, streaming in zip(self.paths, [False, *methods.values()]):
-            if fs_front_add(&self.front, <const char *>path, streaming) != 0:
-                raise ValueError(f"too many methods: {len(self.paths)}")
+        cdef int rc = 0
+        for path, kind in zip(self.paths, ENGINE.values()):
+            rc |= fs_front_add_engine(&self.front, <const char *>path, <fs_call_kind><int>kind)
+        for path, streaming in zip(self.paths[len(ENGINE):], methods.values()):
+            rc |= fs_front_add(&self.front, <const char *>path, streaming)
         if engine.session_run:
-            self.paths.append(SESSION_RUN.encode())
-            if fs_front_add_named_run(&self.front, <const char *>self.paths[-1]) != 0:
-                raise ValueError(f"too many methods: {len(self.paths)}")
+            self.paths.append(SESSION_RUN)
+            rc |= fs_front_add_named_run(&self.front, <const char *>SESSION_RUN)
+        if rc != 0:
+            raise ValueError(f"too many methods: {len(self.paths)}")
         self.ctx.front = &self.front
         self.ctx.owner = &self.owner
         self.start_threads(io_threads)

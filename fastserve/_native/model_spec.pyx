@@ -37,21 +37,23 @@ cdef class ModelSpec:
             self.c.tags[self.c.n_tags] = self.text(tag)
             self.c.n_tags += 1
 
-        self.c.session_config = self.config(spec.get("session_config"))
+        self.c.session_config = self.data(spec.get("session_config"))
         plain_config = spec.get("plain_config")
         self.c.second_session_plain = plain_config is not None
-        self.c.plain_config = self.config(plain_config)
+        self.c.plain_config = self.data(plain_config)
 
         cdef list signatures = spec["signatures"]
         self.signatures = <fs_signature *>calloc(len(signatures) + 1, sizeof(fs_signature))
-        if self.signatures is NULL:
+        self.methods = <const char **>calloc(len(signatures) + 1, sizeof(char *))
+        self.defaults = <fs_slice **>calloc(len(signatures) + 1, sizeof(fs_slice *))
+        if self.signatures is NULL or self.methods is NULL or self.defaults is NULL:
             raise MemoryError
         self.c.signatures = self.signatures
         names = []
         for signature in signatures:
             # Counted first: what it has taken so far is freed if the rest is wrong.
             self.c.n_signatures += 1
-            self.fill_signature(&self.signatures[self.c.n_signatures - 1], signature)
+            self.fill_signature(self.c.n_signatures - 1, signature)
             names.append(signature["name"])
         self.names = tuple(names)
         if len(set(names)) != len(names):
@@ -70,7 +72,11 @@ cdef class ModelSpec:
                 free(signature.inputs)
                 free(signature.outputs)
                 free(signature.compiled_outputs)
+                if self.defaults is not NULL:
+                    free(self.defaults[i])
         free(self.signatures)
+        free(<void *>self.methods)
+        free(self.defaults)
         free(<void *>self.c.tags)
 
     cdef char *text(self, str text) except NULL:
@@ -81,7 +87,7 @@ cdef class ModelSpec:
         self.texts.append(data)
         return PyBytes_AS_STRING(data)
 
-    cdef fs_slice config(self, text) except *:
+    cdef fs_slice data(self, text) except *:
         """The bytes behind base64 `text`; empty for None."""
         cdef fs_slice out
         data = b64decode(text or "", validate=True)
@@ -107,12 +113,27 @@ cdef class ModelSpec:
         for i, dim in enumerate(dims):
             port.dims[i] = dim
 
-    cdef void fill_signature(self, fs_signature *signature, dict spec) except *:
+    cdef void fill_defaults(self, unsigned index, list inputs) except *:
+        cdef fs_slice *defaults
+        for i, port in enumerate(inputs):
+            if port.get("default") is None:
+                continue
+            if self.defaults[index] is NULL:
+                self.defaults[index] = <fs_slice *>calloc(len(inputs), sizeof(fs_slice))
+            defaults = self.defaults[index]
+            if defaults is NULL:
+                raise MemoryError
+            defaults[i] = self.data(port["default"])
+
+    cdef void fill_signature(self, unsigned index, dict spec) except *:
+        cdef fs_signature *signature = &self.signatures[index]
         cdef list inputs = sorted(spec["inputs"], key=_alias)
         cdef list outputs = sorted(spec["outputs"], key=_alias)
         if inputs != spec["inputs"] or outputs != spec["outputs"]:
             raise ValueError(f"inputs and outputs of '{spec['name']}' are not in the order of their aliases")
         signature.name = self.text(spec["name"])
+        self.methods[index] = self.text(spec.get("method_name", ""))
+        self.fill_defaults(index, inputs)
         signature.inputs = <fs_port *>calloc(len(inputs) + 1, sizeof(fs_port))
         signature.outputs = <fs_port *>calloc(len(outputs) + 1, sizeof(fs_port))
         if signature.inputs is NULL or signature.outputs is NULL:

@@ -244,6 +244,7 @@ def configure_command(config: Config, listeners: Listeners, library_dir: str) ->
             "tensor_content_replies": server.tensor_content_replies,
             "reflection": server.reflection,
             "session_run": server.session_run,
+            "check_method_names": server.check_method_names,
         },
         "limits": msgspec.to_builtins(config.limits),
         "executor": msgspec.to_builtins(config.executor),

@@ -10,7 +10,15 @@ import numpy as np
 
 from fastserve._native.runtime import Inputs, Model, RuntimeFailure
 from fastserve.control.trial_cache import CacheWatch
-from fastserve.control.trial_tensors import RECORDED, STYLES, Style, Tensor, from_native, sample
+from fastserve.control.trial_tensors import (
+    EXAMPLE_STYLES,
+    RECORDED,
+    STYLES,
+    Style,
+    Tensor,
+    from_native,
+    sample,
+)
 from fastserve.savedmodel import Signature
 
 # One measurement of one batch size takes about this long, and never fewer or more runs than these.
@@ -55,9 +63,9 @@ class TrialModel:
             return sum(t.array.nbytes // len(t.array) * rows for t in self._recorded[signature.name])
         total = 0
         for port in signature.inputs:
-            size = 16
+            size = 16 + sum(len(feature.name) + 8 * (feature.count or 2) for feature in port.features)
             for axis, dim in enumerate(port.dims or ()):
-                size *= dim if dim >= 0 else rows if axis == 0 else style.inner
+                size *= dim if dim >= 0 else rows if axis == 0 else max(style.inner, 1)
             total += size
         return total
 
@@ -79,6 +87,8 @@ class TrialModel:
         failure: RuntimeFailure | None = None
         open_inside = any(dim < 0 for port in signature.inputs for dim in (port.dims or ())[1:])
         styles = [style for style in STYLES if style.inner == 1 or open_inside]
+        if any(port.features for port in signature.inputs):
+            styles = [*EXAMPLE_STYLES, *styles]
         if signature.name in self._recorded:
             styles.insert(0, RECORDED)
         for size, style in itertools.product(rows, styles):

@@ -200,8 +200,14 @@ def _check_aliases(signature: Signature, given: dict[str, bytes]) -> None:
                 "INVALID_ARGUMENT",
                 f"Signature input alias: {port.alias}(feed name: {port.tensor}) not found in request and no "
                 f"default value provided. Inputs expected to be in the request {_aliases(given)}, or default "
-                f"input alias set: {_aliases(defaults)}",
+                f"input alias set: {','.join(sorted(defaults))}",
             )
+    if given.keys() - known:
+        raise WarmupError(
+            "INVALID_ARGUMENT",
+            f"Inputs contains invalid name. Used request inputs: {','.join(sorted(given.keys() & known))}, "
+            f"request input: {','.join(sorted(given))}",
+        )
 
 
 def _aliases(names: Iterable[str]) -> str:
@@ -234,7 +240,7 @@ def _examples(spec: Any, given: Any, saved_model: SavedModel, method: str) -> Wa
         raise WarmupError("INVALID_ARGUMENT", "Expected one input Tensor.")
     if signature.inputs[0].alias != _INPUTS:
         what = "classification" if method == _CLASSIFY else "regression"
-        raise WarmupError("FAILED_PRECONDITION", f"No {what} inputs found in SignatureDef: {signature.name}")
+        raise WarmupError("INVALID_ARGUMENT", f"No {what} inputs found in SignatureDef: {signature.name}")
     examples = [example.SerializeToString(deterministic=True) for example in given.example_list.examples]
     if given.WhichOneof("kind") == "example_list_with_context":
         shared = given.example_list_with_context

@@ -46,7 +46,8 @@ def _shapes(signature: Signature) -> str:
 
 def _first_dimension(port: Port) -> str:
     if port.dims is None:
-        return "has an unknown number of dimensions"
+        # What is parsed as tf.Examples is a list of them, whether the graph says so or not.
+        return "" if port.features else "has an unknown number of dimensions"
     if not port.dims:
         return "is a scalar"
     return f"has a first dimension of exactly {port.dims[0]}" if port.dims[0] >= 0 else ""

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastserve.savedmodel import Port
+from fastserve.protos import message
+from fastserve.savedmodel import Feature, Port
 
 STRING, BFLOAT16, BOOL = 7, 14, 10
 FLOATS = (1, 2, 14, 19)
@@ -68,10 +69,12 @@ def from_native(tensor: tuple[int, tuple[int, ...], Any]) -> Tensor:
 class Style:
     """How samples are made up. `spread`: 2 for numbers of some width, 1 for 0 and 1 where the type has no
     fractions, 0 for nothing but 0 and empty strings there. `inner`: the size of unknown dimensions after the
-    first."""
+    first. `examples`: strings that are parsed as tf.Examples are some, and a feature of theirs that may have
+    any number of values has `inner`, or when that is 0 now this many and now that."""
 
     spread: int
     inner: int
+    examples: bool = False
 
 
 # Rows of the requests that the version brought along, instead of made-up ones.
@@ -79,13 +82,33 @@ RECORDED = Style(-1, 0)
 
 # Tried in this order until the model accepts one: rows that differ say most about a model.
 STYLES = tuple(Style(spread, inner) for inner in (1, 2, 8, 32) for spread in (2, 1, 0))
+EXAMPLE_STYLES = tuple(Style(spread, inner, examples=True) for inner in (0, 1) for spread in (2, 1, 0))
 
 
 def sample(port: Port, rows: int, style: Style, rng: np.random.Generator) -> Tensor:
     """A tensor for `port`: `rows` where its first dimension is unknown."""
     dims = (-1,) if port.dims is None else port.dims
-    shape = tuple((rows if axis == 0 else style.inner) if dim < 0 else dim for axis, dim in enumerate(dims))
+    inner = max(style.inner, 1)
+    shape = tuple((rows if axis == 0 else inner) if dim < 0 else dim for axis, dim in enumerate(dims))
+    if style.examples and port.features:
+        array = np.empty(shape, dtype=object)
+        array.flat[:] = [_example(port.features, style, rng) for _ in range(array.size)]
+        return Tensor(STRING, array)
     return Tensor(port.dtype, _values(port.dtype, shape, style.spread, rng))
+
+
+def _example(features: Sequence[Feature], style: Style, rng: np.random.Generator) -> bytes:
+    """A serialized tf.Example that has them all, save those that may be left out and then sometimes are."""
+    example = message("tensorflow.Example")()
+    for feature in features:
+        count = style.inner or int(rng.integers(0, 3)) if feature.count is None else feature.count
+        if feature.count is None and count == 0:
+            continue
+        values = _values(feature.dtype, (count,), style.spread, rng)
+        kind = {1: "float_list", IDS[1]: "int64_list", STRING: "bytes_list"}[feature.dtype]
+        getattr(example.features.feature[feature.name], kind).value.extend(values)
+    data: bytes = example.SerializeToString(deterministic=True)
+    return data
 
 
 def _values(dtype: int, shape: tuple[int, ...], spread: int, rng: np.random.Generator) -> npt.NDArray[Any]:

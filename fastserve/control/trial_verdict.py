@@ -54,6 +54,7 @@ def signature_spec(signature: Signature, twin: tuple[str, ...] | None) -> dict[s
     """A signature as the runtime opens it. `twin`: the outputs of its compiled form, if it has one."""
     return {
         "name": signature.name,
+        "method_name": signature.method_name,
         "inputs": [_port(port) for port in signature.inputs],
         "outputs": [_port(port) for port in signature.outputs],
         "compiled_outputs": None if twin is None else list(twin),

@@ -10,9 +10,11 @@ from google.protobuf.message import DecodeError
 
 from fastserve.errors import ModelError
 from fastserve.protos import message
+from fastserve.savedmodel.examples import find_features
 from fastserve.savedmodel.metadata import map_of_meta_graph
 from fastserve.savedmodel.signature import Port, SavedModel, Signature
 
+STRING = 7
 REFERENCE_TYPES = 100  # DT_FLOAT_REF is DT_FLOAT + 100, and so on; fetching one gives the plain type
 
 
@@ -32,7 +34,8 @@ def read(path: str | Path, tags: Iterable[str] = ("serve",)) -> SavedModel:
         tags=wanted,
         tensorflow_version=meta_graph.meta_info_def.tensorflow_version,
         signatures=tuple(
-            _signature(name, signature) for name, signature in sorted(meta_graph.signature_def.items())
+            _signature(name, signature, meta_graph.graph_def)
+            for name, signature in sorted(meta_graph.signature_def.items())
         ),
         signature_def_map=map_of_meta_graph(meta_graph.signature_def),
     )
@@ -87,16 +90,16 @@ def _why_missing(directory: Path) -> str:
     return f"{directory}: no saved_model.pb; name a directory written by tf.saved_model.save or model.export"
 
 
-def _signature(name: str, signature: Any) -> Signature:
+def _signature(name: str, signature: Any, graph: Any) -> Signature:
     return Signature(
         name=name,
         method_name=signature.method_name,
-        inputs=_ports(signature.inputs, signature.defaults),
+        inputs=_ports(signature.inputs, signature.defaults, graph),
         outputs=_ports(signature.outputs, {}),
     )
 
 
-def _ports(infos: Mapping[str, Any], defaults: Mapping[str, bytes]) -> tuple[Port, ...]:
+def _ports(infos: Mapping[str, Any], defaults: Mapping[str, bytes], graph: Any = None) -> tuple[Port, ...]:
     return tuple(
         Port(
             alias=alias,
@@ -104,6 +107,7 @@ def _ports(infos: Mapping[str, Any], defaults: Mapping[str, bytes]) -> tuple[Por
             dtype=info.dtype - REFERENCE_TYPES if info.dtype > REFERENCE_TYPES else info.dtype,
             dims=_dims(info),
             default=defaults.get(alias),
+            features=find_features(graph, info.name) if graph is not None and info.dtype == STRING else (),
         )
         for alias, info in sorted(infos.items())
     )

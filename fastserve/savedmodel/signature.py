@@ -19,6 +19,16 @@ def dtype_name(dtype: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Feature:
+    """A feature of a tf.Example that a graph parses: its dtype is float, int64 or string. `count`: how many
+    values each example has; None: any number."""
+
+    name: str
+    dtype: int
+    count: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """One input or output. `dims`: -1 where a size is unknown, None when the rank is."""
 
@@ -28,6 +38,8 @@ class Port:
     dims: tuple[int, ...] | None
     # The value of an input that a request leaves out: a serialized TensorProto.
     default: bytes | None = None
+    # Of an input that takes serialized tf.Examples: what the graph looks for in them.
+    features: tuple[Feature, ...] = ()
 
     @property
     def has_default(self) -> bool:

@@ -14,6 +14,7 @@
 #include "check.h"
 #include "clock.h"
 #include "engine.h"
+#include "failmalloc.h"
 #include "front.h"
 #include "h2_peer.h"
 #include "queue.h"
@@ -442,7 +443,7 @@ static inline int probe_runs(probe *p)
 
 /* ---- models ------------------------------------------------------------------------------------- */
 
-enum { RIG_HALF, RIG_PAIR, RIG_RAGGED, RIG_TEXT, RIG_SCALAR, RIG_SIGNATURES };
+enum { RIG_HALF, RIG_PAIR, RIG_RAGGED, RIG_TEXT, RIG_SCALAR, RIG_SIGNATURES, RIG_MAX_SIGNATURES = 16 };
 
 /* What the models of the tests have: serving_default is x[n] -> y[n]; pair has two inputs of known row
  * shapes; ragged rows of unknown length; text strings; scalar is not batched. */
@@ -467,7 +468,7 @@ typedef struct rig_model {
     int64_t version;
     char path[64];
     fs_model_spec spec;
-    fs_signature_plan plans[RIG_SIGNATURES];
+    fs_signature_plan plans[RIG_MAX_SIGNATURES];
     fs_batching batching;
     fs_servable *servable; /* loaded */
 } rig_model;
@@ -515,6 +516,9 @@ static const fs_policy RIG_POLICY = {rig_pick, rig_plan};
 /* ---- the rig ------------------------------------------------------------------------------------ */
 
 #define RIG_PREDICT "/tensorflow.serving.PredictionService/Predict"
+#define RIG_CLASSIFY "/tensorflow.serving.PredictionService/Classify"
+#define RIG_REGRESS "/tensorflow.serving.PredictionService/Regress"
+#define RIG_MULTI_INFERENCE "/tensorflow.serving.PredictionService/MultiInference"
 
 /* One owner thread's things: a connection and the client at its other end. */
 typedef struct rig_end {
@@ -581,7 +585,10 @@ static inline rig *rig_start(const fs_engine_config *config)
                                .window_bytes = 1 << 24, .reset_burst = 10000, .reset_per_s = 10000,
                                .chatter_burst = 100000, .chatter_per_s = 100000,
                                .request_timeout_us = 60000000, .stall_timeout_us = 60000000};
-    REQUIRE(fs_front_add(&r->front, RIG_PREDICT, false) == 0);
+    REQUIRE(fs_front_add_engine(&r->front, RIG_PREDICT, FS_CALL_PREDICT) == 0);
+    REQUIRE(fs_front_add_engine(&r->front, RIG_CLASSIFY, FS_CALL_CLASSIFY) == 0);
+    REQUIRE(fs_front_add_engine(&r->front, RIG_REGRESS, FS_CALL_REGRESS) == 0);
+    REQUIRE(fs_front_add_engine(&r->front, RIG_MULTI_INFERENCE, FS_CALL_MULTI_INFERENCE) == 0);
     r->limits.sticky = fs_catalog_sticky(r->engine->catalog);
     r->front.loop = &r->end.owner;
     rig_end_open(r, &r->end);
@@ -684,13 +691,18 @@ static inline void rig_route(rig *r, const char *name, fs_route *route)
 /* ---- calls -------------------------------------------------------------------------------------- */
 
 /* Sends a request whose frame outlives the call. */
-static inline peer_call *rig_send(rig_end *end, const pb *frame, const char *timeout)
+static inline peer_call *rig_send_to(rig_end *end, const char *path, const pb *frame, const char *timeout)
 {
-    peer_call *c = peer_submit(end->peer, (peer_request){.path = RIG_PREDICT, .up = frame->data,
+    peer_call *c = peer_submit(end->peer, (peer_request){.path = path, .up = frame->data,
                                                          .up_len = frame->len, .timeout = timeout});
     end->peer->now_us = fs_now_us();
     peer_pump(end->peer);
     return c;
+}
+
+static inline peer_call *rig_send(rig_end *end, const pb *frame, const char *timeout)
+{
+    return rig_send_to(end, RIG_PREDICT, frame, timeout);
 }
 
 /* Waits until every call of the client is answered. */
@@ -706,12 +718,17 @@ static inline void rig_settle(rig_end *end)
 }
 
 /* One request from its bytes to its answer; frees the frame. */
-static inline peer_call *rig_call(rig *r, pb frame)
+static inline peer_call *rig_call_to(rig *r, const char *path, pb frame)
 {
-    peer_call *c = rig_send(&r->end, &frame, NULL);
+    peer_call *c = rig_send_to(&r->end, path, &frame, NULL);
     rig_settle(&r->end);
     free(frame.data);
     return c;
+}
+
+static inline peer_call *rig_call(rig *r, pb frame)
+{
+    return rig_call_to(r, RIG_PREDICT, frame);
 }
 
 /* No call holds the model, now or in a moment: an executor lets go of it after it has answered. */
@@ -751,6 +768,57 @@ static inline const char *rig_text(peer_call *c)
         CHECK_EQ(atoi(check_call->grpc_status), code);                                             \
         CHECK_STR(rig_text(check_call), text);                                                     \
     } while (0)
+
+/* ---- calls without memory ------------------------------------------------------------------------ */
+
+/* All that a client says for one call before it hears a word of the server. */
+static inline pb rig_opening_bytes(const char *path, const pb *frame)
+{
+    peer *p = peer_new(NULL, 1 << 24);
+    peer_submit(p, (peer_request){.path = path, .up = frame->data, .up_len = frame->len});
+    pb bytes = {0};
+    const uint8_t *data;
+    ssize_t n;
+    while ((n = nghttp2_session_mem_send(p->client, &data)) > 0)
+        pb_raw(&bytes, data, (size_t)n);
+    peer_free(p);
+    return bytes;
+}
+
+/* One call on a connection and a slab of its own while the n-th allocation fails. Whatever happens, the
+ * call is the engine's no more afterwards. Whether there was such an allocation. */
+static inline bool rig_call_without_memory(rig *r, rig_model *m, const pb *bytes, long n)
+{
+    rig_end *end = &r->end;
+    fs_slab *slab = end->slab;
+    REQUIRE((end->slab = end->owner.slab = fs_slab_new(1 << 20)) != NULL);
+    failmalloc_after(n);
+    fs_h2 *h2 = fs_h2_new(&r->limits, &fs_front_handler, &end->ctx, end, &r->budget, end->slab, fs_now_us());
+    int64_t until_us = fs_now_us() + RIG_PATIENCE_MS * 1000;
+    if (h2 != NULL) {
+        fs_h2_recv(h2, bytes->data, bytes->len, fs_now_us());
+        static uint8_t out[PEER_ROOM];
+        /* The last of its pins goes after its mail is posted. */
+        do {
+            REQUIRE(fs_now_us() < until_us);
+            bool unpinned = atomic_load(&m->servable->pins) == 1;
+            struct pollfd p = {.fd = end->box.fd, .events = POLLIN};
+            poll(&p, 1, unpinned ? 0 : 20);
+            fs_owner_deliver(&end->owner);
+            while (fs_h2_send(h2, out, sizeof out, fs_now_us()) > 0) {
+            }
+            if (unpinned)
+                break;
+        } while (true);
+        fs_h2_free(h2);
+    }
+    failmalloc_after(-1);
+    bool fired = failmalloc_fired();
+    CHECK_EQ(fs_budget_used(&r->budget), 0);
+    fs_slab_release(end->slab);
+    end->slab = end->owner.slab = slab;
+    return fired;
+}
 
 /* ---- calls without a connection ----------------------------------------------------------------- */
 

@@ -71,7 +71,7 @@ static void put(bench *b, fs_call *call, int64_t first, int64_t rows)
 
 static fs_batch_result run(bench *b, int signature)
 {
-    fs_batch_config config = {0};
+    fs_reply_config config = {0};
     b->homeward.n = 0;
     fs_batch_result result = fs_batch_run(queue_of(b, signature), &b->taking, &config, b->slab, &b->homeward);
     b->taking = (fs_taking){.items = b->items, .room = CALLS};

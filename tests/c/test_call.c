@@ -147,6 +147,53 @@ static void test_the_output_filter(rig *r)
     CHECK_ANSWER(ask(r, &q), FS_INVALID_ARGUMENT, "duplicate output tensor alias: p");
 }
 
+static void test_inputs_that_are_left_out_have_their_defaults(rig *r)
+{
+    static const float seven[] = {7};
+    rig_input b = floats_1d("b", seven, 1);
+    pb tensor = rig_tensor(&b);
+    fs_slice defaults[] = {{0}, {tensor.data, tensor.len}}; /* of a and b */
+    rig_model m = rig_model_make("d", 1, NULL);
+    m.plans[RIG_PAIR].defaults = defaults;
+    rig_serve(r, &m);
+    rig_input in[] = {floats_2d("a", FOUR, 1, 2), floats_1d("b", ONE, 1), floats_1d("z", ONE, 1)};
+    rig_request q = {.model = "d", .signature = "pair", .inputs = in, .n_inputs = 1};
+    for (int given = 1; given <= 2; given++) {
+        q.n_inputs = given;
+        peer_call *c = ask(r, &q);
+        CHECK_ANSWER(c, FS_OK, "");
+        rig_reply reply = rig_read(r->end.slab, c->body, c->body_len);
+        float got = 0;
+        REQUIRE(reply.n_outputs == 2);
+        CHECK_OK(fs_tensor_view_decode(&reply.outputs[1].view, 0, 1, &got));
+        CHECK(got == (given == 1 ? 5.5f : 2.5f));
+        fs_arena_clear(&reply.arena);
+    }
+    q.n_inputs = 3;
+    CHECK_ANSWER(ask(r, &q), FS_INVALID_ARGUMENT,
+                 "input size does not match signature: 3!=2 len({a,b,z}) != len({a,b}). Sent extra: {z}. "
+                 "Missing but required: {}.");
+    in[1] = in[2];
+    q.n_inputs = 2;
+    CHECK_ANSWER(ask(r, &q), FS_INVALID_ARGUMENT,
+                 "Inputs contains invalid name. Used request inputs: a, request input: a,z");
+    q.inputs = &in[1];
+    q.n_inputs = 1;
+    CHECK_ANSWER(ask(r, &q), FS_INVALID_ARGUMENT,
+                 "Signature input alias: a(feed name: a:0) not found in request and no default value provided. "
+                 "Inputs expected to be in the request {z}, or default input alias set: b");
+    q.n_inputs = 0;
+    CHECK_ANSWER(ask(r, &q), FS_INVALID_ARGUMENT,
+                 "Signature input alias: a(feed name: a:0) not found in request and no default value provided. "
+                 "Inputs expected to be in the request {}, or default input alias set: b");
+    q.signature = NULL; /* of this one no input has a default */
+    CHECK_ANSWER(ask(r, &q), FS_INVALID_ARGUMENT,
+                 "input size does not match signature: 0!=1 len({}) != len({x}). Sent extra: {}. "
+                 "Missing but required: {x}.");
+    rig_unserve(r, &m);
+    free(tensor.data);
+}
+
 /* ---- tensors ----------------------------------------------------------------------------------------- */
 
 static void test_dtypes(rig *r)
@@ -479,6 +526,7 @@ int main(void)
     test_the_number_of_inputs(r);
     test_many_inputs_are_named_until_the_message_is_full(r);
     test_aliases(r);
+    test_inputs_that_are_left_out_have_their_defaults(r);
     test_the_output_filter(r);
     test_dtypes(r);
     test_tensors_that_tensorflow_would_not_make(r);

@@ -431,54 +431,6 @@ static void test_steady_state_asks_the_system_for_no_memory(void)
         free(frames[i].data);
 }
 
-/* All that a client says for one call before it hears a word of the server. */
-static pb opening_bytes(const pb *frame)
-{
-    peer *p = peer_new(NULL, 1 << 24);
-    peer_submit(p, (peer_request){.path = RIG_PREDICT, .up = frame->data, .up_len = frame->len});
-    pb bytes = {0};
-    const uint8_t *data;
-    ssize_t n;
-    while ((n = nghttp2_session_mem_send(p->client, &data)) > 0)
-        pb_raw(&bytes, data, (size_t)n);
-    peer_free(p);
-    return bytes;
-}
-
-/* One call on a connection and a slab of its own while the n-th allocation fails. Whatever happens, the
- * call is the engine's no more afterwards. */
-static void call_without_memory(rig *r, rig_model *m, const pb *bytes, long n, bool *fired)
-{
-    rig_end *end = &r->end;
-    fs_slab *slab = end->slab;
-    REQUIRE((end->slab = end->owner.slab = fs_slab_new(1 << 20)) != NULL);
-    failmalloc_after(n);
-    fs_h2 *h2 = fs_h2_new(&r->limits, &fs_front_handler, &end->ctx, end, &r->budget, end->slab, fs_now_us());
-    int64_t until_us = fs_now_us() + RIG_PATIENCE_MS * 1000;
-    if (h2 != NULL) {
-        fs_h2_recv(h2, bytes->data, bytes->len, fs_now_us());
-        static uint8_t out[PEER_ROOM];
-        /* The last of its pins goes after its mail is posted. */
-        do {
-            REQUIRE(fs_now_us() < until_us);
-            bool unpinned = atomic_load(&m->servable->pins) == 1;
-            struct pollfd p = {.fd = end->box.fd, .events = POLLIN};
-            poll(&p, 1, unpinned ? 0 : 20);
-            fs_owner_deliver(&end->owner);
-            while (fs_h2_send(h2, out, sizeof out, fs_now_us()) > 0) {
-            }
-            if (unpinned)
-                break;
-        } while (true);
-        fs_h2_free(h2);
-    }
-    failmalloc_after(-1);
-    *fired = failmalloc_fired();
-    CHECK_EQ(fs_budget_used(&r->budget), 0);
-    fs_slab_release(end->slab);
-    end->slab = end->owner.slab = slab;
-}
-
 static void test_a_call_survives_any_allocation_failing(void)
 {
     fs_engine_config config = rig_config(1);
@@ -496,11 +448,11 @@ static void test_a_call_survives_any_allocation_failing(void)
     pb_bytes(&tensor, 5, &one, 4);
     rig_input x = {.alias = "x", .proto = &tensor};
     pb frame = rig_request_frame(&(rig_request){.model = "m", .inputs = &x, .n_inputs = 1});
-    pb bytes = opening_bytes(&frame);
+    pb bytes = rig_opening_bytes(RIG_PREDICT, &frame);
     long sweeps = 0;
     bool fired = true;
     for (long n = 1; fired; n++) {
-        call_without_memory(r, &m, &bytes, n, &fired);
+        fired = rig_call_without_memory(r, &m, &bytes, n);
         sweeps += fired;
     }
     CHECK(sweeps >= 8);

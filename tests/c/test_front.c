@@ -59,7 +59,7 @@ static world *world_new(void)
     REQUIRE(w->loop.slab != NULL && w->home.slab != NULL);
     w->front.loop = &w->loop;
     w->front.on_event = on_event;
-    CHECK_OK(fs_front_add(&w->front, "/t/Predict", false));
+    CHECK_OK(fs_front_add_engine(&w->front, "/t/Predict", FS_CALL_PREDICT));
     CHECK_OK(fs_front_add(&w->front, "/t/Unary", false));
     CHECK_OK(fs_front_add(&w->front, "/t/Stream", true));
     w->ctx = (fs_front_ctx){&w->front, &w->home};
@@ -281,6 +281,7 @@ static void there_is_room_for_so_many_methods(void)
     for (int i = 0; i < FS_MAX_METHODS; i++)
         CHECK_OK(fs_front_add(&front, "/t/Any", false));
     CHECK_EQ(fs_front_add(&front, "/t/More", false), -FS_RESOURCE_EXHAUSTED);
+    CHECK_EQ(fs_front_add_engine(&front, "/t/More", FS_CALL_CLASSIFY), -FS_RESOURCE_EXHAUSTED);
 
     world *w = world_new();
     peer_call *c = submit(w, "/t/Unar", 1, 10, false); /* a prefix is no match */

@@ -99,6 +99,7 @@ def test_a_plain_model(tmp_path: Path) -> None:
     assert list(costs) == ["1", "2", "4"] and all(0 < cost < 1e6 for cost in costs.values())
     assert signature == {
         "name": "serving_default",
+        "method_name": "tensorflow/serving/predict",
         "inputs": [{"alias": "x", "tensor": "serving_default_x:0", "dtype": 1, "dims": [-1]}],
         "outputs": [{"alias": "y", "tensor": "PartitionedCall:0", "dtype": 1, "dims": [-1]}],
         "compiled_outputs": None,

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import struct
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,17 @@ from fastserve.protos import message
 class Rig:
     """An engine on the test's loop, and a front end whose connections are an epoll thread's."""
 
-    def __init__(self, nice: int = 19, ablate: Iterable[str] = (), **executor: int) -> None:
+    def __init__(
+        self,
+        nice: int = 19,
+        ablate: Iterable[str] = (),
+        server: dict[str, Any] | None = None,
+        **executor: int,
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.runtime = Runtime("null")
-        self.engine = Engine(self.loop, SERVER, LIMITS, {**EXECUTOR, **executor}, {"nice": nice}, ablate)
+        server = SERVER | (server or {})
+        self.engine = Engine(self.loop, server, LIMITS, {**EXECUTOR, **executor}, {"nice": nice}, ablate)
         self.front_end = FrontEnd(self.loop, self.engine, LIMITS, {}, print, io_threads=1)
         sock = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{sock.getsockname()[1]}"
@@ -405,3 +413,77 @@ async def test_what_the_executors_use(rig: Rig) -> None:
 async def test_an_engine_may_stop_twice(rig: Rig) -> None:
     rig.engine.stop()
     rig.engine.stop()
+
+
+# ---- what a servable says of its signatures ------------------------------------------------------
+
+
+def port(alias: str, dtype: int, dims: list[int], **more: Any) -> dict[str, Any]:
+    return {"alias": alias, "tensor": f"{alias}:0", "dtype": dtype, "dims": dims, **more}
+
+
+def with_signature(**changes: Any) -> dict[str, Any]:
+    """servable(), whose signature has the fields in `changes`."""
+    spec = servable()
+    spec["signatures"][0] |= changes
+    return spec
+
+
+async def test_an_input_that_a_request_leaves_out_has_the_servables_default(rig: Rig) -> None:
+    default = message("tensorflow.TensorProto")(dtype=1, float_val=[10.0])
+    default.tensor_shape.dim.add(size=1)
+    default.tensor_shape.dim.add(size=1)
+    encoded = b64encode(default.SerializeToString()).decode()
+    inputs = [port("x", 1, [-1, 1]), port("z", 1, [-1, 1], default=encoded)]
+    outputs = [port("w", 1, [-1, 1]), port("y", 1, [-1, 1])]
+    await rig.engine.load(rig.runtime, with_signature(inputs=inputs, outputs=outputs))
+    await rig.engine.publish("m", 1)
+    assert await rig.ask(4.0) == [7.0]  # y is of z
+    assert await rig.ask(4.0, 5.0) == [7.0]
+    await rig.unserve()
+
+
+async def test_a_default_that_is_no_base64_is_refused(rig: Rig) -> None:
+    with pytest.raises(ValueError):
+        await rig.engine.load(rig.runtime, with_signature(inputs=[port("x", 1, [-1, 1], default="?")]))
+    assert rig.engine.versions() == []
+
+
+async def test_method_names_are_the_servables(make: Callable[..., Rig]) -> None:
+    rig = make(server={"check_method_names": True})
+    await rig.engine.load(rig.runtime, with_signature(method_name="tensorflow/serving/regress"))
+    await rig.engine.publish("m", 1)
+    assert await rig.ask(4.0) == [4.0]
+    await rig.unserve()
+    await rig.engine.load(rig.runtime, with_signature(method_name="odd"))
+    await rig.engine.publish("m", 1)
+    code, text = await code_of(rig.ask(4.0))
+    assert code == "INTERNAL" and text.endswith(". Was: odd")
+    await rig.unserve()
+
+
+async def test_classify_regress_and_multi_inference_are_the_engines(rig: Rig) -> None:
+    inputs, outputs = [port("inputs", 7, [-1])], [port("classes", 7, [-1, 2])]
+    await rig.engine.load(rig.runtime, with_signature(inputs=inputs, outputs=outputs))
+    await rig.engine.publish("m", 1)
+    request = message("tensorflow.serving.ClassificationRequest")(model_spec={"name": "m"})
+    for _ in range(3):
+        request.input.example_list.examples.add()
+    encoded = request.SerializeToString()
+
+    async def refusal(name: str, data: bytes) -> tuple[str, str]:
+        method = rig.channel.unary_unary(f"/tensorflow.serving.PredictionService/{name}")
+        return await code_of(asyncio.to_thread(method, data, timeout=PATIENCE_S))
+
+    # The null runtime answers with its input, which is no classes.
+    shape = ("INVALID_ARGUMENT", "Expected Tensor shape: [batch_size num_classes] but got [3]")
+    assert await refusal("Classify", encoded) == shape
+    assert rig.row()["rows"] == 3
+    assert await refusal("Regress", encoded) == (
+        "INVALID_ARGUMENT",
+        "No regression outputs found in SignatureDef: serving_default",
+    )
+    task = {"model_spec": {"name": "m"}, "method_name": "tensorflow/serving/classify"}
+    multi = message("tensorflow.serving.MultiInferenceRequest")(tasks=[task], input=request.input)
+    assert await refusal("MultiInference", multi.SerializeToString()) == shape
+    await rig.unserve()

@@ -133,6 +133,7 @@ async def test_a_whole_life(daemon: Daemon, capsys: pytest.CaptureFixture[str]) 
         "tensor_content_replies": False,
         "reflection": True,
         "session_run": False,
+        "check_method_names": False,
     }
     assert configure["limits"]["max_connections"] == 10_000
     assert configure["executor"] == {

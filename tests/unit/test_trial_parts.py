@@ -17,6 +17,7 @@ from fastserve.control.trial_request import ModelRequest, TrialRequest
 from fastserve.control.trial_rows import first_line, why_not_batched
 from fastserve.control.trial_session import may_use_gpu, session_config
 from fastserve.control.trial_tensors import (
+    EXAMPLE_STYLES,
     STYLES,
     Style,
     Tensor,
@@ -27,7 +28,7 @@ from fastserve.control.trial_tensors import (
 )
 from fastserve.control.trial_xla import Findings, compiled_pays, examine, why_not_compilable
 from fastserve.protos import message
-from fastserve.savedmodel import Port, Signature
+from fastserve.savedmodel import Feature, Port, Signature
 
 FLOAT, INT32, STRING, INT64, BFLOAT16, HALF = 1, 3, 7, 9, 14, 19
 WIDE = Style(2, 1)
@@ -145,6 +146,33 @@ def test_the_narrowest_samples_are_all_zero_where_they_stand_for_something() -> 
         assert not any(zeros.array.flat)
         few = sample(Port("x", "x:0", dtype, (-1, 50)), 4, Style(1, 1), rng)
         assert set(few.array.flat) == ({b"", b"a"} if dtype == STRING else {0, 1})
+
+
+def test_samples_of_examples_have_what_the_graph_looks_for() -> None:
+    rng = np.random.default_rng(1)
+    wanted = (
+        Feature("x", FLOAT, 3),
+        Feature("id", INT64, 1),
+        Feature("word", STRING, 2),
+        Feature("any", INT64, None),
+    )
+    port = Port("inputs", "e:0", STRING, None, features=wanted)
+    for style in EXAMPLE_STYLES:
+        made = sample(port, 30, style, rng)
+        assert (made.dtype, made.array.shape) == (STRING, (30,))
+        counts = set()
+        for data in made.array:
+            features = message("tensorflow.Example").FromString(data).features.feature
+            assert len(features["x"].float_list.value) == 3
+            assert len(features["id"].int64_list.value) == 1
+            assert len(features["word"].bytes_list.value) == 2
+            counts.add(len(features["any"].int64_list.value))
+        assert counts == ({1} if style.inner else {0, 1, 2})
+    assert len(set(sample(port, 30, EXAMPLE_STYLES[0], rng).array)) == 30
+    plain = sample(port, 30, WIDE, rng)  # not as examples: what it takes may be something else after all
+    assert set(plain.array) <= {b"", b"a", b"b", b"1", b"2", b"some words"}
+    other = sample(Port("y", "y:0", FLOAT, (-1, -1)), 4, EXAMPLE_STYLES[0], rng)
+    assert other.array.shape == (4, 1)
 
 
 def test_native_form_of_bfloat16_strings_and_transposed_arrays() -> None:

@@ -195,7 +195,7 @@ def test_an_input_that_is_left_out_has_its_default(tmp_path: Path) -> None:
     assert refused(tmp_path, predict("optional", y=np.ones((1, 2), np.float32))) == (
         "INVALID_ARGUMENT",
         "Signature input alias: x(feed name: x:0) not found in request and no default value provided. Inputs "
-        "expected to be in the request {y}, or default input alias set: {y}",
+        "expected to be in the request {y}, or default input alias set: y",
     )
 
 

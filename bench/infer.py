@@ -1,0 +1,304 @@
+"""Classify and Regress with 100 examples to a request, beside the same signature in Python.
+
+    python bench/infer.py [--quick] [--out bench/results/infer.json]
+
+FastServe gets its requests from the native load generator over a few connections, in a closed loop, on the
+same processors. The reference is a process that has opened the model with `tf.saved_model.load` and calls the
+signature on lists of serialized examples that it already holds: no socket, no message, no copy but
+TensorFlow's own; what it answers is taken as numpy arrays. It calls from one thread, two or four, whichever
+is fastest. The two take turns, round by round, while the other waits; a round's figure is its requests/s, and
+the ratio is the median of the rounds' ratios.
+
+Exit code 0 when the bar holds: at least 3 times the reference's requests/s, for Classify and for Regress.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import report
+from rich.console import Console
+from rich.table import Table
+from servers import Daemon, ServedModel, serving
+
+from fastserve._native.load import run as generate
+
+HERE = Path(__file__).resolve().parent
+CACHE = HERE / ".cache" / "infer"
+OUT = report.RESULTS / "infer.json"
+MODEL = "parsed"
+EXAMPLES = 100
+BAR = 3.0
+SERVICE = "/tensorflow.serving.PredictionService"
+METHODS = {"Classify": "classify", "Regress": "regress"}
+CONNECTIONS, IN_FLIGHT = 4, 8
+THREADS = (1, 2, 4)
+EXPORT_TIMEOUT_S = 600.0
+REQUEST_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Length:
+    """How much is measured."""
+
+    rounds: int
+    seconds: float
+    warmup_s: float
+
+
+FULL = Length(rounds=7, seconds=4.0, warmup_s=1.0)
+QUICK = Length(rounds=2, seconds=1.0, warmup_s=0.5)
+
+
+# ---- what is asked -----------------------------------------------------------------------------------
+
+
+def exported() -> Path:
+    """The model's base path."""
+    if not (CACHE / "1").exists():
+        exporter = [sys.executable, str(HERE / "models" / "parsed.py"), str(CACHE)]
+        subprocess.run(exporter, check=True, capture_output=True, timeout=EXPORT_TIMEOUT_S)
+    return CACHE
+
+
+def requests(folder: Path) -> list[list[bytes]]:
+    """Lists of 100 serialized examples."""
+    with np.load(folder / "examples.npz", allow_pickle=True) as arrays:
+        rows = list(arrays["examples"])
+    return [rows[at : at + EXAMPLES] for at in range(0, len(rows) - EXAMPLES + 1, EXAMPLES)]
+
+
+def _field(number: int, data: bytes) -> bytes:
+    size, head = len(data), bytearray([number << 3 | 2])
+    while size > 127:
+        head.append(size & 127 | 128)
+        size >>= 7
+    head.append(size)
+    return bytes(head) + data
+
+
+def bodies(asked: list[list[bytes]], signature: str) -> list[bytes]:
+    """The requests as ClassificationRequest and RegressionRequest have them: both alike."""
+    spec = _field(1, _field(1, MODEL.encode()) + _field(3, signature.encode()))
+    return [spec + _field(2, _field(1, b"".join(_field(1, row) for row in rows))) for rows in asked]
+
+
+# ---- FastServe ---------------------------------------------------------------------------------------
+
+
+def served(daemon: Daemon, method: str, messages: list[bytes], length: Length) -> float:
+    """Requests/s, all of them answered well."""
+    result = generate(
+        ("127.0.0.1", daemon.port),
+        messages,
+        path=f"{SERVICE}/{method}",
+        authority=f"127.0.0.1:{daemon.port}",
+        connections=CONNECTIONS,
+        in_flight=IN_FLIGHT,
+        warmup_s=length.warmup_s,
+        duration_s=length.seconds,
+        interval_s=0.0,
+        timeout_s=REQUEST_TIMEOUT_S,
+    )
+    if result.failed or result.unanswered or result.first_error or not result.done:
+        raise SystemExit(
+            f"{method}: {result.failed}, {result.first_error or 'no answers'}: nothing to compare"
+        )
+    return result.rate
+
+
+def first_answer(daemon: Daemon, method: str, message: bytes) -> bytes:
+    from fastserve.client import Client
+
+    with Client(f"127.0.0.1:{daemon.port}") as client:
+        return client.call(f"{SERVICE}/{method}", message, timeout=REQUEST_TIMEOUT_S)
+
+
+# ---- the reference -----------------------------------------------------------------------------------
+
+
+class Reference:
+    """A process that calls the signature in Python, one command a line."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def ask(self, **command: Any) -> Any:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("the reference ended early")
+        return json.loads(line)
+
+
+@contextmanager
+def reference(folder: Path) -> Iterator[Reference]:
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--reference", str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    try:
+        yield Reference(process)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(60.0)
+
+
+def run_reference(folder: Path) -> None:
+    """The reference's own process: {"signature", "threads", "seconds", "warmup_s"} gives requests/s, and
+    "first" the values of the first request's answer."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(folder / "1"))
+    asked = requests(folder)
+
+    def answer(signature: Any, rows: list[bytes]) -> dict[str, Any]:
+        return {name: tensor.numpy() for name, tensor in signature(inputs=tf.constant(rows)).items()}
+
+    for line in sys.stdin:
+        command = json.loads(line)
+        signature = loaded.signatures[command["signature"]]
+        if command.get("first"):
+            answers = answer(signature, asked[0])
+            print(
+                json.dumps({name: a.tolist() for name, a in answers.items() if a.dtype != object}), flush=True
+            )
+            continue
+        done = [0] * command["threads"]
+        begin = time.perf_counter() + command["warmup_s"]
+        end = begin + command["seconds"]
+
+        def work(
+            number: int,
+            signature: Any = signature,
+            begin: float = begin,
+            end: float = end,
+            done: list[int] = done,
+        ) -> None:
+            at = number
+            while (now := time.perf_counter()) < end:
+                answer(signature, asked[at % len(asked)])
+                at += len(done)
+                done[number] += now >= begin
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(len(done))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        print(json.dumps(sum(done) / command["seconds"]), flush=True)
+
+
+# ---- the comparison ----------------------------------------------------------------------------------
+
+
+def check(python: Reference, daemon: Daemon, asked: list[list[bytes]]) -> None:
+    """Both answer the first request alike."""
+    from fastserve.client.messages import classifications, regressions
+
+    wanted = python.ask(signature="classify", first=True)["scores"]
+    found = classifications(first_answer(daemon, "Classify", bodies(asked[:1], "classify")[0]))
+    np.testing.assert_allclose([[score for _, score in row] for row in found], wanted, rtol=1e-4)
+    values = regressions(first_answer(daemon, "Regress", bodies(asked[:1], "regress")[0]))
+    np.testing.assert_allclose(values, python.ask(signature="regress", first=True)["outputs"], rtol=1e-4)
+
+
+def measure(length: Length) -> list[dict[str, Any]]:
+    folder = exported()
+    asked = requests(folder)
+    found = []
+    with reference(folder) as python, serving([ServedModel(MODEL, str(folder))]) as daemon:
+        check(python, daemon, asked)
+        for method, signature in METHODS.items():
+            messages = bodies(asked, signature)
+            samples: dict[str, list[float]] = {"fastserve": []}
+            samples |= {f"python, {threads} threads": [] for threads in THREADS}
+            for _ in range(length.rounds):
+                samples["fastserve"].append(served(daemon, method, messages, length))
+                for threads in THREADS:
+                    command = {"threads": threads, "seconds": length.seconds, "warmup_s": length.warmup_s}
+                    samples[f"python, {threads} threads"].append(python.ask(signature=signature, **command))
+            best = max(
+                (name for name in samples if name != "fastserve"),
+                key=lambda name: statistics.median(samples[name]),
+            )
+            ratio = statistics.median(
+                ours / theirs for ours, theirs in zip(samples["fastserve"], samples[best], strict=True)
+            )
+            found.append(
+                {
+                    "case": f"{method}, {EXAMPLES} examples",
+                    "unit": "requests/s",
+                    "samples": samples,
+                    "medians": {
+                        name: round(statistics.median(values), 1) for name, values in samples.items()
+                    },
+                    "reference": best,
+                    "ratio": round(ratio, 2),
+                    "bar": BAR,
+                    "passed": ratio >= BAR,
+                }
+            )
+        batches = [
+            {key: row[key] for key in ("signature", "batches", "rows", "reruns", "failed")}
+            for row in daemon.stats()["signatures"]
+        ]
+    return [*found, {"case": "what the daemon counted", "signatures": batches}]
+
+
+def show(console: Console, found: list[dict[str, Any]]) -> None:
+    rows = [row for row in found if "samples" in row]
+    table = Table()
+    for name in ("case", *rows[0]["samples"], "ratio", "bar", ""):
+        table.add_column(name, justify="left" if name in ("case", "") else "right")
+    for row in rows:
+        table.add_row(
+            row["case"],
+            *(f"{figure:,.0f}" for figure in row["medians"].values()),
+            f"{row['ratio']:.2f}",
+            f">= {row['bar']:g}",
+            "[green]pass[/]" if row["passed"] else "[red]FAIL[/]",
+        )
+    console.print(table)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few rounds: rough figures")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--reference", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.reference is not None:
+        run_reference(arguments.reference)
+        return 0
+    found = measure(QUICK if arguments.quick else FULL)
+    console = Console(highlight=False)
+    show(console if console.is_terminal else Console(highlight=False, width=160), found)
+    document = {"machine": report.machine(), "quick": arguments.quick, "rows": found}
+    arguments.out.write_text(json.dumps(document, indent=1) + "\n")
+    console.print(str(arguments.out), markup=False)
+    return 1 if any(row.get("passed") is False for row in found) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
