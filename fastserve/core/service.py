@@ -14,15 +14,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastserve._native.front_end import Rpc
+from fastserve._native.runtime import RuntimeFailure
 
 OK = 0
 CANCELLED = 1
 INVALID_ARGUMENT = 3
 DEADLINE_EXCEEDED = 4
 NOT_FOUND = 5
+PERMISSION_DENIED = 7
 RESOURCE_EXHAUSTED = 8
 INTERNAL = 13
 UNAVAILABLE = 14
+UNAUTHENTICATED = 16
 
 _MESSAGES_WAITING_MAX = 16  # of one stream, not read yet; a client that sends more is cut off
 
@@ -55,6 +58,21 @@ class Call:
     def __init__(self, rpc: Rpc) -> None:
         self._rpc = rpc
         self._messages: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    @property
+    def admin(self) -> bool:
+        """Whether it came to the admin address."""
+        admin: bool = self._rpc.admin
+        return admin
+
+    def admit(self, model: str) -> None:
+        """Raises Status when the caller may not use `model`: its token is missing, or is not one of the
+        model's."""
+        try:
+            self._rpc.admit(model)
+        except RuntimeFailure as failure:
+            code = PERMISSION_DENIED if failure.code == "PERMISSION_DENIED" else UNAUTHENTICATED
+            raise Status(code, failure.message) from None
 
     def send(self, message: bytes) -> None:
         """One message of a streaming reply."""
