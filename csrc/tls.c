@@ -491,6 +491,8 @@ static int given_up(fs_tls *tls)
         explain_alert(tls, text);
     else if (strstr(text, "no application protocol") != NULL) /* what the server's side of it is called */
         SAY(tls, "the %s does not offer HTTP/2 (ALPN h2)", peer_of(tls));
+    else if (strstr(text, "did not return a certificate") != NULL)
+        SAY(tls, "the client shows no certificate: %s", text);
     else
         SAY(tls, "%s", text[0] != '\0' ? text : "OpenSSL does not say what went wrong");
     tls->context->api.ERR_clear_error();

@@ -36,8 +36,9 @@ class CredentialWatch:
         self._say_certificate()
 
     async def prepare(self, core: CoreProcess) -> None:
-        """Tells a core that is new, before it serves. CoreError, CoreLost."""
-        await core.call("credentials", **self._now.command())
+        """Tells a core that is new, before it serves, if there is anything to tell. CoreError, CoreLost."""
+        if self._now.tls is not None or self._now.tokens:
+            await core.call("credentials", **self._now.command())
 
     async def tell(self) -> None:
         """Tells the core of the moment. CoreError; when it is lost, its successor is told."""
