@@ -61,6 +61,9 @@ def show(config: Config) -> int:
         ("tensorflow", f"{library}, device {config.tensorflow.device}"),
         ("state", server.state_dir),
     ]
+    if server.tls.certificate:
+        clients = "must show a certificate" if server.tls.client_ca else "need no certificate"
+        facts.insert(1, ("TLS", f"{server.tls.certificate}, clients {clients}"))
     for name, text in facts:
         console.print(f"[bold]{name:11}[/bold] {escape(text)}", highlight=False, soft_wrap=True)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
