@@ -7,6 +7,7 @@
 #include "io.h"
 
 #include <errno.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -30,6 +31,10 @@ typedef struct member {
     struct member *prev, *next;
     struct member *next_touched;
     bool touched;
+    union {
+        struct sockaddr any;
+        struct sockaddr_in6 room; /* the largest that has a name */
+    } peer;          /* with TLS; asked for at once, for who has gone is nobody any more */
     uint32_t events; /* what epoll watches */
     uint32_t calls;  /* how many of the thread's calls are counted as its own */
 } member;
@@ -135,6 +140,9 @@ static member *open_member(fs_io *io, int fd, fs_tls_context *tls, void *ctx)
         fs_slab_free(m);
         return NULL;
     }
+    socklen_t len = sizeof m->peer;
+    if (tls != NULL && getpeername(fd, &m->peer.any, &len) != 0)
+        m->peer.any.sa_family = AF_UNSPEC;
     m->events = EPOLLIN;
     struct epoll_event event = {.events = m->events, .data.ptr = m};
     if (epoll_ctl(io->epoll, EPOLL_CTL_ADD, fd, &event) != 0) {
@@ -201,11 +209,11 @@ static void read_unread(fs_io *io, fs_sock_moved *moved)
     io->unread = false; /* flush_touched sees who has more yet */
 }
 
-static void tell_refused(fs_io *io, fs_conn *conn)
+static void tell_refused(fs_io *io, member *m)
 {
     if (io->config.on_refused != NULL)
-        io->config.on_refused(io->ctx, conn->sock.fd, conn->refused);
-    conn->refused = NULL;
+        io->config.on_refused(io->ctx, &m->peer.any, m->conn.refused);
+    m->conn.refused = NULL;
 }
 
 static void flush_touched(fs_io *io)
@@ -217,7 +225,7 @@ static void flush_touched(fs_io *io)
         io->touched = m->next_touched;
         m->touched = false;
         if (m->conn.refused != NULL)
-            tell_refused(io, &m->conn);
+            tell_refused(io, m);
         fs_conn_flush(&m->conn, io->out, BUFFER_BYTES, io->now_us, &moved);
         if (m->conn.state != FS_CONN_CLOSED)
             watch(io, m);

@@ -10,6 +10,8 @@
 #ifndef FS_IO_H
 #define FS_IO_H
 
+#include <sys/socket.h>
+
 #include "h2.h"
 #include "mailbox.h"
 #include "tls.h"
@@ -27,8 +29,8 @@ typedef struct fs_io_config {
     /* FS_IO_SHUTDOWN or FS_IO_CLOSE was ordered and no connection is left. Once, on the io thread, with the
      * same ctx; NULL: nobody asks. */
     void (*on_empty)(void *ctx);
-    /* The handshake with the peer at `fd` has failed, and why. Likewise; NULL: nobody asks. */
-    void (*on_refused)(void *ctx, int fd, const char *why);
+    /* The handshake with `peer` (AF_UNSPEC: not known) has failed, and why. Likewise; NULL: nobody asks. */
+    void (*on_refused)(void *ctx, const struct sockaddr *peer, const char *why);
     int64_t handshake_timeout_us;
     size_t slab_cache_bytes;
     char name[16]; /* of the thread */

@@ -5,6 +5,8 @@
 #ifndef FS_REFUSALS_H
 #define FS_REFUSALS_H
 
+#include <sys/socket.h>
+
 #include "owner.h"
 
 typedef struct fs_refusals {
@@ -22,9 +24,9 @@ typedef struct fs_refusal {
     char why[256];
 } fs_refusal;
 
-/* Counts the peer at the other end of `fd`. `slab` is the calling thread's; without memory nobody is told. Any
- * thread that owns connections. */
-void fs_refusals_add(fs_refusals *refusals, fs_slab *slab, int fd, const char *why);
+/* Counts `peer`. `slab` is the calling thread's; without memory nobody is told. Any thread that owns
+ * connections. */
+void fs_refusals_add(fs_refusals *refusals, fs_slab *slab, const struct sockaddr *peer, const char *why);
 
 static inline uint64_t fs_refusals_read(const fs_refusals *refusals)
 {

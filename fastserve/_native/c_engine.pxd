@@ -169,6 +169,11 @@ cdef extern from "front.h" nogil:
                         const char *text, size_t text_len) noexcept
 
 
+cdef extern from "<sys/socket.h>" nogil:
+    struct sockaddr:
+        pass
+
+
 cdef extern from "refusals.h" nogil:
     ctypedef struct fs_refusals:
         fs_owner *loop
@@ -181,7 +186,8 @@ cdef extern from "refusals.h" nogil:
         const char *peer
         const char *why
 
-    void fs_refusals_add(fs_refusals *refusals, fs_slab *slab, int fd, const char *why) noexcept
+    void fs_refusals_add(fs_refusals *refusals, fs_slab *slab, const sockaddr *peer,
+                         const char *why) noexcept
     uint64_t fs_refusals_read(const fs_refusals *refusals) noexcept
 
 

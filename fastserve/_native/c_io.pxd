@@ -1,6 +1,6 @@
 # Mirror of csrc/io.h. No logic.
 from fastserve._native.c_channel cimport fs_tls_context
-from fastserve._native.c_engine cimport fs_budget, fs_h2_handler, fs_h2_limits, fs_mailbox
+from fastserve._native.c_engine cimport fs_budget, fs_h2_handler, fs_h2_limits, fs_mailbox, sockaddr
 from fastserve._native.c_runtime cimport fs_slab
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint64_t
@@ -16,7 +16,7 @@ cdef extern from "io.h" nogil:
         fs_budget *budget
         void (*on_mail)(void *ctx) noexcept
         void (*on_empty)(void *ctx) noexcept
-        void (*on_refused)(void *ctx, int fd, const char *why) noexcept
+        void (*on_refused)(void *ctx, const sockaddr *peer, const char *why) noexcept
         int64_t handshake_timeout_us
         size_t slab_cache_bytes
         char name[16]

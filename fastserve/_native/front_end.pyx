@@ -62,6 +62,7 @@ from fastserve._native.c_engine cimport (
     fs_slab_trim,
     int64_t,
     size_t,
+    sockaddr,
     uint8_t,
     uint64_t,
 )
@@ -165,10 +166,10 @@ cdef void on_io_empty(void *ctx) noexcept nogil:
     fs_owner_post(thread.ctx.front.loop, &thread.empty.mail)
 
 
-cdef void on_io_refused(void *ctx, int fd, const char *why) noexcept nogil:
+cdef void on_io_refused(void *ctx, const sockaddr *peer, const char *why) noexcept nogil:
     """A handshake on an epoll thread has failed: likewise."""
     cdef IoThread *thread = <IoThread *>ctx
-    fs_refusals_add(thread.refusals, thread.owner.slab, fd, why)
+    fs_refusals_add(thread.refusals, thread.owner.slab, peer, why)
 
 
 cdef void deliver_refusal(fs_mail *mail) noexcept with gil:

@@ -122,9 +122,10 @@ static void test_many_models(void)
     CHECK_OK(fs_access_set(&access, grants, MODELS));
     memset(tokens, 0, sizeof tokens); /* they have been copied */
     for (int i = 0; i < MODELS; i++) {
+        fs_error err;
         const fs_bearer own = bearer_of(names[i]), next = bearer_of(names[(i + 1) % MODELS]);
-        CHECK_OK(fs_access_check(&access, fs_slice_of(names[i]), &own, NULL));
-        CHECK_EQ(fs_access_check(&access, fs_slice_of(names[i]), &next, NULL), -FS_PERMISSION_DENIED);
+        CHECK_OK(fs_access_check(&access, fs_slice_of(names[i]), &own, &err));
+        CHECK_EQ(fs_access_check(&access, fs_slice_of(names[i]), &next, &err), -FS_PERMISSION_DENIED);
     }
     fs_access_clear(&access);
     free(epoch);
@@ -137,6 +138,7 @@ static void test_without_memory_nothing_changes(void)
     fs_access_init(&access, epoch);
     CHECK_OK(set_usual(&access));
     const fs_bearer three = bearer_of("three");
+    fs_error err;
     long n = 1;
     for (;; n++) {
         failmalloc_after(n);
@@ -145,7 +147,7 @@ static void test_without_memory_nothing_changes(void)
         if (!failmalloc_fired())
             break;
         CHECK_EQ(rc, -FS_RESOURCE_EXHAUSTED);
-        CHECK_OK(fs_access_check(&access, fs_slice_of("tower"), &three, NULL));
+        CHECK_OK(fs_access_check(&access, fs_slice_of("tower"), &three, &err));
     }
     CHECK(n > 5);
     fs_access_clear(&access);
@@ -167,11 +169,12 @@ static void *ask_all_the_time(void *arg)
     fs_epoch_reader *reader = fs_epoch_join(f->epoch);
     REQUIRE(reader != NULL);
     const fs_bearer shared = bearer_of("shared"), wrong = bearer_of("wrong");
+    fs_error err;
     while (!atomic_load_explicit(&f->done, memory_order_relaxed)) {
         fs_epoch_enter(f->epoch, reader);
         /* Taken by the model in every table, and the other one in none. */
-        CHECK_OK(fs_access_check(&f->access, fs_slice_of("tower"), &shared, NULL));
-        CHECK_EQ(fs_access_check(&f->access, fs_slice_of("tower"), &wrong, NULL), -FS_UNAUTHENTICATED);
+        CHECK_OK(fs_access_check(&f->access, fs_slice_of("tower"), &shared, &err));
+        CHECK_EQ(fs_access_check(&f->access, fs_slice_of("tower"), &wrong, &err), -FS_UNAUTHENTICATED);
         fs_epoch_leave(reader);
         if (atomic_fetch_add_explicit(&f->asked, 1, memory_order_relaxed) % 64 == 0)
             sched_yield();

@@ -74,10 +74,10 @@ static void on_empty(void *ctx)
     atomic_fetch_add_explicit(&((place *)ctx)->world->emptied, 1, memory_order_relaxed);
 }
 
-static void on_refused(void *ctx, int fd, const char *why)
+static void on_refused(void *ctx, const struct sockaddr *peer, const char *why)
 {
     world *w = ((place *)ctx)->world;
-    CHECK(fd >= 0);
+    CHECK_EQ(peer->sa_family, AF_UNIX);
     pthread_mutex_lock(&w->lock);
     snprintf(w->why, sizeof w->why, "%s", why);
     pthread_mutex_unlock(&w->lock);

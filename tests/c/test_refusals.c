@@ -2,13 +2,13 @@
 #include "refusals.h"
 
 #include <arpa/inet.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "check.h"
 #include "failmalloc.h"
 
 enum { TOLD = 16 };
+
+static const struct sockaddr nobody = {.sa_family = AF_UNSPEC};
 
 typedef struct world {
     fs_mailbox box;
@@ -57,7 +57,7 @@ static void test_of_many_few_are_told(void)
 {
     world *w = world_new();
     for (int i = 0; i < 100; i++)
-        fs_refusals_add(&w->refusals, w->slab, -1, "no reason");
+        fs_refusals_add(&w->refusals, w->slab, &nobody, "no reason");
     fs_owner_deliver(&w->loop);
     CHECK_EQ(fs_refusals_read(&w->refusals), 100);
     CHECK_EQ(w->n_told, 7);
@@ -68,55 +68,23 @@ static void test_of_many_few_are_told(void)
     world_free(w);
 }
 
-/* Two ends over a socket of a family; the accepted one is returned, the other in *other. */
-static int accepted(int family, int *other, uint16_t *port)
-{
-    struct sockaddr_storage at = {.ss_family = (sa_family_t)family};
-    if (family == AF_INET)
-        ((struct sockaddr_in *)&at)->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    else
-        ((struct sockaddr_in6 *)&at)->sin6_addr = in6addr_loopback;
-    socklen_t len = family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
-    int listener = socket(family, SOCK_STREAM, 0);
-    REQUIRE(bind(listener, (struct sockaddr *)&at, len) == 0 && listen(listener, 1) == 0 &&
-            getsockname(listener, (struct sockaddr *)&at, &len) == 0);
-    *other = socket(family, SOCK_STREAM, 0);
-    REQUIRE(connect(*other, (struct sockaddr *)&at, len) == 0);
-    int fd = accept(listener, NULL, NULL);
-    REQUIRE(fd >= 0 && getsockname(*other, (struct sockaddr *)&at, &len) == 0);
-    *port = ntohs(family == AF_INET ? ((struct sockaddr_in *)&at)->sin_port
-                                    : ((struct sockaddr_in6 *)&at)->sin6_port);
-    close(listener);
-    return fd;
-}
-
 static void test_peers_have_names(void)
 {
-    const int families[] = {AF_INET, AF_INET6};
-    const char *const forms[] = {"127.0.0.1:%u", "[::1]:%u"};
-    for (int i = 0; i < 2; i++) {
+    const struct sockaddr_in v4 = {
+        .sin_family = AF_INET, .sin_port = htons(4711), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    const struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(65535), .sin6_addr = in6addr_loopback};
+    const struct sockaddr local = {.sa_family = AF_UNIX};
+    const struct {
+        const void *peer;
+        const char *name;
+    } cases[] = {{&v4, "127.0.0.1:4711"}, {&v6, "[::1]:65535"}, {&local, "a unix socket"}, {&nobody, "unknown"}};
+    for (int i = 0; i < 4; i++) {
         world *w = world_new();
-        int other;
-        uint16_t port;
-        char expected[64];
-        int fd = accepted(families[i], &other, &port);
-        fs_refusals_add(&w->refusals, w->slab, fd, "why");
+        fs_refusals_add(&w->refusals, w->slab, cases[i].peer, "why");
         fs_owner_deliver(&w->loop);
-        snprintf(expected, sizeof expected, forms[i], port);
-        CHECK_STR(w->peer, expected);
-        close(fd);
-        close(other);
+        CHECK_STR(w->peer, cases[i].name);
         world_free(w);
     }
-    world *w = world_new();
-    int fds[2];
-    REQUIRE(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
-    fs_refusals_add(&w->refusals, w->slab, fds[0], "why");
-    fs_owner_deliver(&w->loop);
-    CHECK_STR(w->peer, "a unix socket");
-    close(fds[0]);
-    close(fds[1]);
-    world_free(w);
 }
 
 static void test_a_long_reason_is_cut(void)
@@ -125,7 +93,7 @@ static void test_a_long_reason_is_cut(void)
     char why[1000];
     memset(why, 'x', sizeof why - 1);
     why[sizeof why - 1] = '\0';
-    fs_refusals_add(&w->refusals, w->slab, -1, why);
+    fs_refusals_add(&w->refusals, w->slab, &nobody, why);
     fs_owner_deliver(&w->loop);
     CHECK_EQ(strlen(w->why), sizeof w->why - 1);
     world_free(w);
@@ -135,7 +103,7 @@ static void test_without_memory_it_is_counted(void)
 {
     world *w = world_new();
     failmalloc_after(1);
-    fs_refusals_add(&w->refusals, w->slab, -1, "no reason");
+    fs_refusals_add(&w->refusals, w->slab, &nobody, "no reason");
     failmalloc_after(-1);
     fs_owner_deliver(&w->loop);
     CHECK_EQ(fs_refusals_read(&w->refusals), 1);

@@ -150,7 +150,7 @@ def test_a_client_that_does_not_trust_us_goes(core: Core) -> None:
     with secure_channel(core.address, ca="stranger") as channel:
         error = fails(lambda: predict(channel, 1.0))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
-    refused = told(core, "alert")
+    refused = told(core, "the client")  # closed the connection, or refused our certificate
     assert refused["refused"] == 1 and refused["peer"].startswith("127.0.0.1:")
     with secure_channel(core.address) as channel:
         assert predict(channel, 1.0) == [2.5]
@@ -163,7 +163,7 @@ def test_only_clients_with_a_certificate_of_the_ca(demanding: Core) -> None:
         with secure_channel(demanding.address, client=client) as channel:
             assert fails(lambda: predict(channel, 1.0)).code() is grpc.StatusCode.UNAVAILABLE
     assert told(demanding, "certificate")["refused"] == 1
-    assert demanding.stats()["handshakes_refused"] >= 2
+    until(lambda: demanding.stats()["handshakes_refused"] >= 2)
 
 
 def test_plain_calls_and_garbage_are_refused_and_disturb_nobody(core: Core) -> None:
@@ -220,6 +220,7 @@ def test_at_least_tls_1_2(core: Core) -> None:
     assert told(core, "unsupported protocol")["refused"] == 1
 
 
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
 @pytest.mark.parametrize("alpn", [None, ["http/1.1"]])
 def test_only_http2(core: Core, alpn: list[str] | None) -> None:
     try:
