@@ -355,7 +355,9 @@ def read_token(path: str) -> str:
         raise InputError(f"--token-file {path}: {reason}") from None
     for line in map(str.strip, lines):
         if line.startswith("sha256:"):
-            raise InputError(f"--token-file {path}: has a token's digest, which servers take; a call needs the token")
+            raise InputError(
+                f"--token-file {path}: has a token's digest, which servers take; a call needs the token"
+            )
         if line and not line.startswith("#"):
             return line
     raise InputError(f"--token-file {path}: has no token")

@@ -14,7 +14,7 @@ from typing import Any
 
 from fastserve.config import Config
 from fastserve.control.core_process import CoreProcess
-from fastserve.control.credentials import Credentials, files_of, marks, read_credentials
+from fastserve.control.credentials import Credentials, Marks, files_of, marks, read_credentials
 from fastserve.errors import ConfigError, CoreError, CoreLost
 from fastserve.log import Log
 
@@ -29,7 +29,7 @@ class CredentialWatch:
         self._config = config
         self._call = call
         self._log = log
-        self._now = read_credentials(config)
+        self._seen, self._now = _look(config)
         self._before = config, self._now
         # One change at a time, or an older one might come last.
         self._turn = asyncio.Lock()
@@ -51,7 +51,7 @@ class CredentialWatch:
         """Reads the files that `config` names and goes over to them; what has changed, in words. ConfigError:
         nothing has."""
         async with self._turn:
-            new = await asyncio.to_thread(read_credentials, config)
+            seen, new = await asyncio.to_thread(_look, config)
             if new.tls is None:
                 new = replace(new, tls=self._now.tls)  # whoever listens with TLS does so until a restart
             before = self._now
@@ -63,7 +63,7 @@ class CredentialWatch:
                 except CoreError as error:
                     self._now = before
                     raise ConfigError([f"the core refuses the new credentials: {error}"]) from None
-            self._config, self._before = config, (self._config, before)
+            self._config, self._before, self._seen = config, (self._config, before), seen
             if new.tls != before.tls:
                 self._say_certificate()
             return changed
@@ -77,15 +77,14 @@ class CredentialWatch:
     async def run(self, poll_s: float) -> None:
         """Takes what has changed in the files, looking every `poll_s` seconds, until it is cancelled. A change
         counts once it is at rest: a certificate and its key are rarely written at the same moment."""
-        seen = await asyncio.to_thread(marks, files_of(self._config))
-        last = seen
+        last: Marks | None = None
         while True:
             await asyncio.sleep(poll_s)
             now = await asyncio.to_thread(marks, files_of(self._config))
             at_rest, last = now == last, now
-            if now == seen or not at_rest:
+            if now == self._seen or not at_rest:
                 continue
-            seen = now
+            self._seen = now
             try:
                 if changed := await self.take(self._config):
                     self._log.info("credentials reloaded", changed=changed)
@@ -104,6 +103,11 @@ class CredentialWatch:
             until=tls.until.strftime("%Y-%m-%dT%H:%M:%SZ"),
             clients="must show one" if tls.client_ca else "need none",
         )
+
+
+def _look(config: Config) -> tuple[Marks, Credentials]:
+    """What the files hold, and how they were before they were read: what comes meanwhile is found later."""
+    return marks(files_of(config)), read_credentials(config)
 
 
 def _differences(before: Credentials, after: Credentials) -> list[str]:

@@ -160,7 +160,9 @@ def _read_tokens(where: str, path: str, problems: list[str]) -> tuple[str, ...]:
             digest = hashlib.sha256(token.encode()).hexdigest()
         found[digest] = None
     if not found:
-        problems.append(f"{where}: has no token: expected one a line, or remove token_file to let everybody in")
+        problems.append(
+            f"{where}: has no token: expected one a line, or remove token_file to let everybody in"
+        )
     elif len(found) > _TOKENS_MAX:
         problems.append(f"{where}: has {len(found)} tokens, expected at most {_TOKENS_MAX}")
     return tuple(found)
@@ -190,9 +192,13 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "replace")
 
 
-def marks(paths: Sequence[str]) -> list[tuple[int, int, int] | None]:
-    """What changes when one of the files does; None for one that is not there."""
-    found: list[tuple[int, int, int] | None] = []
+# What changes when a file does; None for one that is not there.
+Marks = list[tuple[int, int, int] | None]
+
+
+def marks(paths: Sequence[str]) -> Marks:
+    """Of each file."""
+    found: Marks = []
     for path in paths:
         try:
             status = os.stat(path)

@@ -280,7 +280,11 @@ def configure_command(config: Config, listeners: Listeners, library_dir: str) ->
                 else None
             ),
             # Where HandleReloadConfigRequest is answered.
-            "reload": "nowhere" if not server.reload_rpc else "admin" if server.admin_listen else "everywhere",
+            "reload": "nowhere"
+            if not server.reload_rpc
+            else "admin"
+            if server.admin_listen
+            else "everywhere",
             "admin_listen": server.admin_listen,
         },
         "limits": msgspec.to_builtins(config.limits),

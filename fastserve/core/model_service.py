@@ -120,7 +120,8 @@ class ModelService:
     async def _reload(self, request: bytes, call: Call) -> bytes:
         if self._reload_at == "nowhere":
             raise Status(
-                PERMISSION_DENIED, "HandleReloadConfigRequest is switched off here: [server] reload_rpc = false"
+                PERMISSION_DENIED,
+                "HandleReloadConfigRequest is switched off here: [server] reload_rpc = false",
             )
         if self._reload_at == "admin" and not call.admin:
             raise Status(

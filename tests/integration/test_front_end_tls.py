@@ -29,7 +29,9 @@ def request(value: float, model: str = "m") -> bytes:
     return predict_request(model, struct.pack("<f", value), [1, 1])
 
 
-def predict(channel: grpc.Channel, value: float, model: str = "m", timeout: float = PATIENCE_S) -> list[float]:
+def predict(
+    channel: grpc.Channel, value: float, model: str = "m", timeout: float = PATIENCE_S
+) -> list[float]:
     return predict_reply(channel.unary_unary(PREDICT)(request(value, model), timeout=timeout))
 
 

@@ -48,7 +48,8 @@ CASES = [
 
 def digests(tokens: dict[str, list[str]]) -> dict[str, list[str]]:
     return {
-        model: [hashlib.sha256(token.encode()).hexdigest() for token in taken] for model, taken in tokens.items()
+        model: [hashlib.sha256(token.encode()).hexdigest() for token in taken]
+        for model, taken in tokens.items()
     }
 
 
@@ -107,7 +108,9 @@ def test_versions_labels_and_signatures_are_not_told_without_a_token(channel: gr
         message = predict_pb2.PredictRequest(model_spec={"name": "ranker", **change})  # type: ignore[arg-type]
         message.inputs["x"].CopyFrom(predict_pb2.PredictRequest.FromString(request("ranker")).inputs["x"])
         assert start(channel, PREDICT, message.SerializeToString(), None).code() is UNAUTHENTICATED
-        assert start(channel, PREDICT, message.SerializeToString(), "Bearer one").code() is not UNAUTHENTICATED
+        assert (
+            start(channel, PREDICT, message.SerializeToString(), "Bearer one").code() is not UNAUTHENTICATED
+        )
 
 
 def test_health_and_unknown_models_need_no_token(channel: grpc.Channel) -> None:
@@ -132,7 +135,9 @@ def test_many_callers_on_one_connection_and_in_one_batch(channel: grpc.Channel) 
 def test_compressed_requests_are_checked_too(channel: grpc.Channel) -> None:
     predict = channel.unary_unary(PREDICT)
     zipped = {"timeout": PATIENCE_S, "compression": grpc.Compression.Gzip}
-    assert predict_reply(predict(request("ranker"), metadata=[("authorization", "Bearer one")], **zipped)) == [2.5]
+    assert predict_reply(
+        predict(request("ranker"), metadata=[("authorization", "Bearer one")], **zipped)
+    ) == [2.5]
     with pytest.raises(grpc.RpcError) as caught:
         predict(request("ranker"), **zipped)
     assert caught.value.code() is UNAUTHENTICATED

@@ -131,7 +131,9 @@ def test_a_directory_and_a_file_that_may_not_be_read(folder: Path, monkeypatch: 
 
     monkeypatch.setattr(credentials, "open", denied, raising=False)
     assert len(problems(folder, MUTUAL + model())) == 4
-    assert all(f"user {os.geteuid()}, who runs fastserve, may not" in p for p in problems(folder, MUTUAL + model()))
+    assert all(
+        f"user {os.geteuid()}, who runs fastserve, may not" in p for p in problems(folder, MUTUAL + model())
+    )
 
 
 def test_an_expired_certificate_says_since_when(folder: Path) -> None:
@@ -154,8 +156,9 @@ def test_a_certificate_that_is_not_valid_yet(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(credentials, "ServerTls", Early)
     with pytest.raises(ConfigError) as caught:
         read_credentials(config_in(folder, TLS + model()), lambda: datetime(2030, 5, 1, tzinfo=UTC))
-    assert "is not valid before 2030-05-01 01:00:00 UTC: wait until then, or correct this machine's clock" in str(
-        caught.value
+    assert (
+        "is not valid before 2030-05-01 01:00:00 UTC: wait until then, or correct this machine's clock"
+        in str(caught.value)
     )
 
 
@@ -312,6 +315,19 @@ async def test_tls_that_is_taken_out_of_the_file_stays_until_a_restart(folder: P
     assert await watch.take(config_in(folder, model())) == []
     await watch.prepare(core)  # type: ignore[arg-type]
     assert core.commands[-1]["tls"] is not None
+
+
+async def test_what_changes_before_the_first_look_is_found(folder: Path) -> None:
+    core = Core()
+    watch, _config = watch_of(folder, model(), core)
+    (folder / "tokens").write_text("another\n")
+    running = asyncio.create_task(watch.run(0.001))
+    async with asyncio.timeout(10):
+        while not core.commands:  # noqa: ASYNC110 - told by another task
+            await asyncio.sleep(0)
+    assert core.commands[-1]["tokens"] == {"ranker": (digest("another"),)}
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_files_are_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
