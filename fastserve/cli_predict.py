@@ -347,7 +347,7 @@ def _write_npz(path: str, answer: Prediction) -> None:
 
 
 def read_token(path: str) -> str:
-    """The first line of a token file that is neither empty nor a comment. InputError; no text shows a token."""
+    """The first line of a token file that is neither empty nor a comment. InputError; it shows no token."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
 """Credentials while the daemon runs: told to every core, and again when their files have changed.
 
-New connections get the new certificate, those that are there go on with theirs. What is wrong with new files is
-said, and the old credentials go on. Owned by the daemon, on the event loop.
+New connections get the new certificate, those that are there go on with theirs. What is wrong with new files
+is said, and the old credentials go on. Owned by the daemon, on the event loop.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SOON = timedelta(days=14)
 
 
 class CredentialWatch:
-    """What the credentials are, and who has been told. Made at the start; ConfigError when they are no good."""
+    """What the credentials are, and who was told. Made at the start; ConfigError when they are no good."""
 
     def __init__(self, config: Config, call: Callable[..., Awaitable[Any]], log: Log) -> None:
         """`call` sends a command to the core of the moment."""
@@ -75,8 +75,8 @@ class CredentialWatch:
             await self.tell()
 
     async def run(self, poll_s: float) -> None:
-        """Takes what has changed in the files, looking every `poll_s` seconds, until it is cancelled. A change
-        counts once it is at rest: a certificate and its key are rarely written at the same moment."""
+        """Takes what has changed in the files, looking every `poll_s` seconds, until it is cancelled. Changes
+        count once they are at rest: a certificate and its key are rarely written at the same moment."""
         last: Marks | None = None
         while True:
             await asyncio.sleep(poll_s)

@@ -1,8 +1,8 @@
 """What the configuration's credential files hold, checked: [server.tls] and the models' token_file.
 
-The control process reads them and the core is told, so that it need not be a user who may. What is wrong is said
-with the key, the file, and what would be right; no text has a secret in it. Used at the start, at reloads and by
-`fastserve check`. The files are read, nothing else is touched.
+The control process reads them and the core is told, so that it need not be a user who may. What is wrong is
+said with the key, the file, and what would be right; no text has a secret in it. Used at the start, at reloads
+and by `fastserve check`. The files are read, nothing else is touched.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ def _explain(settings: Settings, why: str) -> str:
     if "does not belong" in why:
         remedy = (
             f": {settings.certificate} has another public key than {settings.key}; compare "
-            f"openssl x509 -noout -pubkey -in {settings.certificate} and openssl pkey -pubout -in {settings.key}"
+            f"openssl x509 -noout -pubkey -in {settings.certificate} "
+            f"and openssl pkey -pubout -in {settings.key}"
         )
     return f"{_where(settings, key)}: {why}{remedy}"
 
@@ -135,8 +136,8 @@ def _date(at: datetime) -> str:
 
 
 def _read_tokens(where: str, path: str, problems: list[str]) -> tuple[str, ...]:
-    """Digests of the tokens in a file. Its lines are tokens, or "sha256:" and the digest of one; empty ones and
-    those that begin with # are passed over."""
+    """Digests of the tokens in a file. Its lines are tokens, or "sha256:" and the digest of one; empty ones
+    and those that begin with # are passed over."""
     data = _read(where, path, problems)
     if data is None:
         return ()
@@ -152,8 +153,8 @@ def _read_tokens(where: str, path: str, problems: list[str]) -> tuple[str, ...]:
                 return ()
         elif not _TOKEN.fullmatch(token) or len(token) > _TOKEN_MAX_BYTES:
             problems.append(
-                f"{where}, line {number}: no bearer token: it has letters, digits and -._~+/ only, then perhaps "
-                f"=, and at most {_TOKEN_MAX_BYTES} characters"
+                f"{where}, line {number}: no bearer token: it has letters, digits and -._~+/ only, then "
+                f"perhaps =, and at most {_TOKEN_MAX_BYTES} characters"
             )
             return ()
         else:

@@ -17,7 +17,6 @@ from fastserve.control.plugins import check_plugins
 from fastserve.errors import ConfigError
 from fastserve.log import Log
 
-
 # What the control process alone goes by, and what is looked at in parts.
 _AT_ONCE = {("server", "reload_roots"), ("server", "tls")}
 

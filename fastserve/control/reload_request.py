@@ -116,8 +116,8 @@ def models_of(configs: Sequence[Any], before: Mapping[str, Model]) -> list[Model
 
 
 def check_roots(models: Sequence[Model], before: Mapping[str, Model], roots: Sequence[str]) -> None:
-    """Refused when a model's base_path is not below one of `roots`, if there are any, with links followed. What is
-    served already stays allowed."""
+    """Refused when a model's base_path is not below one of `roots`, if there are any, with links followed.
+    What is served already stays allowed."""
     for model in models:
         served = before.get(model.name)
         if not roots or (served is not None and served.base_path == model.base_path):

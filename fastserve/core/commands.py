@@ -125,7 +125,7 @@ class Commands:
         return {}
 
     async def _credentials(self, command: Command) -> Answer:
-        """What TLS speaks from now on (PEM; None: as before), and the digests of the tokens that models take."""
+        """What TLS speaks from now on (PEM; None: as before), and digests of the tokens that models take."""
         pem, tls = command["tls"], None
         if pem is not None:
             ca = pem["client_ca"]

@@ -1,8 +1,8 @@
 """Accepting connections on the sockets that the control process has bound.
 
-Each is driven by the loop, or given to the next of the front end's epoll threads when it has any; one that speaks
-TLS always is. The sockets stay open in the control process, so that clients can connect while a core restarts.
-Runs on the loop.
+Each is driven by the loop, or given to the next of the front end's epoll threads when it has any; one that
+speaks TLS always is. The sockets stay open in the control process, so that clients can connect while a core
+restarts. Runs on the loop.
 """
 
 from __future__ import annotations

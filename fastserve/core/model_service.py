@@ -126,7 +126,7 @@ class ModelService:
         if self._reload_at == "admin" and not call.admin:
             raise Status(
                 PERMISSION_DENIED,
-                "HandleReloadConfigRequest is answered on another address only: that of [server] admin_listen",
+                "HandleReloadConfigRequest is answered on another address: that of [server] admin_listen",
             )
         if len(request) > _REQUEST_MAX_BYTES:
             raise Status(

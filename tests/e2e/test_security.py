@@ -112,9 +112,9 @@ def test_mutual_tls_and_tokens(server: Server, io_threads: int) -> None:
         for call in (lambda: half(client), lambda: client.status("half")):
             with pytest.raises(Unauthenticated, match="the token is none that model half takes"):
                 call()
-    with Client(server.address, tls=Tls(FOLDER / "ca.pem", server_name="localhost"), retry=None) as client:
-        with pytest.raises(TlsError):
-            half(client)
+    nameless = Tls(FOLDER / "ca.pem", server_name="localhost")
+    with Client(server.address, tls=nameless, retry=None) as client, pytest.raises(TlsError):
+        half(client)
     with Client(f"unix:{directory}/s.sock", metadata=[("authorization", "Bearer one")]) as client:
         assert half(client) == [4.0]  # plain, but not without a token
     server.until_logged("TLS handshakes refused")

@@ -1,4 +1,4 @@
-"""Certificates and tokens: what their files may hold, what is said of those that are no good, and their changes."""
+"""Certificates and tokens: what their files may hold, what is said of those that are no good, and changes."""
 
 from __future__ import annotations
 
