@@ -1,8 +1,8 @@
 """What the configuration's credential files hold, checked: [server.tls] and the models' token_file.
 
 The control process reads them and the core is told, so that it need not be a user who may. What is wrong is
-said with the key, the file, and what would be right; no text has a secret in it. Used at the start, at reloads
-and by `fastserve check`. The files are read, nothing else is touched.
+said with the key, the file, and what would be right; no text has a secret in it. Used at the start, by
+reloads and by `fastserve check`. The files are read, nothing else is touched.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""TLS on the core's sockets, with grpcio and Python's ssl as the oracles: on the epoll threads there are, and on
-the one that is made for it."""
+"""TLS on the core's sockets, with grpcio and Python's ssl as the oracles: on the epoll threads there are, and
+on the one that is made for it."""
 
 from __future__ import annotations
 
