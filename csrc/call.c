@@ -291,6 +291,8 @@ static int dispatch(fs_call *call, fs_error *err)
 {
     fs_owner *owner = call->owner;
     int rc = parse(call, err);
+    if (rc == 0)
+        rc = fs_access_check(&owner->engine->access, call->request.model.name, &call->rpc->bearer, err);
     if (rc != 0)
         return rc;
     fs_turn turn = {.kept = &call->rpc->kept, .random = &owner->random};

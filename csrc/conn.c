@@ -3,13 +3,20 @@
 
 #include <sys/socket.h>
 
-int fs_conn_open(fs_conn *conn, int fd, const fs_h2_limits *limits, const fs_h2_handler *handler, void *ctx,
-                 void *owner, fs_budget *budget, fs_slab *slab, int64_t now_us)
+enum { READ_ROUNDS = 16 };
+
+int fs_conn_open(fs_conn *conn, const fs_conn_config *config, int fd, fs_tls_context *tls, void *ctx,
+                 void *owner, int64_t now_us)
 {
-    *conn = (fs_conn){.stall_timeout_us = limits->stall_timeout_us};
-    conn->h2 = fs_h2_new(limits, handler, ctx, owner, budget, slab, now_us);
-    if (conn->h2 == NULL || fs_sock_open(&conn->sock, fd, NULL, slab) != 0) {
+    *conn = (fs_conn){.state = tls == NULL ? FS_CONN_OPEN : FS_CONN_SHAKING,
+                      .until_us = now_us + config->handshake_timeout_us,
+                      .stall_timeout_us = config->limits->stall_timeout_us};
+    fs_tls *shaking = tls == NULL ? NULL : fs_tls_new(tls, fd, NULL);
+    if (tls == NULL || shaking != NULL)
+        conn->h2 = fs_h2_new(config->limits, config->handler, ctx, owner, config->budget, config->slab, now_us);
+    if (conn->h2 == NULL || fs_sock_open(&conn->sock, fd, shaking, config->slab) != 0) {
         fs_h2_free(conn->h2);
+        fs_tls_free(shaking);
         conn->h2 = NULL;
         return -FS_RESOURCE_EXHAUSTED;
     }
@@ -18,6 +25,8 @@ int fs_conn_open(fs_conn *conn, int fd, const fs_h2_limits *limits, const fs_h2_
 
 void fs_conn_close(fs_conn *conn)
 {
+    if (conn->sock.tls != NULL && conn->sock.rest == NULL) /* what is cut off is no goodbye */
+        fs_tls_bye(conn->sock.tls);
     fs_h2_free(conn->h2);
     conn->h2 = NULL;
     fs_sock_close(&conn->sock);
@@ -31,21 +40,64 @@ static void session_over(fs_conn *conn)
     conn->due_us = 0;
 }
 
-void fs_conn_read(fs_conn *conn, uint8_t *buf, size_t room, int64_t now_us, fs_sock_moved *moved)
+/* Nothing more will be sent: the peer is to hang up. */
+static void linger(fs_conn *conn, int64_t now_us)
 {
-    if (conn->state == FS_CONN_CLOSED)
-        return;
-    int64_t n = fs_sock_read(&conn->sock, buf, room, moved);
+    shutdown(conn->sock.fd, SHUT_WR);
+    conn->state = FS_CONN_LINGERING;
+    conn->until_us = now_us + FS_CONN_LINGER_US;
+    conn->due_us = conn->until_us;
+}
+
+static void shake_hands(fs_conn *conn, int64_t now_us)
+{
+    fs_error err;
+    int rc = fs_tls_handshake(conn->sock.tls, &err);
+    conn->sock.read_wants_write = rc == FS_TLS_WANTS_WRITE;
+    if (rc == FS_TLS_DONE) {
+        conn->state = FS_CONN_OPEN;
+        conn->due_us = 0;
+    } else if (rc < 0) {
+        /* Who connects and leaves without a word only wanted to know whether anybody is there. */
+        if (fs_tls_heard(conn->sock.tls))
+            conn->refused = fs_tls_why(conn->sock.tls);
+        linger(conn, now_us); /* for the alert that says why */
+    }
+}
+
+/* Takes up what is there, once. false: that was all. */
+static bool take(fs_conn *conn, uint8_t *buf, size_t room, int64_t now_us, fs_sock_moved *moved)
+{
+    int64_t n = conn->state == FS_CONN_LINGERING ? fs_sock_discard(&conn->sock, buf, room, moved)
+                                                 : fs_sock_read(&conn->sock, buf, room, moved);
     if (n < 0)
         conn->state = FS_CONN_CLOSED;
     else if (n > 0 && conn->state == FS_CONN_OPEN && fs_h2_recv(conn->h2, buf, (size_t)n, now_us) != 0)
         session_over(conn);
     /* Otherwise it is thrown away: only the end is waited for. */
+    return n == (int64_t)room;
+}
+
+void fs_conn_read(fs_conn *conn, uint8_t *buf, size_t room, int64_t now_us, fs_sock_moved *moved)
+{
+    conn->unread = false;
+    if (conn->state == FS_CONN_SHAKING)
+        shake_hands(conn, now_us);
+    if (conn->state == FS_CONN_SHAKING || conn->state == FS_CONN_CLOSED)
+        return;
+    if (conn->sock.tls == NULL) {
+        take(conn, buf, room, now_us, moved);
+        return;
+    }
+    /* What TLS holds back does not show as readiness of the socket, hence all of it. */
+    conn->unread = true;
+    for (int round = 0; round < READ_ROUNDS && conn->unread; round++)
+        conn->unread = take(conn, buf, room, now_us, moved);
 }
 
 void fs_conn_flush(fs_conn *conn, uint8_t *buf, size_t room, int64_t now_us, fs_sock_moved *moved)
 {
-    if (conn->state >= FS_CONN_LINGERING)
+    if (conn->state == FS_CONN_SHAKING || conn->state >= FS_CONN_LINGERING)
         return;
     int rc = fs_sock_flush(&conn->sock, now_us, moved);
     size_t n;
@@ -62,20 +114,22 @@ void fs_conn_flush(fs_conn *conn, uint8_t *buf, size_t room, int64_t now_us, fs_
     if (fs_h2_done(conn->h2))
         session_over(conn);
     if (conn->state == FS_CONN_ENDING) {
-        shutdown(conn->sock.fd, SHUT_WR);
-        conn->state = FS_CONN_LINGERING;
-        conn->linger_us = now_us + FS_CONN_LINGER_US;
-        conn->due_us = conn->linger_us;
+        if (conn->sock.tls != NULL)
+            fs_tls_bye(conn->sock.tls);
+        linger(conn, now_us);
     }
 }
 
 void fs_conn_tick(fs_conn *conn, int64_t now_us)
 {
     conn->due_us = INT64_MAX;
-    if (conn->state == FS_CONN_LINGERING) {
-        conn->due_us = conn->linger_us;
-        if (conn->linger_us <= now_us)
-            conn->state = FS_CONN_CLOSED;
+    if (conn->state == FS_CONN_LINGERING || conn->state == FS_CONN_SHAKING) {
+        conn->due_us = conn->until_us;
+        if (conn->until_us > now_us)
+            return;
+        if (conn->state == FS_CONN_SHAKING)
+            conn->refused = "the client took too long over the handshake";
+        conn->state = FS_CONN_CLOSED;
         return;
     }
     if (conn->sock.rest != NULL) {

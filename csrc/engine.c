@@ -13,6 +13,7 @@ fs_engine *fs_engine_start(const fs_engine_config *config, const fs_policy *poli
     engine->config = *config;
     engine->policy = *policy;
     fs_epoch_init(&engine->epoch);
+    fs_access_init(&engine->access, &engine->epoch);
     engine->catalog = fs_catalog_new(&engine->epoch);
     engine->unpacker = fs_unpacker_start();
     if (engine->catalog != NULL && engine->unpacker != NULL)
@@ -41,6 +42,7 @@ void fs_engine_stop(fs_engine *engine)
     fs_loader_stop(engine->loader);
     fs_executors_stop(engine->executors);
     fs_catalog_free(engine->catalog);
+    fs_access_clear(&engine->access);
     free(engine);
 }
 

@@ -3,6 +3,7 @@
 #ifndef FS_ENGINE_H
 #define FS_ENGINE_H
 
+#include "access.h"
 #include "catalog.h"
 #include "executor.h"
 #include "loader.h"
@@ -25,6 +26,7 @@ struct fs_engine {
     fs_policy policy;
     fs_epoch epoch;
     fs_catalog *catalog;
+    fs_access access;
     fs_executors *executors;
     fs_loader *loader;
     fs_unpacker *unpacker;

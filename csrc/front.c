@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "engine.h"
 #include "named_run.h"
 
 static int add(fs_front *front, fs_method method)
@@ -55,6 +56,7 @@ static bool mail_event(fs_front_ctx *ctx, fs_rpc *rpc, enum fs_event_kind kind, 
         .rpc = rpc,
         .owner = ctx->owner,
         .method = (int)((fs_method *)rpc->method - ctx->front->methods),
+        .admin = ctx->admin,
         .data = data,
         .len = len,
         .compressed = compressed,
@@ -114,6 +116,14 @@ const fs_h2_handler fs_front_handler = {
     .on_half_close = on_half_close,
     .on_cancel = on_cancel,
 };
+
+int fs_front_admit(fs_owner *loop, const fs_rpc *rpc, fs_slice model, fs_error *err)
+{
+    fs_epoch_enter(&loop->engine->epoch, loop->reader);
+    int rc = fs_access_check(&loop->engine->access, model, &rpc->bearer, err);
+    fs_epoch_leave(loop->reader);
+    return rc;
+}
 
 /* ---- answers ------------------------------------------------------------------------------- */
 

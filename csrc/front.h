@@ -44,6 +44,7 @@ typedef struct fs_event {
     fs_rpc *rpc;
     fs_owner *owner; /* of its connection */
     int method;      /* index in methods */
+    bool admin;      /* as in its connection's fs_front_ctx */
     uint8_t *data;
     size_t len;
     bool compressed;
@@ -61,6 +62,7 @@ int fs_front_add_named_run(fs_front *front, const char *path);
 typedef struct fs_front_ctx {
     fs_front *front;
     fs_owner *owner;
+    bool admin; /* its connections came to the admin address */
 } fs_front_ctx;
 
 /* For fs_h2_new, with an fs_front_ctx as ctx. */
@@ -69,6 +71,9 @@ extern const fs_h2_handler fs_front_handler;
 /* The loop is done with `len` bytes of a streaming call's messages, which is not finished yet: they no longer
  * count as in flight. Without memory to say so, they count until the call ends. The loop's thread. */
 void fs_front_consume(fs_owner *loop, fs_owner *owner, fs_rpc *rpc, size_t len);
+
+/* Whether the caller may use `model`: as fs_access_check. `rpc` is not finished. The loop's thread. */
+int fs_front_admit(fs_owner *loop, const fs_rpc *rpc, fs_slice model, fs_error *err);
 
 /* Answers a control-plane call from the loop's thread: a message (`frame` is a slab block with a whole gRPC
  * frame, or NULL), and when `finish` the status. -FS_RESOURCE_EXHAUSTED when out of memory; then `frame` is

@@ -149,6 +149,7 @@ void fs_h2_earn(bucket *bucket, uint32_t burst)
 static void session_del(fs_h2 *h2)
 {
     fs_h2_session_clear(&h2->base);
+    fs_bearer_forget(&h2->bearers);
     fs_slab_free(h2);
 }
 

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "bearer.h"
 #include "slab.h"
 #include "status.h"
 #include "sticky.h"
@@ -50,7 +51,8 @@ typedef struct fs_rpc {
     uint8_t reply_encoding; /* the best that the caller accepts, FS_IDENTITY when in doubt */
     fs_slice path;          /* "/package.Service/Method" */
     size_t charged_bytes;   /* what is taken from the budgets for it; owner thread only */
-    fs_kept kept;           /* of its headers, what fs_h2_limits.sticky wanted */
+    fs_kept kept;           /* of its headers, what fs_h2_limits.sticky wanted, */
+    fs_bearer bearer;       /*   and the token that it shows */
 
     atomic_bool cancelled;  /* set (relaxed) by the owner when the stream is gone; a hint to stop */
 

@@ -105,6 +105,7 @@ struct fs_h2 {
     bucket resets, chatter;
     bool shut;
     header_block block;
+    fs_bearer_memory bearers;
 };
 
 /* ---- h2.c: lists, charges, limits ---------------------------------------------------------- */

@@ -138,6 +138,9 @@ int fs_h2_on_header(nghttp2_session *session, const nghttp2_frame *frame, const 
             block->encoding = fs_grpc_encoding(value, value_len);
             if (block->encoding < 0)
                 show(block, value, value_len);
+        } else if (is(name, "authorization", 13)) {
+            fs_bearer_take(&h2->bearers, h2->base.slab, (fs_slice){value, value_len},
+                           &block->call->rpc.bearer);
         }
         break;
     case 20:

@@ -7,6 +7,7 @@
 #include "io.h"
 
 #include <errno.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -30,6 +31,10 @@ typedef struct member {
     struct member *prev, *next;
     struct member *next_touched;
     bool touched;
+    union {
+        struct sockaddr any;
+        struct sockaddr_in6 room; /* the largest that has a name */
+    } peer;          /* with TLS; asked for at once, for who has gone is nobody any more */
     uint32_t events; /* what epoll watches */
     uint32_t calls;  /* how many of the thread's calls are counted as its own */
 } member;
@@ -39,10 +44,13 @@ typedef struct order {
     fs_node node; /* first */
     enum { ADOPT, DRAIN, STOP } kind;
     int value; /* descriptor or step */
+    fs_tls_context *tls; /* ADOPT: a reference, or NULL */
+    void *ctx;           /*   and the handler's */
 } order;
 
 struct fs_io {
     fs_io_config config;
+    fs_conn_config conns;
     void *ctx;
     int epoll;
     fs_mailbox mail;
@@ -55,6 +63,7 @@ struct fs_io {
     int64_t ticked_us, trimmed_us;
     int step; /* enum fs_io_drain_step, 0 before */
     bool stopping;
+    bool unread; /* some connection has more to be read than epoll knows of */
     bool told_empty;
     bool started;
     order last_order; /* STOP: must not fail for want of memory */
@@ -105,6 +114,8 @@ static void drain_one(fs_io *io, member *m)
         break;
     case FS_IO_SHUTDOWN:
         fs_h2_shutdown(m->conn.h2);
+        if (m->conn.state == FS_CONN_SHAKING) /* there is no call that would be lost */
+            m->conn.state = FS_CONN_CLOSED;
         break;
     case FS_IO_CLOSE:
         m->conn.state = FS_CONN_CLOSED;
@@ -116,7 +127,7 @@ static void drain_one(fs_io *io, member *m)
 }
 
 /* NULL when memory is short; `fd` is closed then. */
-static member *open_member(fs_io *io, int fd)
+static member *open_member(fs_io *io, int fd, fs_tls_context *tls, void *ctx)
 {
     member *m = fs_slab_alloc(io->slab, sizeof *m);
     if (m == NULL) {
@@ -124,12 +135,14 @@ static member *open_member(fs_io *io, int fd)
         return NULL;
     }
     memset(m, 0, sizeof *m);
-    if (fs_conn_open(&m->conn, fd, io->config.limits, io->config.handler, io->ctx, m, io->config.budget,
-                     io->slab, io->now_us) != 0) {
+    if (fs_conn_open(&m->conn, &io->conns, fd, tls, ctx != NULL ? ctx : io->ctx, m, io->now_us) != 0) {
         close(fd);
         fs_slab_free(m);
         return NULL;
     }
+    socklen_t len = sizeof m->peer;
+    if (tls != NULL && getpeername(fd, &m->peer.any, &len) != 0)
+        m->peer.any.sa_family = AF_UNSPEC;
     m->events = EPOLLIN;
     struct epoll_event event = {.events = m->events, .data.ptr = m};
     if (epoll_ctl(io->epoll, EPOLL_CTL_ADD, fd, &event) != 0) {
@@ -140,9 +153,10 @@ static member *open_member(fs_io *io, int fd)
     return m;
 }
 
-static void adopt(fs_io *io, int fd)
+static void adopt(fs_io *io, const order *o)
 {
-    member *m = open_member(io, fd);
+    member *m = open_member(io, o->value, o->tls, o->ctx);
+    fs_tls_context_unref(o->tls);
     add(&io->accepted, 1);
     if (m == NULL) {
         add_closed(io);
@@ -179,6 +193,29 @@ static void watch(fs_io *io, member *m)
         m->conn.state = FS_CONN_CLOSED;
 }
 
+static void read_from(fs_io *io, member *m, fs_sock_moved *moved)
+{
+    fs_conn_read(&m->conn, io->in, BUFFER_BYTES, io->now_us, moved);
+    fs_io_touch(io, m);
+}
+
+/* What epoll says nothing of. */
+static void read_unread(fs_io *io, fs_sock_moved *moved)
+{
+    for (member *m = io->members; m != NULL; m = m->next) {
+        if (m->conn.unread && fs_conn_wants_read(&m->conn))
+            read_from(io, m, moved);
+    }
+    io->unread = false; /* flush_touched sees who has more yet */
+}
+
+static void tell_refused(fs_io *io, member *m)
+{
+    if (io->config.on_refused != NULL)
+        io->config.on_refused(io->ctx, &m->peer.any, m->conn.refused);
+    m->conn.refused = NULL;
+}
+
 static void flush_touched(fs_io *io)
 {
     fs_sock_moved moved = {0};
@@ -187,9 +224,13 @@ static void flush_touched(fs_io *io)
         member *m = io->touched;
         io->touched = m->next_touched;
         m->touched = false;
+        if (m->conn.refused != NULL)
+            tell_refused(io, m);
         fs_conn_flush(&m->conn, io->out, BUFFER_BYTES, io->now_us, &moved);
         if (m->conn.state != FS_CONN_CLOSED)
             watch(io, m);
+        if (m->conn.unread && m->conn.state != FS_CONN_CLOSED && fs_conn_wants_read(&m->conn))
+            io->unread = true;
         uint32_t before = m->calls;
         m->calls = m->conn.state != FS_CONN_CLOSED ? fs_h2_active_calls(m->conn.h2) : 0;
         calls += (uint64_t)m->calls - before;
@@ -218,6 +259,8 @@ static void tick(fs_io *io)
 /* How long the next turn may wait. */
 static int patience_ms(const fs_io *io)
 {
+    if (io->unread)
+        return 0;
     return io->members != NULL || fs_slab_read(io->slab).cached_bytes > KEEP_BYTES ? TICK_MS : -1;
 }
 
@@ -227,7 +270,7 @@ static void obey(fs_io *io, order *o)
 {
     switch (o->kind) {
     case ADOPT:
-        adopt(io, o->value);
+        adopt(io, o);
         break;
     case DRAIN:
         io->step = o->value > io->step ? o->value : io->step;
@@ -276,12 +319,16 @@ static void *run(void *user)
                 orders = true;
             } else {
                 member *m = what;
-                /* EPOLLERR and EPOLLHUP come unasked; reading tells what they are. */
-                if ((events[i].events & ~(uint32_t)EPOLLOUT) != 0)
-                    fs_conn_read(&m->conn, io->in, BUFFER_BYTES, io->now_us, &moved);
-                fs_io_touch(io, m);
+                /* EPOLLERR and EPOLLHUP come unasked; reading tells what they are. TLS may have been waiting to
+                 * write before it can read on. */
+                if ((events[i].events & ~(uint32_t)EPOLLOUT) != 0 || m->conn.sock.read_wants_write)
+                    read_from(io, m, &moved);
+                else
+                    fs_io_touch(io, m);
             }
         }
+        if (io->unread)
+            read_unread(io, &moved);
         add(&io->bytes_in, moved.in);
         if (mail)
             io->config.on_mail(io->ctx);
@@ -331,6 +378,11 @@ fs_io *fs_io_new(const fs_io_config *config)
         fs_io_free(io);
         return NULL;
     }
+    io->conns = (fs_conn_config){.limits = config->limits,
+                                 .handler = config->handler,
+                                 .budget = config->budget,
+                                 .slab = io->slab,
+                                 .handshake_timeout_us = config->handshake_timeout_us};
     return io;
 }
 
@@ -362,24 +414,28 @@ fs_slab *fs_io_slab(fs_io *io)
     return io->slab;
 }
 
-static int give_order(fs_io *io, int kind, int value)
+static int give_order(fs_io *io, order given)
 {
     order *o = malloc(sizeof *o);
     if (o == NULL)
         return -FS_RESOURCE_EXHAUSTED;
-    *o = (order){.kind = kind, .value = value};
+    *o = given;
     fs_mailbox_post(&io->orders, &o->node);
     return 0;
 }
 
-int fs_io_adopt(fs_io *io, int fd)
+int fs_io_adopt(fs_io *io, int fd, fs_tls_context *tls, void *ctx)
 {
-    return give_order(io, ADOPT, fd);
+    fs_tls_context *held = tls == NULL ? NULL : fs_tls_context_ref(tls);
+    int rc = give_order(io, (order){.kind = ADOPT, .value = fd, .tls = held, .ctx = ctx});
+    if (rc != 0)
+        fs_tls_context_unref(held);
+    return rc;
 }
 
 int fs_io_drain(fs_io *io, enum fs_io_drain_step step)
 {
-    return give_order(io, DRAIN, (int)step);
+    return give_order(io, (order){.kind = DRAIN, .value = (int)step});
 }
 
 fs_io_stats fs_io_read(const fs_io *io)
@@ -424,6 +480,7 @@ void fs_io_free(fs_io *io)
             node = node->next;
             if (o->kind == ADOPT)
                 close(o->value);
+            fs_tls_context_unref(o->tls);
             free(o);
         }
     }

@@ -2,15 +2,19 @@
  *
  * The loop's thread accepts and hands sockets over; the sessions, their handler and the mail of finished
  * calls then run here and never see the GIL. There are N of these, each with a slab, a mailbox, one receive
- * buffer and one send buffer. Knows sockets and sessions; knows no engine, no Python and no listener.
+ * buffer and one send buffer. Connections with TLS are always here. Knows sockets and sessions; knows no
+ * engine, no Python and no listener.
  *
  *     fs_io_new -> (fs_engine_join with its mailbox, slab and fs_io_touch) -> fs_io_start -> fs_io_adopt ...
  *               -> fs_io_drain -> fs_io_stop -> (deliver the last mail) -> fs_io_free */
 #ifndef FS_IO_H
 #define FS_IO_H
 
+#include <sys/socket.h>
+
 #include "h2.h"
 #include "mailbox.h"
+#include "tls.h"
 
 typedef struct fs_io fs_io;
 
@@ -25,6 +29,9 @@ typedef struct fs_io_config {
     /* FS_IO_SHUTDOWN or FS_IO_CLOSE was ordered and no connection is left. Once, on the io thread, with the
      * same ctx; NULL: nobody asks. */
     void (*on_empty)(void *ctx);
+    /* The handshake with `peer` (AF_UNSPEC: not known) has failed, and why. Likewise; NULL: nobody asks. */
+    void (*on_refused)(void *ctx, const struct sockaddr *peer, const char *why);
+    int64_t handshake_timeout_us;
     size_t slab_cache_bytes;
     char name[16]; /* of the thread */
 } fs_io_config;
@@ -60,9 +67,10 @@ fs_slab *fs_io_slab(fs_io *io);
  * fs_owner.touch. */
 void fs_io_touch(void *io, void *conn);
 
-/* Hands a connected socket over. 0, or -FS_RESOURCE_EXHAUSTED: `fd` is still the caller's. Any thread, until
- * fs_io_stop, as the two that follow. */
-int fs_io_adopt(fs_io *io, int fd);
+/* Hands a connected socket over. It speaks TLS when `tls` is not NULL, of which the connection has a reference of
+ * its own; its handler gets `ctx`, NULL for that of fs_io_start. 0, or -FS_RESOURCE_EXHAUSTED: `fd` is still the
+ * caller's. Any thread, until fs_io_stop, as the two that follow. */
+int fs_io_adopt(fs_io *io, int fd, fs_tls_context *tls, void *ctx);
 int fs_io_drain(fs_io *io, enum fs_io_drain_step step);
 fs_io_stats fs_io_read(const fs_io *io);
 

@@ -14,7 +14,8 @@ int fs_resolve(fs_owner *owner, const fs_rpc *rpc, fs_slice spec, fs_model_ref *
 
     fs_turn turn = {.kept = rpc != NULL ? &rpc->kept : NULL, .random = &owner->random};
     fs_epoch_enter(&engine->epoch, owner->reader);
-    fs_servable *servable = fs_catalog_find(engine->catalog, model, &turn, err);
+    int rc = rpc != NULL ? fs_access_check(&engine->access, model->name, &rpc->bearer, err) : 0;
+    fs_servable *servable = rc == 0 ? fs_catalog_find(engine->catalog, model, &turn, err) : NULL;
     fs_epoch_leave(owner->reader);
     fs_route_unref(turn.route);
     if (servable == NULL)

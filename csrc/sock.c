@@ -102,6 +102,14 @@ int64_t fs_sock_read(fs_sock *sock, uint8_t *buf, size_t room, fs_sock_moved *mo
     return n < 0 ? -FS_UNAVAILABLE : n;
 }
 
+int64_t fs_sock_discard(fs_sock *sock, uint8_t *buf, size_t room, fs_sock_moved *moved)
+{
+    int64_t n = plain_read(sock, buf, room);
+    if (n > 0)
+        moved->in += (size_t)n;
+    return n < 0 ? -FS_UNAVAILABLE : n;
+}
+
 /* How much of `data` was taken, less than `len` when the socket is full; negative: broken. */
 static int64_t put(fs_sock *sock, const uint8_t *data, size_t len, fs_sock_moved *moved)
 {

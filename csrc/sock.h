@@ -39,6 +39,10 @@ void fs_sock_close(fs_sock *sock); /* once is enough, more often does no harm */
  * exactly `room` it may not: read again. */
 int64_t fs_sock_read(fs_sock *sock, uint8_t *buf, size_t room, fs_sock_moved *moved);
 
+/* Reads once, and nobody wants to know what: the peer of a side that is shut may still have things to say, TLS or
+ * not. As fs_sock_read; `buf` is room to throw it away in. */
+int64_t fs_sock_discard(fs_sock *sock, uint8_t *buf, size_t room, fs_sock_moved *moved);
+
 /* Writes `len` bytes, keeping what the socket does not take; only when there is no rest. 0; -FS_UNAVAILABLE:
  * the peer is gone; -FS_RESOURCE_EXHAUSTED: the rest could not be kept, and the stream has a hole. */
 int fs_sock_write(fs_sock *sock, const uint8_t *data, size_t len, int64_t now_us, fs_sock_moved *moved);

@@ -183,18 +183,22 @@ static int present(const fs_tls_context *context, X509 *certificate, int number)
     return ok == 1 ? 0 : -1;
 }
 
-static int use_key(const fs_tls_context *context, const char *pem)
+static int use_key(const fs_tls_context *context, const char *pem, fs_error *err)
 {
     const tls_api *api = &context->api;
     size_t len = strlen(pem);
     BIO *bio = len <= INT_MAX ? api->BIO_new_mem_buf(pem, (int)len) : NULL;
     EVP_PKEY *key = bio != NULL ? api->PEM_read_bio_PrivateKey(bio, NULL, no_password, NULL) : NULL;
-    int ok = key != NULL ? api->SSL_CTX_use_PrivateKey(context->ctx, key) : 0;
-    if (key != NULL)
-        api->EVP_PKEY_free(key);
     if (bio != NULL)
         api->BIO_free(bio);
-    return ok == 1 ? 0 : -1;
+    if (key == NULL)
+        return fs_fail(err, FS_INVALID_ARGUMENT,
+                       "the private key cannot be read: it must be PEM, without a passphrase");
+    int ok = api->SSL_CTX_use_PrivateKey(context->ctx, key);
+    api->EVP_PKEY_free(key);
+    if (ok != 1 || api->SSL_CTX_check_private_key(context->ctx) != 1)
+        return fs_fail(err, FS_INVALID_ARGUMENT, "the private key does not belong to the certificate");
+    return 0;
 }
 
 static int set_up(fs_tls_context *context, const fs_tls_config *config, fs_error *err)
@@ -227,12 +231,9 @@ static int set_up(fs_tls_context *context, const fs_tls_config *config, fs_error
             return fs_fail(err, FS_INVALID_ARGUMENT,
                            "the certificate cannot be read: no PEM certificate, a broken one in its chain, "
                            "or one that may not be used");
-        if (use_key(context, config->key) != 0)
-            return fs_fail(err, FS_INVALID_ARGUMENT,
-                           "the private key cannot be read or does not belong to the certificate: it must be "
-                           "PEM, without a passphrase");
-        if (api->SSL_CTX_check_private_key(ctx) != 1)
-            return fs_fail(err, FS_INVALID_ARGUMENT, "the private key does not belong to the certificate");
+        int rc = use_key(context, config->key, err);
+        if (rc != 0)
+            return rc;
     } else if (config->server) {
         return fs_fail(err, FS_INVALID_ARGUMENT, "a server needs a certificate and its key");
     }
@@ -291,6 +292,24 @@ void fs_tls_context_unref(fs_tls_context *context)
     if (context->ctx != NULL)
         context->api.SSL_CTX_free(context->ctx);
     free(context);
+}
+
+int fs_tls_context_validity(const fs_tls_context *context, int64_t *valid_for_s, int64_t *left_s)
+{
+    enum { DAY_S = 86400 };
+    const tls_api *api = &context->api;
+    X509 *certificate = context->has_certificate ? api->SSL_CTX_get0_certificate(context->ctx) : NULL;
+    int since_days, since_s, left_days, rest_s;
+    /* NULL is now. */
+    if (certificate == NULL ||
+        api->ASN1_TIME_diff(&since_days, &since_s, api->X509_get0_notBefore(certificate), NULL) != 1 ||
+        api->ASN1_TIME_diff(&left_days, &rest_s, NULL, api->X509_get0_notAfter(certificate)) != 1) {
+        api->ERR_clear_error();
+        return -FS_NOT_FOUND;
+    }
+    *valid_for_s = (int64_t)since_days * DAY_S + since_s;
+    *left_s = (int64_t)left_days * DAY_S + rest_s;
+    return 0;
 }
 
 /* ---- connections --------------------------------------------------------------------------- */
@@ -472,6 +491,8 @@ static int given_up(fs_tls *tls)
         explain_alert(tls, text);
     else if (strstr(text, "no application protocol") != NULL) /* what the server's side of it is called */
         SAY(tls, "the %s does not offer HTTP/2 (ALPN h2)", peer_of(tls));
+    else if (strstr(text, "did not return a certificate") != NULL)
+        SAY(tls, "the client shows no certificate: %s", text);
     else
         SAY(tls, "%s", text[0] != '\0' ? text : "OpenSSL does not say what went wrong");
     tls->context->api.ERR_clear_error();
@@ -559,6 +580,11 @@ int fs_tls_handshake(fs_tls *tls, fs_error *err)
     default:
         return FS_TLS_DONE;
     }
+}
+
+bool fs_tls_heard(const fs_tls *tls)
+{
+    return tls->first_seen;
 }
 
 /* ---- bytes ---------------------------------------------------------------------------------- */

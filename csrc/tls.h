@@ -30,6 +30,10 @@ fs_tls_context *fs_tls_context_new(const fs_tls_config *config, fs_error *err);
 fs_tls_context *fs_tls_context_ref(fs_tls_context *context); /* any thread that holds a reference */
 void fs_tls_context_unref(fs_tls_context *context);          /* any thread; NULL is fine */
 
+/* How long our own certificate has been valid, and how long it will be, in seconds; negative: not yet, or not
+ * any more. 0, or -FS_NOT_FOUND: there is none, or it does not say. */
+int fs_tls_context_validity(const fs_tls_context *context, int64_t *valid_for_s, int64_t *left_s);
+
 /* One connection's TLS; keeps a reference to its context. `server_name`: for clients, what the certificate
  * must be for (a DNS name, or an IP address as text); NULL for servers. NULL when out of memory. A client
  * that verifies, and has no such name, fails at the handshake. */
@@ -41,6 +45,9 @@ enum fs_tls_want { FS_TLS_DONE = 0, FS_TLS_WANTS_READ = 1, FS_TLS_WANTS_WRITE = 
 /* Goes on with the handshake. An fs_tls_want, or -FS_UNAVAILABLE and in err the reason in words that name the
  * remedy where there is one ("certificate verify failed: unable to get local issuer certificate"). */
 int fs_tls_handshake(fs_tls *tls, fs_error *err);
+
+/* Whether the peer has said anything yet. */
+bool fs_tls_heard(const fs_tls *tls);
 
 /* As recv(2) and send(2): > 0: bytes; 0: *want says what for; negative: closed or broken, fs_tls_why says
  * how. Read fills `buf` as far as there is something. What was to be written when it wanted something must

@@ -16,6 +16,7 @@ typedef struct x509_store_st X509_STORE;
 typedef struct x509_store_ctx_st X509_STORE_CTX;
 typedef struct x509_verify_param_st X509_VERIFY_PARAM;
 typedef struct evp_pkey_st EVP_PKEY;
+typedef struct asn1_string_st ASN1_TIME;
 
 enum {
     SSL_ERROR_WANT_READ = 2, SSL_ERROR_WANT_WRITE = 3, SSL_ERROR_ZERO_RETURN = 6,
@@ -50,6 +51,7 @@ typedef int tls_verify(int ok, X509_STORE_CTX *);
     X(int, SSL_CTX_use_certificate, (SSL_CTX *, X509 *))                                            \
     X(int, SSL_CTX_use_PrivateKey, (SSL_CTX *, EVP_PKEY *))                                         \
     X(int, SSL_CTX_check_private_key, (const SSL_CTX *))                                            \
+    X(X509 *, SSL_CTX_get0_certificate, (const SSL_CTX *))                                          \
     X(int, SSL_CTX_add_client_CA, (SSL_CTX *, X509 *))                                              \
     X(int, SSL_CTX_set_session_id_context, (SSL_CTX *, const unsigned char *, unsigned))            \
     X(int, SSL_CTX_set_alpn_protos, (SSL_CTX *, const unsigned char *, unsigned))                   \
@@ -81,6 +83,9 @@ typedef int tls_verify(int ok, X509_STORE_CTX *);
     X(X509 *, PEM_read_bio_X509, (BIO *, X509 **, tls_password *, void *))                          \
     X(EVP_PKEY *, PEM_read_bio_PrivateKey, (BIO *, EVP_PKEY **, tls_password *, void *))            \
     X(void, X509_free, (X509 *))                                                                    \
+    X(const ASN1_TIME *, X509_get0_notBefore, (const X509 *))                                       \
+    X(const ASN1_TIME *, X509_get0_notAfter, (const X509 *))                                        \
+    X(int, ASN1_TIME_diff, (int *days, int *seconds, const ASN1_TIME *from, const ASN1_TIME *to))   \
     X(void, EVP_PKEY_free, (EVP_PKEY *))                                                            \
     X(int, X509_STORE_add_cert, (X509_STORE *, X509 *))                                             \
     X(int, X509_VERIFY_PARAM_set1_ip_asc, (X509_VERIFY_PARAM *, const char *))                      \

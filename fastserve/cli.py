@@ -187,6 +187,7 @@ def inspect(directory: str, xla: bool, tags: tuple[str, ...]) -> None:
 @click.option("--timeout", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds.")
 @click.option("--header", "headers", metavar="NAME=VALUE", multiple=True, help="Metadata of the call.")
 @click.option("--compression", type=click.Choice(["gzip", "deflate"]), help="Of the request.")
+@click.option("--token-file", metavar="FILE", help="The call's bearer token: the first in this file.")
 @click.option("--tls", is_flag=True, help="TLS, trusting the system's authorities.")
 @click.option("--tls-ca", metavar="FILE", help="TLS, trusting these authorities (PEM).")
 @click.option("--tls-cert", metavar="FILE", help="Our certificate, with --tls-key.")

@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastserve.config import Config, Model
+from fastserve.control.credentials import read_credentials
 from fastserve.control.environment import tensorflow_dir
 from fastserve.control.plugins import check_plugins
 from fastserve.control.remote_store import protocol_of
@@ -23,10 +24,11 @@ def show(config: Config) -> int:
         table.add_column(
             column, overflow="fold", justify="right" if column in ("version", "weight") else "left"
         )
-    try:
-        check_plugins(config)
-    except ConfigError as error:
-        problems += error.problems
+    for examine in (check_plugins, read_credentials):
+        try:
+            examine(config)
+        except ConfigError as error:
+            problems += error.problems
     for model in config.models:
         if model.source not in ("", "files", "remote"):  # a plug-in's, which alone knows what there is
             place = f"{model.base_path}, by source = {model.source}"
@@ -59,6 +61,9 @@ def show(config: Config) -> int:
         ("tensorflow", f"{library}, device {config.tensorflow.device}"),
         ("state", server.state_dir),
     ]
+    if server.tls.certificate:
+        clients = "must show a certificate" if server.tls.client_ca else "need no certificate"
+        facts.insert(1, ("TLS", f"{server.tls.certificate}, clients {clients}"))
     for name, text in facts:
         console.print(f"[bold]{name:11}[/bold] {escape(text)}", highlight=False, soft_wrap=True)
     console = Console(stderr=True, highlight=False, soft_wrap=True)

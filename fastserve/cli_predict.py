@@ -346,6 +346,23 @@ def _write_npz(path: str, answer: Prediction) -> None:
         raise InputError(f"{path}: {error.strerror}") from None
 
 
+def read_token(path: str) -> str:
+    """The first line of a token file that is neither empty nor a comment. InputError; it shows no token."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no text"
+        raise InputError(f"--token-file {path}: {reason}") from None
+    for line in map(str.strip, lines):
+        if line.startswith("sha256:"):
+            raise InputError(
+                f"--token-file {path}: has a token's digest, which servers take; a call needs the token"
+            )
+        if line and not line.startswith("#"):
+            return line
+    raise InputError(f"--token-file {path}: has no token")
+
+
 # ---- the command line --------------------------------------------------------------------------------------
 
 
@@ -359,6 +376,8 @@ def ask_of(model: str, options: Mapping[str, Any]) -> Ask:
         if not equals:
             raise InputError(f"--header {pair}: expected NAME=VALUE")
         headers.append((name, value))
+    if options["token_file"] is not None:
+        headers.append(("authorization", f"Bearer {read_token(options['token_file'])}"))
     files = {key: options[f"tls_{key}"] for key in ("ca", "cert", "key", "server_name")}
     tls = None
     if options["tls"] or any(files.values()):

@@ -33,7 +33,22 @@ MessageSize = Annotated[
 MemorySize = Annotated[
     int, Meta(ge=0, description='a number of bytes, 0 or more, or a string such as "8GiB"')
 ]
+SocketMode = Annotated[int, Meta(ge=0o001, le=0o777, description="a file mode, such as 0o660")]
 Text = Annotated[str, Meta(min_length=1, description="a string that is not empty")]
+
+
+class ServerTls(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[server.tls]: TLS on the addresses of [server]. Files are PEM, and read again when they change."""
+
+    # Our chain, leaf first, and its key, without a passphrase. With both there is TLS, with neither none.
+    certificate: str = ""
+    key: str = ""
+    # Whoever signs clients' certificates. With it, only clients that show one are let in.
+    client_ca: str = ""
+    # Unix sockets speak TLS as well; otherwise they stay plain.
+    unix_sockets: bool = False
+    # From the connection's first byte to the end of its handshake.
+    handshake_timeout_s: PositiveSeconds = 10.0
 
 
 class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,6 +79,15 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     config_poll_s: Seconds = 1.0
     # The core's malloc: the C library's, jemalloc where it is installed, or the path of a library to preload.
     allocator: Text = "system"
+    tls: ServerTls = ServerTls()
+    # Permissions of the unix sockets in `listen`: who may write to one may connect.
+    socket_mode: SocketMode = 0o660
+    # Whether HandleReloadConfigRequest is answered at all,
+    reload_rpc: bool = True
+    # and where: on this address only, which answers everything else, too; "": wherever calls are.
+    admin_listen: str = ""
+    # Directories and URLs below which the base_path of a request's models must be; none: anywhere.
+    reload_roots: tuple[Text, ...] = ()
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -238,6 +262,8 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # Answer UNAVAILABLE at once when a call's deadline cannot be met.
     shed_predicted: bool = False
     trial_timeout_s: PositiveSeconds = 600.0
+    # A file of tokens, one a line: calls must bring one ("authorization: Bearer TOKEN"). Default: no need.
+    token_file: str = ""
     batching: Batching = Batching()
     warmup: Warmup = Warmup()
     versions: Versions = Versions()

@@ -22,6 +22,8 @@ def check(config: Config, tables: dict[str, Any]) -> list[Problem]:
     """Everything that is wrong with `config`, whose file held `tables`."""
     return [
         *_server(config),
+        *_server_tls(config),
+        *_reload_rpc(config),
         *_limits(config),
         *_executor(config),
         *_tensorflow(config),
@@ -50,6 +52,34 @@ def _server(config: Config) -> Iterator[Problem]:
         yield Problem(
             ("server", "admin_socket"), f"{error}; set admin_socket to a shorter one", show_value=False
         )
+
+
+def _server_tls(config: Config) -> Iterator[Problem]:
+    tls = config.server.tls
+    where = ("server", "tls")
+    for key, other in (("certificate", "key"), ("key", "certificate")):
+        if getattr(tls, other) and not getattr(tls, key):
+            yield Problem((*where, key), f"is missing, and {other} is there: they go together")
+    if not tls.certificate and not tls.key:
+        for key in ("client_ca", "unix_sockets"):
+            if getattr(tls, key):
+                yield Problem((*where, key), "means nothing without certificate and key")
+
+
+def _reload_rpc(config: Config) -> Iterator[Problem]:
+    server = config.server
+    if not server.admin_listen:
+        return
+    where = ("server", "admin_listen")
+    try:
+        address = parse_address(server.admin_listen)
+    except ValueError as error:
+        yield Problem(where, str(error))
+        return
+    if not server.reload_rpc:
+        yield Problem(where, "means nothing with reload_rpc = false; remove one of the two")
+    if server.admin_listen in server.listen and not str(address).endswith(":0"):
+        yield Problem(where, "is in listen, too: expected an address of its own")
 
 
 def _limits(config: Config) -> Iterator[Problem]:

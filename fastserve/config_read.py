@@ -25,6 +25,7 @@ from fastserve.config import (
     Model,
     Rollout,
     Server,
+    ServerTls,
     Size,
     TensorFlow,
     Versions,
@@ -50,6 +51,7 @@ def parse_size(text: str) -> int:
 _SCHEMA = Schema(
     tables={
         "[server]": Server,
+        "[server.tls]": ServerTls,
         "[limits]": Limits,
         "[executor]": Executor,
         "[loading]": Loading,
@@ -113,27 +115,34 @@ def _resolve(config: Config, file: Path) -> Config:
     base = file.parent
     server, limits = config.server, config.limits
     state_dir, admin = _own_paths(file, server.state_dir, server.admin_socket)
-    listen = tuple(
-        f"unix:{_path(base, text.removeprefix('unix:'))}"
-        if text.startswith("unix:") and text != "unix:"
-        else text
-        for text in server.listen
-    )
+    tls = server.tls
     total = limits.max_total_bytes or max(available_memory_bytes() // 4, limits.max_message_bytes)
     library_dir = config.tensorflow.library_dir
     cache_dir = config.loading.cache_dir
     return replace(
         config,
-        server=replace(server, listen=listen, state_dir=state_dir, admin_socket=admin),
-        limits=replace(limits, max_total_bytes=total),
-        loading=replace(
-            config.loading, cache_dir=_path(base, cache_dir) if cache_dir else f"{state_dir}/models"
+        server=replace(
+            server,
+            listen=tuple(_address(base, text) for text in server.listen),
+            state_dir=state_dir,
+            admin_socket=admin,
+            admin_listen=_address(base, server.admin_listen),
+            reload_roots=tuple(_path(base, root) for root in server.reload_roots),
+            tls=replace(
+                tls,
+                certificate=_optional_path(base, tls.certificate),
+                key=_optional_path(base, tls.key),
+                client_ca=_optional_path(base, tls.client_ca),
+            ),
         ),
-        tensorflow=replace(config.tensorflow, library_dir=_path(base, library_dir) if library_dir else ""),
+        limits=replace(limits, max_total_bytes=total),
+        loading=replace(config.loading, cache_dir=_optional_path(base, cache_dir) or f"{state_dir}/models"),
+        tensorflow=replace(config.tensorflow, library_dir=_optional_path(base, library_dir)),
         models=tuple(
             replace(
                 model,
                 base_path=_path(base, model.base_path),
+                token_file=_optional_path(base, model.token_file),
                 batching=replace(
                     model.batching,
                     allowed_batch_sizes=model.batching.allowed_batch_sizes
@@ -155,6 +164,16 @@ def powers_of_two(largest: int) -> tuple[int, ...]:
     """1, 2, 4 ... and `largest` itself."""
     sizes = [1 << i for i in range(largest.bit_length()) if 1 << i < largest]
     return (*sizes, largest)
+
+
+def _address(base: Path, text: str) -> str:
+    """An address as the file has it, a unix socket's path resolved."""
+    path = text.removeprefix("unix:")
+    return f"unix:{_path(base, path)}" if path and path != text else text
+
+
+def _optional_path(base: Path, text: str) -> str:
+    return _path(base, text) if text else ""
 
 
 def _path(base: Path, text: str) -> str:

@@ -133,23 +133,28 @@ class Core:
     def __init__(
         self,
         *,
+        tls: bool = False,
         ablate: Iterable[str] = (),
         policy_library: str | None = None,
         environment: Mapping[str, str] | None = None,
         **settings: dict[str, Any],
     ) -> None:
         """settings: server, limits, executor, loading and tensorflow, each with what differs from the usual.
-        environment: what is added to this process's."""
+        environment: what is added to this process's. tls: the TCP address speaks TLS, for which the command
+        `credentials` is due before it serves; the unix sockets are plain in any case, and one of them is the
+        admin address."""
         self._folder = tempfile.TemporaryDirectory(prefix="fastserve-core-")
         self.unix_address = f"unix:{self._folder.name}/core.sock"
+        self.admin_address = f"unix:{self._folder.name}/admin.sock"
         tcp = socket.create_server(("127.0.0.1", 0), backlog=4096)
-        unix = socket.socket(socket.AF_UNIX)
-        unix.bind(self.unix_address.removeprefix("unix:"))
-        unix.listen(4096)
+        unix, admin = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+        for sock, address in ((unix, self.unix_address), (admin, self.admin_address)):
+            sock.bind(address.removeprefix("unix:"))
+            sock.listen(4096)
         self.port: int = tcp.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
-        self._listeners = [tcp, unix]
-        fds = [tcp.fileno(), unix.fileno()]
+        self._listeners = [tcp, unix, admin]
+        fds = [sock.fileno() for sock in self._listeners]
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
@@ -168,8 +173,15 @@ class Core:
             assert self.events[0]["event"] == "hello"
             self.call(
                 "configure",
-                listeners=[{"fd": fd, "address": ""} for fd in fds],
-                server={**SERVER, **settings.get("server", {})},
+                listeners=[
+                    {"fd": sock.fileno(), "address": "", "tls": tls and sock is tcp, "admin": sock is admin}
+                    for sock in self._listeners
+                ],
+                server={
+                    **SERVER,
+                    **({"tls": {"handshake_timeout_s": 10.0}} if tls else {}),
+                    **settings.get("server", {}),
+                },
                 limits={**LIMITS, **settings.get("limits", {})},
                 executor={**EXECUTOR, **settings.get("executor", {})},
                 tensorflow={"library_dir": "", **settings.get("tensorflow", {})},

@@ -1,5 +1,5 @@
-# Mirror of csrc/{clock,slab,mailbox,sticky,h2,compress,owner,call,front,servable,executor,figures,route,warm,loader,
-# catalog,resolve,engine}.h, what the core binds of them. No logic.
+# Mirror of csrc/{clock,slab,mailbox,sticky,h2,compress,owner,call,front,refusals,access,servable,executor,figures,
+# route,warm,loader,catalog,resolve,engine}.h, what the core binds of them. No logic.
 from fastserve._native.c_policy cimport fs_policy
 from fastserve._native.c_predict cimport fs_model_ref
 from fastserve._native.c_runtime cimport fs_error, fs_model_spec, fs_runtime, fs_slab, fs_slice
@@ -93,9 +93,25 @@ cdef extern from "compress.h" nogil:
                    size_t *out_len, fs_error *err) noexcept
 
 
+cdef extern from "access.h" nogil:
+    enum:
+        FS_SHA256_BYTES
+
+    ctypedef struct fs_access:
+        pass
+
+    ctypedef struct fs_grant:
+        fs_slice model
+        const uint8_t *digests
+        uint32_t n
+
+    int fs_access_set(fs_access *access, const fs_grant *grants, uint32_t n) noexcept
+
+
 cdef extern from "owner.h" nogil:
     ctypedef struct fs_engine:
         fs_catalog *catalog
+        fs_access access
         fs_executors *executors
         fs_loader *loader
 
@@ -143,6 +159,7 @@ cdef extern from "front.h" nogil:
         fs_rpc *rpc
         fs_owner *owner
         int method
+        bint admin
         uint8_t *data
         size_t len
         bint compressed
@@ -150,15 +167,39 @@ cdef extern from "front.h" nogil:
     ctypedef struct fs_front_ctx:
         fs_front *front
         fs_owner *owner
+        bint admin
 
     const fs_h2_handler fs_front_handler
 
     int fs_front_add(fs_front *front, const char *path, bint streaming) noexcept
     int fs_front_add_engine(fs_front *front, const char *path, fs_call_kind kind) noexcept
     int fs_front_add_named_run(fs_front *front, const char *path) noexcept
+    int fs_front_admit(fs_owner *loop, const fs_rpc *rpc, fs_slice model, fs_error *err) noexcept
     void fs_front_consume(fs_owner *loop, fs_owner *owner, fs_rpc *rpc, size_t len) noexcept
     int fs_front_answer(fs_owner *loop, fs_owner *owner, fs_rpc *rpc, void *frame, size_t len, bint finish, int code,
                         const char *text, size_t text_len) noexcept
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    struct sockaddr:
+        pass
+
+
+cdef extern from "refusals.h" nogil:
+    ctypedef struct fs_refusals:
+        fs_owner *loop
+        void (*tell)(fs_mail *mail) noexcept
+        void *ctx
+
+    ctypedef struct fs_refusal:
+        fs_refusals *refusals
+        uint64_t n
+        const char *peer
+        const char *why
+
+    void fs_refusals_add(fs_refusals *refusals, fs_slab *slab, const sockaddr *peer,
+                         const char *why) noexcept
+    uint64_t fs_refusals_read(const fs_refusals *refusals) noexcept
 
 
 cdef extern from "servable.h" nogil:

@@ -1,5 +1,6 @@
 # Mirror of csrc/io.h. No logic.
-from fastserve._native.c_engine cimport fs_budget, fs_h2_handler, fs_h2_limits, fs_mailbox
+from fastserve._native.c_channel cimport fs_tls_context
+from fastserve._native.c_engine cimport fs_budget, fs_h2_handler, fs_h2_limits, fs_mailbox, sockaddr
 from fastserve._native.c_runtime cimport fs_slab
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint64_t
@@ -15,6 +16,8 @@ cdef extern from "io.h" nogil:
         fs_budget *budget
         void (*on_mail)(void *ctx) noexcept
         void (*on_empty)(void *ctx) noexcept
+        void (*on_refused)(void *ctx, const sockaddr *peer, const char *why) noexcept
+        int64_t handshake_timeout_us
         size_t slab_cache_bytes
         char name[16]
 
@@ -38,7 +41,7 @@ cdef extern from "io.h" nogil:
     fs_mailbox *fs_io_mailbox(fs_io *io) noexcept
     fs_slab *fs_io_slab(fs_io *io) noexcept
     void fs_io_touch(void *io, void *conn) noexcept
-    int fs_io_adopt(fs_io *io, int fd) noexcept
+    int fs_io_adopt(fs_io *io, int fd, fs_tls_context *tls, void *ctx) noexcept
     int fs_io_drain(fs_io *io, fs_io_drain_step step) noexcept
     fs_io_stats fs_io_read(const fs_io *io) noexcept
     void fs_io_stop(fs_io *io) noexcept

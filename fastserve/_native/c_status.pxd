@@ -18,3 +18,5 @@ cdef extern from "status.h" nogil:
     ctypedef struct fs_slice:
         const uint8_t *data
         size_t len
+
+    int fs_fail(fs_error *err, fs_code code, const char *fmt, ...) noexcept

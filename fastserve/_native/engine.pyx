@@ -12,6 +12,7 @@ from libc.stdlib cimport calloc, free
 from fastserve._native cimport scheduler
 from fastserve._native.c_engine cimport (
     FS_COUNTERS,
+    FS_SHA256_BYTES,
     FS_TASK_CALL,
     FS_TASK_CLOSE,
     FS_TASK_LABEL,
@@ -19,12 +20,15 @@ from fastserve._native.c_engine cimport (
     FS_TASK_PUBLISH,
     FS_TASK_RETIRE,
     FS_TASK_ROUTE,
+    fs_access,
+    fs_access_set,
     fs_counter_name,
     fs_engine_config,
     fs_engine_start,
     fs_engine_stop,
     fs_executors_cpu_us,
     fs_executors_system_allocs,
+    fs_grant,
     fs_label,
     fs_loader_give_way,
     fs_loader_hurry,
@@ -42,6 +46,7 @@ from fastserve._native.c_engine cimport (
     fs_task_progress,
 )
 from fastserve._native.c_policy cimport FS_MAX_BUCKETS, fs_policy
+from fastserve._native.c_status cimport FS_RESOURCE_EXHAUSTED, fs_fail
 from fastserve._native.c_runtime cimport (
     fs_error,
     fs_plugin,
@@ -74,10 +79,18 @@ cdef struct Library:
     const fs_plugin **plugin  # set with the runtime, when it is a plug-in
 
 
+# The tokens that models ask for, to be changed off the loop.
+cdef struct Grants:
+    fs_access *access
+    const fs_grant *grants
+    unsigned n
+
+
 # A task on its way through the loader. Freed when it is delivered.
 cdef struct Errand:
     fs_task task       # first: the mail is the errand
-    Library library    # of FS_TASK_CALL
+    Library library    # of FS_TASK_CALL,
+    Grants grants      #   or these
     PyObject *future   # a reference of its own
     PyObject *subject  # the Servable, or what keeps `labels` alive; a reference of its own
 
@@ -299,6 +312,40 @@ cdef object post_library(Engine engine, Runtime runtime, bytes directory, bytes 
     return send(engine, errand, (runtime, directory, session_config))
 
 
+cdef int set_access(void *arg, fs_error *err) noexcept nogil:
+    """FS_TASK_CALL: the tokens."""
+    cdef Grants *grants = <Grants *>arg
+    cdef int rc = fs_access_set(grants.access, grants.grants, grants.n)
+    if rc != 0:
+        fs_fail(err, FS_RESOURCE_EXHAUSTED, "out of memory")
+    return rc
+
+
+cdef object post_grants(Engine engine, dict tokens):
+    """Posts the replacement of all models' tokens."""
+    cdef list kept = [(model.encode(), b"".join(map(bytes.fromhex, tokens[model]))) for model in tokens]
+    cdef bytearray block = bytearray((len(kept) + 1) * sizeof(fs_grant))
+    cdef fs_grant *grants = <fs_grant *><char *>block
+    cdef bytes name, digests
+    for i, (name, digests) in enumerate(kept):
+        if len(digests) != FS_SHA256_BYTES * len(tokens[name.decode()]):
+            raise ValueError(f"model {name.decode()}: a SHA-256 has {FS_SHA256_BYTES} bytes")
+        grants[i].model.data = <const uint8_t *><const char *>name
+        grants[i].model.len = <size_t>len(name)
+        grants[i].digests = <const uint8_t *><const char *>digests
+        grants[i].n = <unsigned>(len(digests) // FS_SHA256_BYTES)
+    cdef Errand *errand = <Errand *>calloc(1, sizeof(Errand))
+    if errand is NULL:
+        raise MemoryError
+    errand.grants.access = &engine.c.access
+    errand.grants.grants = grants
+    errand.grants.n = <unsigned>len(kept)
+    errand.task.kind = FS_TASK_CALL
+    errand.task.call = set_access
+    errand.task.arg = &errand.grants
+    return send(engine, errand, (kept, block))
+
+
 cdef object post_route(Engine engine, str model, Route route):
     """Posts a model's route, or that it has none."""
     cdef Errand *errand = <Errand *>calloc(1, sizeof(Errand))
@@ -468,6 +515,11 @@ cdef class Engine:
     async def label(self, str model, dict labels) -> None:
         """Replaces a model's version labels."""
         await post_labels(self, model, labels)
+
+    async def grant(self, dict tokens) -> None:
+        """Replaces what calls must show: by model the SHA-256 of each token that it takes, in hexadecimal. Models
+        that are not there are open to all."""
+        await post_grants(self, tokens)
 
     async def route(self, str model, dict settings) -> None:
         """Divides the model's traffic as `settings` say (see Route), or no more (None)."""

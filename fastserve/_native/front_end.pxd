@@ -9,6 +9,7 @@ from fastserve._native.c_engine cimport (
     fs_mail,
     fs_mailbox,
     fs_owner,
+    fs_refusals,
     fs_rpc,
     int64_t,
     uint8_t,
@@ -17,6 +18,7 @@ from fastserve._native.c_engine cimport (
 from fastserve._native.c_io cimport fs_io, fs_io_drain_step
 from fastserve._native.c_runtime cimport fs_slab
 from fastserve._native.engine cimport Engine
+from fastserve._native.tls cimport ServerTls
 
 
 # A connection that this round of mail has submitted something to: what touch() may know without the GIL.
@@ -40,6 +42,8 @@ cdef struct Empty:
 # A thread on epoll that owns connections in place of the loop.
 cdef struct IoThread:
     fs_front_ctx ctx  # first: what its sessions' handler gets, and its hooks
+    fs_front_ctx admin_ctx  # what the handler gets of connections to the admin address
+    fs_refusals *refusals
     fs_io *io
     fs_owner owner
     Empty empty
@@ -59,13 +63,18 @@ cdef class FrontEnd:
     cdef fs_h2_limits limits
     cdef fs_front front
     cdef fs_front_ctx ctx
+    cdef fs_front_ctx admin_ctx
+    cdef fs_refusals refusals  # handshakes
+    cdef object on_refused     # Python: called with some of them
+    cdef readonly ServerTls tls  # what new connections speak, None: nothing yet
     cdef uint8_t *receive      # one buffer for every connection: filled and used up in one step
     cdef object receive_view
     cdef uint8_t *sending      # likewise
     cdef Touched touched
     cdef set connections       # those that the loop drives
     cdef IoThread *threads     # on which the others are
-    cdef readonly int io_threads
+    cdef int n_threads
+    cdef readonly int io_threads  # of these that take plain connections, too: all, or none
     cdef int turn              # of the thread that gets the next connection
     cdef uint64_t adopted      # connections that the threads were given, in all
     cdef int empty_threads     # that have said so
@@ -76,7 +85,7 @@ cdef class FrontEnd:
     cdef int64_t trimmed_us    # when memory was last given back
     cdef object left           # a future for the next connection or thread that ends, if somebody waits
 
-    cdef int start_threads(self, int n) except -1
+    cdef int start_threads(self, int n, double handshake_timeout_s) except -1
     cdef void deliver(self)
     cdef void control(self, fs_event *event)
     cdef bytes message_of(self, Rpc rpc, const uint8_t *data, size_t len, int encoding)
@@ -96,6 +105,7 @@ cdef enum State:
 cdef class Connection:
     cdef FrontEnd front
     cdef fs_h2 *h2             # NULL: not connected
+    cdef bint admin            # it came to the admin address
     cdef int fd
     cdef object transport
     cdef State state
@@ -124,6 +134,7 @@ cdef class Rpc:
     cdef readonly str path
     cdef readonly bint streaming
     cdef readonly bint cancelled
+    cdef readonly bint admin   # it came to the admin address
     cdef bint refused          # by the front end: the coroutine need not finish it
     cdef readonly bytes message
     cdef list lengths          # streaming: of messages handed over and not consumed, as they travelled

@@ -5,7 +5,8 @@ the session and Predict calls on to the engine without an object being made for 
 through the mailbox, whose eventfd the loop watches, and each connection is then written once.
 
 With io_threads, connections live on epoll threads (csrc/io.h) instead, which never see the GIL; the calls that
-Python serves come from there by mail, and their answers go back the same way.
+Python serves come from there by mail, and their answers go back the same way. Connections with TLS always do:
+without io_threads there is one thread for them alone.
 
 Runs on the loop's thread, which owns everything here. Knows nothing of batches, models or protobuf.
 """
@@ -37,6 +38,7 @@ from fastserve._native.c_engine cimport (
     fs_front_add,
     fs_front_add_engine,
     fs_front_add_named_run,
+    fs_front_admit,
     fs_front_answer,
     fs_front_consume,
     fs_front_ctx,
@@ -58,6 +60,9 @@ from fastserve._native.c_engine cimport (
     fs_now_us,
     fs_owner_deliver,
     fs_owner_post,
+    fs_refusal,
+    fs_refusals_add,
+    fs_refusals_read,
     fs_resolve,
     fs_slab_alloc,
     fs_slab_free,
@@ -65,6 +70,7 @@ from fastserve._native.c_engine cimport (
     fs_slab_trim,
     int64_t,
     size_t,
+    sockaddr,
     uint8_t,
     uint64_t,
 )
@@ -85,10 +91,12 @@ from fastserve._native.c_io cimport (
     fs_io_stop,
     fs_io_touch,
 )
+from fastserve._native.c_channel cimport fs_tls_context
 from fastserve._native.c_predict cimport fs_model_ref
 from fastserve._native.c_runtime cimport fs_error, fs_slab_new, fs_slab_release, fs_slice
 from fastserve._native.engine cimport Engine
 from fastserve._native.runtime cimport check
+from fastserve._native.tls cimport ServerTls
 
 
 cdef extern from "<malloc.h>" nogil:
@@ -176,6 +184,23 @@ cdef void on_io_empty(void *ctx) noexcept nogil:
     fs_owner_post(thread.ctx.front.loop, &thread.empty.mail)
 
 
+cdef void on_io_refused(void *ctx, const sockaddr *peer, const char *why) noexcept nogil:
+    """A handshake on an epoll thread has failed: likewise."""
+    cdef IoThread *thread = <IoThread *>ctx
+    fs_refusals_add(thread.refusals, thread.owner.slab, peer, why)
+
+
+cdef void deliver_refusal(fs_mail *mail) noexcept with gil:
+    """What on_io_refused has mailed to the loop."""
+    cdef fs_refusal *refusal = <fs_refusal *>mail
+    front = <FrontEnd>refusal.refusals.ctx
+    try:
+        if front.on_refused is not None:
+            front.on_refused(refusal.n, refusal.peer.decode(), refusal.why.decode("utf-8", "replace"))
+    finally:
+        fs_slab_free(refusal)
+
+
 cdef void deliver_empty(fs_mail *mail) noexcept with gil:
     """What on_io_empty has mailed to the loop."""
     front = <FrontEnd>(<Empty *>mail).front
@@ -218,6 +243,17 @@ cdef class Rpc:
         check(fs_resolve(&self.front.owner, self.c, data, &model, &err), &err)
         return (<const char *>model.name.data)[:model.name.len].decode(), model.version
 
+    def admit(self, str model) -> None:
+        """Whether its caller may use `model`: raises RuntimeFailure, UNAUTHENTICATED or PERMISSION_DENIED, when
+        not. Nothing once the call is over."""
+        cdef bytes name = model.encode("utf-8", "surrogatepass")
+        cdef fs_slice slice
+        cdef fs_error err
+        if self.c is not NULL:
+            slice.data = <const uint8_t *><const char *>name
+            slice.len = <size_t>len(name)
+            check(fs_front_admit(&self.front.owner, self.c, slice, &err), &err)
+
     @property
     def seconds_left(self) -> float | None:
         """Until the caller's deadline; None: there is none, or the call is over."""
@@ -230,12 +266,15 @@ cdef class Rpc:
 cdef class FrontEnd:
     """The loop's connections, their shared buffers, and the way back for finished calls.
 
-    `methods` maps paths to whether they stream; Python serves them through `on_call(rpc)`. Predict, and SessionRun
-    where the engine serves it, need no entry. With `io_threads`,
-    that many epoll threads drive the connections, which `adopt` gives them. Raises MemoryError.
+    `methods` maps paths to whether they stream; Python serves them through `on_call(rpc)`. What the engine serves
+    needs no entry. With `io_threads`, that many epoll threads drive the connections, which `adopt` gives them; those
+    with TLS are driven by epoll threads in any case. `tls`: {"handshake_timeout_s": ...} when there will be some, or
+    None. `on_refused` gets the number of handshakes that have failed, a peer and a reason, of the 1st, 2nd, 4th...
+    Raises MemoryError.
     """
 
-    def __init__(self, loop, Engine engine not None, dict limits, dict methods, on_call, int io_threads=0):
+    def __init__(self, loop, Engine engine not None, dict limits, dict methods, on_call, int io_threads=0,
+                 dict tls=None, on_refused=None):
         self.loop = loop
         self.engine = engine
         self.on_call = on_call
@@ -286,10 +325,20 @@ cdef class FrontEnd:
             raise ValueError(f"too many methods: {len(self.paths)}")
         self.ctx.front = &self.front
         self.ctx.owner = &self.owner
-        self.start_threads(io_threads)
+        self.admin_ctx = self.ctx
+        self.admin_ctx.admin = True
+        self.on_refused = on_refused
+        self.refusals.loop = &self.owner
+        self.refusals.tell = deliver_refusal
+        self.refusals.ctx = <void *>self
+        self.io_threads = io_threads
+        if tls is None:
+            self.start_threads(io_threads, 0.0)
+        else:
+            self.start_threads(io_threads or 1, tls["handshake_timeout_s"])
         loop.add_reader(self.box.fd, self.on_mail)
 
-    cdef int start_threads(self, int n) except -1:
+    cdef int start_threads(self, int n, double handshake_timeout_s) except -1:
         cdef IoThread *thread
         cdef fs_io_config config
         cdef bytes name
@@ -302,17 +351,22 @@ cdef class FrontEnd:
         config.budget = &self.budget
         config.on_mail = on_io_mail
         config.on_empty = on_io_empty
+        config.on_refused = on_io_refused
+        config.handshake_timeout_us = <int64_t>(handshake_timeout_s * 1e6)
         config.slab_cache_bytes = SLAB_CACHE_BYTES
-        while self.io_threads < n:
-            thread = &self.threads[self.io_threads]
-            name = b"fs-io-%d" % self.io_threads
+        while self.n_threads < n:
+            thread = &self.threads[self.n_threads]
+            name = b"fs-io-%d" % self.n_threads
             strncpy(config.name, <const char *>name, sizeof(config.name) - 1)
             thread.io = fs_io_new(&config)
             if thread.io is NULL:
                 raise MemoryError("no memory or descriptors for an I/O thread")
-            self.io_threads += 1  # from here on __dealloc__ sees it
+            self.n_threads += 1  # from here on __dealloc__ sees it
             thread.ctx.front = &self.front
             thread.ctx.owner = &thread.owner
+            thread.admin_ctx = thread.ctx
+            thread.admin_ctx.admin = True
+            thread.refusals = &self.refusals
             thread.empty.mail.deliver = deliver_empty
             thread.empty.front = <void *>self
             if (
@@ -325,7 +379,7 @@ cdef class FrontEnd:
 
     def __dealloc__(self):
         cdef int i
-        for i in range(self.io_threads):
+        for i in range(self.n_threads):
             fs_io_stop(self.threads[i].io)
             if self.threads[i].owner.box is not NULL:
                 fs_owner_deliver(&self.threads[i].owner)
@@ -340,25 +394,35 @@ cdef class FrontEnd:
         """Ends the epoll threads, which closes their connections, and listens to no mailbox any more. Calls that
         are still away are never answered; the front end itself must outlive them."""
         cdef int i
-        for i in range(self.io_threads):
+        for i in range(self.n_threads):
             fs_io_stop(self.threads[i].io)
         if self.ticker is not None:
             self.ticker.cancel()
         self.loop.remove_reader(self.box.fd)
 
-    def adopt(self, int fd) -> None:
-        """Gives a connected socket to the epoll thread whose turn it is. Raises MemoryError; the socket is still
-        the caller's then."""
-        if fs_io_adopt(self.threads[self.turn].io, fd) != 0:
+    def speak(self, ServerTls tls) -> None:
+        """What connections with TLS speak that are adopted from now on."""
+        self.tls = tls
+
+    def adopt(self, int fd, bint tls=False, bint admin=False) -> None:
+        """Gives a connected socket to the epoll thread whose turn it is. `admin`: it came to the admin address.
+        Raises MemoryError; the socket is still the caller's then."""
+        cdef IoThread *thread = &self.threads[self.turn]
+        cdef fs_tls_context *context = NULL
+        if tls:
+            if self.tls is None:
+                raise RuntimeError("there is no certificate to show")
+            context = self.tls.c
+        if fs_io_adopt(thread.io, fd, context, &thread.admin_ctx if admin else &thread.ctx) != 0:
             raise MemoryError
         self.adopted += 1
-        self.turn = (self.turn + 1) % self.io_threads
+        self.turn = (self.turn + 1) % self.n_threads
 
     def connection_count(self) -> int:
         """Connections there are, those on the epoll threads included."""
         cdef uint64_t n = self.adopted
         cdef int i
-        for i in range(self.io_threads):
+        for i in range(self.n_threads):
             n -= fs_io_read(self.threads[i].io).closed
         return len(self.connections) + n
 
@@ -404,6 +468,7 @@ cdef class FrontEnd:
             rpc.owner = event.owner
             rpc.path = (<bytes>self.paths[event.method]).decode()
             rpc.streaming = event.kind == FS_EVENT_OPEN
+            rpc.admin = event.admin
             rpc.lengths = []
             self.rpcs[key] = rpc
             if event.kind == FS_EVENT_CALL:
@@ -497,14 +562,14 @@ cdef class FrontEnd:
         self.step = step
         for connection in list(self.connections):
             connection.drain(step)
-        for i in range(self.io_threads):
+        for i in range(self.n_threads):
             if fs_io_drain(self.threads[i].io, step) != 0:
                 raise MemoryError
         return 0
 
     async def all_closed(self) -> None:
         """Returns when no connection is left, after `shutdown`."""
-        while self.connections or self.empty_threads < self.io_threads:
+        while self.connections or self.empty_threads < self.n_threads:
             self.left = self.loop.create_future()
             await self.left
 
@@ -522,7 +587,7 @@ cdef class FrontEnd:
         for connection in self.connections:
             if connection.h2 is not NULL:
                 n += fs_h2_active_calls(connection.h2)
-        for i in range(self.io_threads):
+        for i in range(self.n_threads):
             n += fs_io_read(self.threads[i].io).calls
         return n
 
@@ -530,9 +595,13 @@ cdef class FrontEnd:
         """Times the threads that own connections asked the system for memory; flat in steady state."""
         cdef uint64_t n = fs_slab_read(self.slab).system_allocs
         cdef int i
-        for i in range(self.io_threads):
+        for i in range(self.n_threads):
             n += fs_slab_read(fs_io_slab(self.threads[i].io)).system_allocs
         return n
+
+    def handshakes_refused(self) -> int:
+        """TLS handshakes that have failed."""
+        return fs_refusals_read(&self.refusals)
 
     def bytes_in_flight(self) -> int:
         """Requests being received or served and replies not sent yet, of all connections."""
@@ -543,8 +612,9 @@ cdef class FrontEnd:
 cdef class Connection:
     """asyncio.BufferedProtocol for one client. See the module; csrc/conn.c is the same for epoll."""
 
-    def __init__(self, FrontEnd front not None):
+    def __init__(self, FrontEnd front not None, bint admin=False):
         self.front = front
+        self.admin = admin
         self.fd = -1
         self.link.connection = <void *>self
 
@@ -552,7 +622,8 @@ cdef class Connection:
         self.transport = transport
         self.fd = transport.get_extra_info("socket").fileno()
         transport.set_write_buffer_limits(high=0)  # pause_writing as soon as anything is left over
-        self.h2 = fs_h2_new(&self.front.limits, &fs_front_handler, &self.front.ctx, &self.link,
+        self.h2 = fs_h2_new(&self.front.limits, &fs_front_handler,
+                            &self.front.admin_ctx if self.admin else &self.front.ctx, &self.link,
                             &self.front.budget, self.front.slab, fs_now_us())
         if self.h2 is NULL:
             transport.abort()

@@ -19,12 +19,14 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from fastserve.config import Config
+from fastserve.config import Config, Server
+from fastserve.config_address import UnixAddress
 from fastserve.control.admin import AdminSocket
 from fastserve.control.admin_verbs import AdminVerbs
 from fastserve.control.allocator import allocator_environment
 from fastserve.control.child_output import CoreChild, Output, output_pipe, pipe_reader
 from fastserve.control.core_process import Process, Spawn
+from fastserve.control.credential_watch import CredentialWatch
 from fastserve.control.environment import (
     child_argv,
     child_environment,
@@ -78,6 +80,7 @@ async def run(
     """As serve. Tests bring a core and a trial of their own."""
     began = time.monotonic()
     check_plugins(config)
+    credentials = CredentialWatch(config, lambda *args, **told: core.call(*args, **told), log)
     stop = StopSignals()
     server = config.server
     installed = tensorflow_dir(config.tensorflow)
@@ -97,7 +100,7 @@ async def run(
         state = stack.enter_context(StateDir(server.state_dir, log))
         first = await FirstCore.find(state, log, env)
         stack.push_async_callback(first.leave)
-        listeners = stack.enter_context(_bind(server.listen, state, first))
+        listeners = stack.enter_context(_bind(server, state, first))
         configure = configure_command(config, listeners, installed)
         library = f"{installed} {library_version(installed)}"
         stack.callback(first.choose(configure, core_env, library, listeners).close)
@@ -108,6 +111,7 @@ async def run(
             log,
             on_launch=state.remember_core,
             on_request=lambda method, message: requests.answer(method, message),
+            prepare=credentials.prepare,
         )
         stack.push_async_callback(core.kill)
         trials = TrialRunner(
@@ -122,7 +126,7 @@ async def run(
         memory = MemoryBudget(config.loading.memory_limit_bytes, lambda: core.pid)
         work = VersionWork(tensorflow, config.loading, core, trials, state, memory, cache, log)
         manager = Manager(config.loading, core, work, log)
-        reloader = Reloader(config, manager, options.read, log)
+        reloader = Reloader(config, manager, credentials, options.read, log)
         requests = ReloadRequests(reloader, manager)
         verbs = AdminVerbs(core, manager, memory, reloader)
         admin = AdminSocket(server.admin_socket, verbs.table())
@@ -130,7 +134,7 @@ async def run(
         stack.push_async_callback(admin.close)
         stack.push_async_callback(manager.close)
 
-        starting = _start(config, core, first, manager, listeners, options, requests)
+        starting = _start(config, core, first, manager, listeners, options, requests, credentials)
         started = await unless(stop.first, starting)
         if started is None and not first.adopted:
             log.info("stopped before it was ready", signal=stop.name)
@@ -143,7 +147,10 @@ async def run(
             stack.callback(_remove, options.ready_file)
         trials.give_way = True
         verbs.ready = True
-        async with _reloading(reloader, options.file, server.config_poll_s):
+        async with (
+            _reloading(reloader, options.file, server.config_poll_s),
+            _watching(credentials, server.config_poll_s),
+        ):
             await stop.first.wait()
         await manager.close()
 
@@ -168,10 +175,12 @@ async def _start(
     listeners: Listeners,
     options: ServeOptions,
     requests: ReloadRequests,
+    credentials: CredentialWatch,
 ) -> bool:
     """Comes to a core, new or adopted, while the trials run; loads what passes them, and begins to serve."""
     if first.adopted:
         await first.adopt(core, config.models, manager, requests.answer)
+        await credentials.tell()
         listeners.listen()
         await core.serve()
         await manager.settled()
@@ -214,9 +223,25 @@ async def _reloading(reloader: Reloader, file: str | None, poll_s: float) -> Asy
         await asyncio.gather(task, return_exceptions=True)
 
 
-def _bind(addresses: Sequence[str], state: StateDir, first: FirstCore) -> Listeners:
+@asynccontextmanager
+async def _watching(credentials: CredentialWatch, poll_s: float) -> AsyncIterator[None]:
+    """Meanwhile changes of the credential files are taken; 0: SIGHUP and `fastserve reload` alone do that."""
+    if not poll_s:
+        yield
+        return
+    task = asyncio.create_task(credentials.run(poll_s), name="credentials")
     try:
-        return Listeners(addresses, first.listeners)
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _bind(server: Server, state: StateDir, first: FirstCore) -> Listeners:
+    try:
+        return Listeners(
+            server.listen, first.listeners, socket_mode=server.socket_mode, admin=server.admin_listen
+        )
     except StartError as error:
         orphan = state.orphaned_core()
         if orphan is None:
@@ -229,11 +254,17 @@ def _bind(addresses: Sequence[str], state: StateDir, first: FirstCore) -> Listen
 
 def configure_command(config: Config, listeners: Listeners, library_dir: str) -> dict[str, Any]:
     """The parameters of the core's `configure` command."""
-    server = config.server
+    server, tls = config.server, config.server.tls
     return {
         "listeners": [
-            {"fd": fd, "address": address}
-            for fd, address in zip(listeners.fds, listeners.addresses, strict=True)
+            {
+                "fd": listener.socket.fileno(),
+                "address": str(listener.address),
+                "tls": bool(tls.certificate)
+                and (tls.unix_sockets or not isinstance(listener.address, UnixAddress)),
+                "admin": listener.admin,
+            }
+            for listener in listeners.all
         ],
         "server": {
             "io_threads": server.io_threads,
@@ -245,6 +276,19 @@ def configure_command(config: Config, listeners: Listeners, library_dir: str) ->
             "reflection": server.reflection,
             "session_run": server.session_run,
             "check_method_names": server.check_method_names,
+            # Of addresses with TLS; the certificate comes by `credentials`.
+            "tls": (
+                {"handshake_timeout_s": tls.handshake_timeout_s, "unix_sockets": tls.unix_sockets}
+                if tls.certificate
+                else None
+            ),
+            # Where HandleReloadConfigRequest is answered.
+            "reload": "nowhere"
+            if not server.reload_rpc
+            else "admin"
+            if server.admin_listen
+            else "everywhere",
+            "admin_listen": server.admin_listen,
         },
         "limits": msgspec.to_builtins(config.limits),
         "executor": msgspec.to_builtins(config.executor),
@@ -308,6 +352,7 @@ def _announce(
             "pid": os.getpid(),
             "core_pid": core.pid,
             "admin_socket": config.server.admin_socket,
+            **({"admin_address": listeners.admin_address} if listeners.admin_address else {}),
             **fields,
             "seconds": seconds,
         }

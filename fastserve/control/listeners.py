@@ -10,8 +10,8 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -21,21 +21,36 @@ from fastserve.errors import StartError
 _BACKLOG = 4096
 
 
+# Of the admin address: for the user who runs the daemon.
+_ADMIN_MODE = 0o600
+
+
 @dataclass(frozen=True)
 class Listener:
     """A bound socket and where it is bound: a port 0 has become a real one."""
 
     socket: socket.socket
     address: Address
+    admin: bool = False
 
 
 class Listeners:
     """All listening sockets of a daemon. A context manager: at its end unix sockets are removed too."""
 
-    def __init__(self, addresses: Iterable[str], given: Iterable[Listener] = ()) -> None:
+    def __init__(
+        self,
+        addresses: Iterable[str],
+        given: Iterable[Listener] = (),
+        *,
+        socket_mode: int = 0o660,
+        admin: str = "",
+    ) -> None:
         """Takes the sockets in `given` for the addresses that they have, and binds the others. StartError
-        names the one that cannot be had, and why. Given sockets that no address wants are closed here."""
-        wanted = [parse_address(text) for text in addresses]
+        names the one that cannot be had, and why. Given sockets that no address wants are closed here.
+
+        Unix sockets get `socket_mode`. `admin`: one more address, for the admin calls; "": none."""
+        wanted = [parse_address(text) for text in [*addresses, *filter(None, [admin])]]
+        admin_place = len(wanted) - 1 if admin else None
         self._listeners: list[Listener] = []
         self._unix: list[tuple[str, int]] = []
         self._given = list(given)
@@ -53,7 +68,13 @@ class Listeners:
         self.as_given = None not in taken.values() and not self._given
         try:
             for place, address in enumerate(wanted):
-                self._listeners.append(taken[place] or self._bind(address))
+                mode = _ADMIN_MODE if place == admin_place else socket_mode
+                listener = taken[place]
+                if listener is None:
+                    listener = self._bind(address, mode)
+                elif isinstance(address, UnixAddress):
+                    _change_mode(address, mode)
+                self._listeners.append(replace(listener, admin=place == admin_place))
         except BaseException:
             self.close()
             self._unlink()
@@ -75,8 +96,17 @@ class Listeners:
         return [listener.socket.fileno() for listener in self._listeners]
 
     @property
+    def all(self) -> Sequence[Listener]:
+        return self._listeners
+
+    @property
     def addresses(self) -> list[str]:
-        return [str(listener.address) for listener in self._listeners]
+        """Without the admin address."""
+        return [str(listener.address) for listener in self._listeners if not listener.admin]
+
+    @property
+    def admin_address(self) -> str | None:
+        return next((str(listener.address) for listener in self._listeners if listener.admin), None)
 
     def listen(self) -> None:
         """From here on connections are taken, or wait for a core that takes them."""
@@ -104,9 +134,9 @@ class Listeners:
                 return Listener(given.socket, TcpAddress(address.host, given.socket.getsockname()[1]))
         return None
 
-    def _bind(self, address: Address) -> Listener:
+    def _bind(self, address: Address, mode: int) -> Listener:
         if isinstance(address, UnixAddress):
-            sock = bind_unix(address.path)
+            sock = bind_unix(address.path, mode)
             self._unix.append((address.path, os.stat(address.path).st_ino))
             return Listener(sock, address)
         return _bind_tcp(address)
@@ -121,7 +151,7 @@ class Listeners:
                 continue
 
 
-def bind_unix(path: str, mode: int | None = None) -> socket.socket:
+def bind_unix(path: str, mode: int) -> socket.socket:
     """A unix socket bound to `path`, not yet listening. A socket file that nobody listens on is replaced."""
     address = UnixAddress(path)
     try:
@@ -131,18 +161,27 @@ def bind_unix(path: str, mode: int | None = None) -> socket.socket:
         try:
             sock.setblocking(False)
             # The mode must hold from the first moment; chmod would come too late.
-            umask = os.umask(0o777 & ~mode) if mode is not None else None
+            umask = os.umask(0o777 & ~mode)
             try:
                 sock.bind(path)
             finally:
-                if umask is not None:
-                    os.umask(umask)
+                os.umask(umask)
         except BaseException:
             sock.close()
             raise
     except OSError as error:
         raise _cannot(address, error) from None
     return sock
+
+
+def _change_mode(address: UnixAddress, mode: int) -> None:
+    """For a socket that was bound with another."""
+    try:
+        os.chmod(address.path, mode)
+    except FileNotFoundError:
+        return  # nobody finds it any more
+    except OSError as error:
+        raise StartError(f"{address} cannot get the mode {mode:04o}: {error.strerror}") from None
 
 
 def _remove_stale(address: UnixAddress) -> None:
@@ -205,10 +244,20 @@ def _bind_tcp(address: TcpAddress) -> Listener:
 
 
 def _cannot(address: Address, error: OSError) -> StartError:
+    if isinstance(address, TcpAddress):
+        denied = "permission denied (ports below 1024 need privileges)"
+    else:
+        folder = os.path.dirname(address.path) or "."
+        denied = (
+            f"permission denied: user {os.geteuid()} may not make files in {folder}; give it that directory, "
+            "or choose another path"
+        )
     reasons = {
         errno.EADDRINUSE: "the address is in use by another process",
         errno.EADDRNOTAVAIL: "no interface of this machine has this address",
-        errno.EACCES: "permission denied"
-        + (" (ports below 1024 need privileges)" if isinstance(address, TcpAddress) else ""),
+        errno.EACCES: denied,
+        errno.EPERM: denied,
+        errno.ENOTDIR: "a part of the path is a file, not a directory",
+        errno.EROFS: "the file system is read-only: choose a path on another",
     }
     return StartError(f"cannot listen on {address}: {reasons.get(error.errno or 0, error.strerror)}")

@@ -11,19 +11,31 @@ import os
 from collections.abc import Callable, Sequence
 
 from fastserve.config import Config, Model
+from fastserve.control.credential_watch import CredentialWatch
 from fastserve.control.manager import Manager
 from fastserve.control.plugins import check_plugins
 from fastserve.errors import ConfigError
 from fastserve.log import Log
 
+# What the control process alone goes by, and what is looked at in parts.
+_AT_ONCE = {("server", "reload_roots"), ("server", "tls")}
+
 
 class Reloader:
     """Brings new configurations into a manager."""
 
-    def __init__(self, config: Config, manager: Manager, read: Callable[[], Config] | None, log: Log) -> None:
+    def __init__(
+        self,
+        config: Config,
+        manager: Manager,
+        credentials: CredentialWatch,
+        read: Callable[[], Config] | None,
+        log: Log,
+    ) -> None:
         """`read` reads the file again and raises ConfigError; None: there is no file."""
         self._config = config
         self._manager = manager
+        self._credentials = credentials
         self._read = read
         self._log = log
         self._turn = asyncio.Lock()
@@ -66,7 +78,13 @@ class Reloader:
         async with self._turn:
             config = await asyncio.to_thread(self._read)
             check_plugins(config)
-            changed = await self._manager.apply(config.models)
+            # Tokens first: what is new must not be open for a moment.
+            changed = await self._credentials.take(config)
+            try:
+                changed += await self._manager.apply(config.models)
+            except ConfigError:
+                await self._credentials.give_back()
+                raise
             changed += [f"{key}: waits for a restart" for key in _fixed_differences(self._config, config)]
             self._config = config
             self._log.info("configuration reloaded", changed=changed or "nothing")
@@ -94,9 +112,19 @@ def _mark(path: str) -> tuple[int, int, int] | None:
 def _fixed_differences(before: Config, after: Config) -> list[str]:
     """Keys of other tables than [[models]] that differ: the core was started with them."""
     tables = [field for field in before.__struct_fields__ if field != "models"]
-    return [
+    found = [
         f"[{table}] {key}"
         for table in tables
         for key in getattr(before, table).__struct_fields__
-        if getattr(getattr(before, table), key) != getattr(getattr(after, table), key)
+        if (table, key) not in _AT_ONCE
+        and getattr(getattr(before, table), key) != getattr(getattr(after, table), key)
+    ]
+    old, new = before.server.tls, after.server.tls
+    if bool(old.certificate) != bool(new.certificate):
+        return [*found, "[server.tls]"]
+    # Other files take effect at once.
+    return found + [
+        f"[server.tls] {key}"
+        for key in ("unix_sockets", "handshake_timeout_s")
+        if getattr(old, key) != getattr(new, key)
     ]

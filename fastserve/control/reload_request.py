@@ -7,6 +7,7 @@ Serving's words for what is wrong with them; the reload itself is the Reloader's
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from fastserve.control.reload import Reloader
 from fastserve.errors import ConfigError
 from fastserve.protos import message
 
-OK, UNKNOWN, INVALID_ARGUMENT, FAILED_PRECONDITION, UNIMPLEMENTED = 0, 2, 3, 9, 12
+OK, UNKNOWN, INVALID_ARGUMENT, PERMISSION_DENIED, FAILED_PRECONDITION, UNIMPLEMENTED = 0, 2, 3, 7, 9, 12
 # ModelConfig.model_type, which model_platform has replaced.
 _TYPES = {1: "tensorflow"}
 
@@ -68,6 +69,7 @@ class ReloadRequests:
             )
         before = {served.model.name: served.model for served in self._manager.models}
         models = models_of(config.model_config_list.config, before)
+        check_roots(models, before, self._reloader.config.server.reload_roots)
         # Labels wait for their versions; the others first.
         given = {model.name: dict(model.labels) for model in models}
         await self._reloader.models(
@@ -111,6 +113,33 @@ def models_of(configs: Sequence[Any], before: Mapping[str, Model]) -> list[Model
         if names.count(name) > 1:
             raise Refused(INVALID_ARGUMENT, f"Illegal to list model {name} multiple times in config list")
     return [_model(config, before.get(config.name)) for config in configs]
+
+
+def check_roots(models: Sequence[Model], before: Mapping[str, Model], roots: Sequence[str]) -> None:
+    """Refused when a model's base_path is not below one of `roots`, if there are any, with links followed.
+    What is served already stays allowed."""
+    for model in models:
+        served = before.get(model.name)
+        if not roots or (served is not None and served.base_path == model.base_path):
+            continue
+        if not any(_is_below(model.base_path, root) for root in roots):
+            raise Refused(
+                PERMISSION_DENIED,
+                f"the base_path of model {model.name}, {model.base_path}, is not below one of the "
+                "[server] reload_roots",
+            )
+
+
+def _is_below(path: str, root: str) -> bool:
+    if ("://" in path) != ("://" in root):
+        return False
+    if "://" in path:
+        # Whether a store would make something of "..", or of an escaped one, is not for us to find out.
+        parts = path.partition("://")[2].split("/")
+        plain = not any(part in (".", "..") or re.search(r"[%?#\\]|::", part) for part in parts)
+        return plain and f"{path}/".startswith(f"{root.rstrip('/')}/")
+    real, real_root = os.path.realpath(path), os.path.realpath(root)
+    return os.path.commonpath([real, real_root]) == real_root
 
 
 def _model(config: Any, before: Model | None) -> Model:

@@ -86,6 +86,7 @@ def settings_of(model: Model) -> str:
         rollout=Rollout(),
         labels={},
         trial_timeout_s=1.0,
+        token_file="",
     )
     return hashlib.sha256(msgspec.json.encode(loaded, order="deterministic")).hexdigest()[:16]
 

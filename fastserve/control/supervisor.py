@@ -3,7 +3,8 @@
 A core that dies takes its connections and the calls in flight with it, nothing else: the listening
 sockets stay open here, so that clients that connect meanwhile wait in their queues, and the
 versions that were served are loaded again without a new trial. Owned by the daemon, on the event
-loop; knows the protocol's configure, serve and drain, and leaves the models to `recover`.
+loop; knows the protocol's configure, serve and drain, and leaves the models to `recover` and what else a core
+must know first to `prepare`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class CoreSupervisor:
         *,
         on_launch: Callable[[int], None] = lambda pid: None,
         on_request: OnRequest = unimplemented,
+        prepare: Recover | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -47,6 +49,7 @@ class CoreSupervisor:
         self._log = log
         self._on_launch = on_launch
         self._on_request = on_request
+        self._prepare = prepare
         self._clock = clock
         self._sleep = sleep
         self._core: CoreProcess | None = None
@@ -140,6 +143,8 @@ class CoreSupervisor:
         self._on_launch(self._core.pid)
         async with asyncio.timeout(_CONFIGURE_TIMEOUT_S):
             await self._core.call("configure", **self._configure)
+            if self._prepare is not None:
+                await self._prepare(self._core)
         self._log.info("core started", pid=self._core.pid)
         return self._core
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from fastserve._native.runtime import Runtime, RuntimeFailure
+from fastserve._native.tls import ServerTls, TlsRefused
 from fastserve.core.control_channel import Command, Refused
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Commands:
             "retire": self._retire,
             "close": self._close,
             "labels": self._labels,
+            "credentials": self._credentials,
             "route": self._route,
             "rollout_stats": self._rollout_stats,
             "hurry": self._hurry,
@@ -122,6 +124,20 @@ class Commands:
         await self._core.engine.label(command["model"], command["labels"])
         return {}
 
+    async def _credentials(self, command: Command) -> Answer:
+        """What TLS speaks from now on (PEM; None: as before), and digests of the tokens that models take."""
+        pem, tls = command["tls"], None
+        if pem is not None:
+            ca = pem["client_ca"]
+            try:
+                tls = ServerTls(pem["certificate"].encode(), pem["key"].encode(), ca.encode() if ca else None)
+            except TlsRefused as refused:
+                raise Refused("INVALID_ARGUMENT", str(refused)) from None
+        await self._core.engine.grant(command["tokens"])
+        if tls is not None:
+            self._core.front_end.speak(tls)
+        return {}
+
     async def _route(self, command: Command) -> Answer:
         await self._core.engine.route(command["model"], command["route"])
         return {}
@@ -155,6 +171,7 @@ class Commands:
             "system_allocs": core.engine.system_allocs() + core.front_end.system_allocs(),
             "connections": core.listener.connections(),
             "bytes_in_flight": core.front_end.bytes_in_flight(),
+            "handshakes_refused": core.front_end.handshakes_refused(),
             "threads": _thread_cpu_us(),
             "signatures": core.engine.stats(),
         }
@@ -171,6 +188,8 @@ class Commands:
         return {"delivered": delivered}
 
     async def _serve(self, command: Command) -> Answer:
+        if self._core.listener.needs_tls and self._core.front_end.tls is None:
+            raise Refused("FAILED_PRECONDITION", "an address speaks TLS, and there is no certificate yet")
         self._core.engine.give_way()
         self._core.listener.start()
         self._core.health.serving()

@@ -1,7 +1,8 @@
 """Accepting connections on the sockets that the control process has bound.
 
-Each is driven by the loop, or given to the next of the front end's epoll threads when it has any. The
-sockets stay open in the control process, so that clients can connect while a core restarts. Runs on the loop.
+Each is driven by the loop, or given to the next of the front end's epoll threads when it has any; one that
+speaks TLS always is. The sockets stay open in the control process, so that clients can connect while a core
+restarts. Runs on the loop.
 """
 
 from __future__ import annotations
@@ -10,12 +11,23 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from fastserve._native.front_end import Connection, FrontEnd
 
 _ACCEPTS_AT_ONCE = 64
 _RETRY_S = 0.1  # after the process ran out of descriptors
+
+
+@dataclass(frozen=True)
+class Listening:
+    """One listening socket. `admin`: what is for the admin address only may be asked for here."""
+
+    socket: socket.socket
+    address: str
+    tls: bool
+    admin: bool
 
 
 class Listener:
@@ -33,66 +45,76 @@ class Listener:
         self._front_end = front_end
         self._max_connections = max_connections
         self._log = log
-        self._sockets = [socket.socket(fileno=listener["fd"]) for listener in listeners]
-        self._addresses = [str(listener.get("address", "")) for listener in listeners]
+        self._listening = [
+            Listening(
+                socket.socket(fileno=listener["fd"]),
+                str(listener.get("address", "")),
+                bool(listener.get("tls")),
+                bool(listener.get("admin")),
+            )
+            for listener in listeners
+        ]
         self.started = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._refused = 0
 
     def sockets(self) -> list[tuple[str, int]]:
         """Address and descriptor of each listening socket; none after `close`."""
-        return [
-            (address, sock.fileno()) for address, sock in zip(self._addresses, self._sockets, strict=False)
-        ]
+        return [(listening.address, listening.socket.fileno()) for listening in self._listening]
+
+    @property
+    def needs_tls(self) -> bool:
+        """Whether some of its connections speak TLS."""
+        return any(listening.tls for listening in self._listening)
 
     def start(self) -> None:
         self.started = True
-        for sock in self._sockets:
-            sock.setblocking(False)
-            self._loop.add_reader(sock.fileno(), self._accept, sock)
+        for listening in self._listening:
+            listening.socket.setblocking(False)
+            self._loop.add_reader(listening.socket.fileno(), self._accept, listening)
 
     def close(self) -> None:
         """Stops accepting. The control process's copies of the sockets stay open."""
-        for sock in self._sockets:
-            self._loop.remove_reader(sock.fileno())
-            sock.close()
-        self._sockets = []
+        for listening in self._listening:
+            self._loop.remove_reader(listening.socket.fileno())
+            listening.socket.close()
+        self._listening = []
 
     def connections(self) -> int:
         count: int = self._front_end.connection_count()
         return count
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listening: Listening) -> None:
         for _ in range(_ACCEPTS_AT_ONCE):
             try:
-                sock, _address = listener.accept()
+                sock, _address = listening.socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                self._wait_for_descriptors(listener, error)
+                self._wait_for_descriptors(listening, error)
                 return
             if self.connections() + len(self._tasks) >= self._max_connections:
                 self._refuse(sock)
                 continue
-            if self._front_end.io_threads:
-                self._adopt(sock)
+            if listening.tls or self._front_end.io_threads:
+                self._adopt(sock, listening)
                 continue
-            task = self._loop.create_task(self._connect(sock), name="accept")
+            task = self._loop.create_task(self._connect(sock, listening.admin), name="accept")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _connect(self, sock: socket.socket) -> None:
+    async def _connect(self, sock: socket.socket, admin: bool) -> None:
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setblocking(False)
         try:
-            await self._loop.connect_accepted_socket(lambda: Connection(self._front_end), sock)
+            await self._loop.connect_accepted_socket(lambda: Connection(self._front_end, admin), sock)
         except OSError:
             sock.close()  # it had gone before it began
 
-    def _adopt(self, sock: socket.socket) -> None:
+    def _adopt(self, sock: socket.socket, listening: Listening) -> None:
         try:
-            self._front_end.adopt(sock.fileno())
+            self._front_end.adopt(sock.fileno(), listening.tls, listening.admin)
         except MemoryError:
             sock.close()
             return
@@ -105,13 +127,13 @@ class Listener:
         if self._refused & (self._refused - 1) == 0:
             self._log("warning", "connections refused: limits.max_connections reached", refused=self._refused)
 
-    def _wait_for_descriptors(self, listener: socket.socket, error: OSError) -> None:
+    def _wait_for_descriptors(self, listening: Listening, error: OSError) -> None:
         """Out of descriptors or memory: the backlog keeps the clients meanwhile."""
         if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
             self._log("error", "accept failed", error=str(error))
-        self._loop.remove_reader(listener.fileno())
-        self._loop.call_later(_RETRY_S, self._resume, listener)
+        self._loop.remove_reader(listening.socket.fileno())
+        self._loop.call_later(_RETRY_S, self._resume, listening)
 
-    def _resume(self, listener: socket.socket) -> None:
-        if listener in self._sockets:
-            self._loop.add_reader(listener.fileno(), self._accept, listener)
+    def _resume(self, listening: Listening) -> None:
+        if listening in self._listening:
+            self._loop.add_reader(listening.socket.fileno(), self._accept, listening)

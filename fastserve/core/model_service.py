@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from fastserve.core import wire
 from fastserve.core.service import (
@@ -19,6 +19,7 @@ from fastserve.core.service import (
     INVALID_ARGUMENT,
     NOT_FOUND,
     OK,
+    PERMISSION_DENIED,
     RESOURCE_EXHAUSTED,
     UNAVAILABLE,
     Call,
@@ -40,11 +41,19 @@ class ModelService:
     """The states of all versions, and the requests that wait for the control process.
 
     `published` gives the engine's versions (model, version, state): what is known before the first `table`.
+    `reload` says where HandleReloadConfigRequest is answered: "everywhere", "admin" (on the admin address) or
+    "nowhere".
     """
 
-    def __init__(self, published: Callable[[], list[dict[str, Any]]], send: Send) -> None:
+    def __init__(
+        self,
+        published: Callable[[], list[dict[str, Any]]],
+        send: Send,
+        reload: Literal["everywhere", "admin", "nowhere"] = "everywhere",
+    ) -> None:
         self._published = published
         self._send = send
+        self._reload_at = reload
         self._table: dict[str, dict[int, bytes]] | None = None
         self._waiting: dict[int, asyncio.Future[tuple[int, str, bytes]]] = {}
         self._last_request = 0
@@ -84,6 +93,7 @@ class ModelService:
 
     async def _get_model_status(self, request: bytes, call: Call) -> bytes:
         name, version = _model_spec(request)
+        call.admit(name)
         versions = self._versions(name)
         if version is not None:
             if version not in versions:
@@ -108,6 +118,16 @@ class ModelService:
         }
 
     async def _reload(self, request: bytes, call: Call) -> bytes:
+        if self._reload_at == "nowhere":
+            raise Status(
+                PERMISSION_DENIED,
+                "HandleReloadConfigRequest is switched off here: [server] reload_rpc = false",
+            )
+        if self._reload_at == "admin" and not call.admin:
+            raise Status(
+                PERMISSION_DENIED,
+                "HandleReloadConfigRequest is answered on another address: that of [server] admin_listen",
+            )
         if len(request) > _REQUEST_MAX_BYTES:
             raise Status(
                 RESOURCE_EXHAUSTED,

@@ -78,7 +78,9 @@ class Core:
                 configured=loading["nice"],
             )
         self.health = Health()
-        self.model_service = ModelService(self.engine.versions, channel.send)
+        self.model_service = ModelService(
+            self.engine.versions, channel.send, server.get("reload", "everywhere")
+        )
         methods = [
             *Metadata(self.engine).methods(),
             *self.model_service.methods(),
@@ -92,7 +94,14 @@ class Core:
             methods += Reflection(Descriptors.read(), {*served, *REFLECTION}).methods()
         self.services = Services(loop, methods, channel.log)
         self.front_end = FrontEnd(
-            loop, self.engine, limits, self.services.paths(), self.services.start, server["io_threads"]
+            loop,
+            self.engine,
+            limits,
+            self.services.paths(),
+            self.services.start,
+            server["io_threads"],
+            server.get("tls"),
+            self._handshake_refused,
         )
         self.listener = Listener(
             loop, self.front_end, settings["listeners"], limits["max_connections"], channel.log
@@ -104,6 +113,10 @@ class Core:
         self._digest = settings.get("digest", "")
         self.drain = Drain(self.front_end, self.health, self.services, self.listener, server)
         self.commands = Commands(self, settings)
+
+    def _handshake_refused(self, refused: int, peer: str, why: str) -> None:
+        """Of the 1st, 2nd, 4th, 8th...: an attack must not fill the log."""
+        self.channel.log("warning", "TLS handshakes refused", refused=refused, peer=peer, why=why)
 
     def control_lost(self) -> None:
         """The control process is gone. A core that serves goes on; one that never did is of no use."""

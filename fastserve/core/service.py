@@ -22,10 +22,12 @@ CANCELLED = 1
 INVALID_ARGUMENT = 3
 DEADLINE_EXCEEDED = 4
 NOT_FOUND = 5
+PERMISSION_DENIED = 7
 RESOURCE_EXHAUSTED = 8
 UNIMPLEMENTED = 12
 INTERNAL = 13
 UNAVAILABLE = 14
+UNAUTHENTICATED = 16
 
 _MESSAGES_WAITING_MAX = 256  # of one stream, not read yet; a client that sends more is cut off
 _OVERRUN = f"more than {_MESSAGES_WAITING_MAX} messages wait to be read"
@@ -62,13 +64,28 @@ class Call:
         self._messages: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.overrun = False
 
+    @property
+    def admin(self) -> bool:
+        """Whether it came to the admin address."""
+        admin: bool = self._rpc.admin
+        return admin
+
+    def admit(self, model: str) -> None:
+        """Raises Status when the caller may not use `model`: its token is missing, or is not one of the
+        model's."""
+        try:
+            self._rpc.admit(model)
+        except RuntimeFailure as failure:
+            code = PERMISSION_DENIED if failure.code == "PERMISSION_DENIED" else UNAUTHENTICATED
+            raise Status(code, failure.message) from None
+
     def send(self, message: bytes) -> None:
         """One message of a streaming reply."""
         self._rpc.send(message)
 
     def resolve(self, spec: bytes) -> tuple[str, int]:
         """The model and version that a serialized ModelSpec means for this caller, as a Predict's would. Ends
-        the call when there is none (RuntimeFailure)."""
+        the call when there is none, or when it may not use that model (RuntimeFailure)."""
         resolved: tuple[str, int] = self._rpc.resolve(spec)
         return resolved
 

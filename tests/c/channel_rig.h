@@ -219,7 +219,7 @@ static void *rig_acceptor(void *user)
         if (fd < 0)
             continue;
         atomic_fetch_add_explicit(&s->accepted, 1, memory_order_relaxed);
-        if (fs_io_adopt(s->io, fd) != 0)
+        if (fs_io_adopt(s->io, fd, NULL, NULL) != 0)
             close(fd);
     }
     return NULL;

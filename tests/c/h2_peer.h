@@ -248,8 +248,8 @@ static inline void peer_pump(peer *p)
 }
 
 typedef struct peer_request {
-    const char *path, *method, *content_type, *timeout, *encoding, *accept,
-        *big; /* NULL: the usual, or none */
+    const char *path, *method, *content_type, *timeout, *encoding, *accept, *big,
+        *authorization; /* NULL: the usual, or none */
     const uint8_t *up;
     size_t up_len;
     bool open, trailers;
@@ -283,6 +283,8 @@ static inline peer_call *peer_submit(peer *p, peer_request r)
         nv[n++] = peer_nv("grpc-accept-encoding", r.accept);
     if (r.big != NULL)
         nv[n++] = peer_nv("x-big", r.big);
+    if (r.authorization != NULL)
+        nv[n++] = peer_nv("authorization", r.authorization);
     peer_call *c = &p->calls[p->n_calls++];
     *c = (peer_call){.up = r.up, .up_len = r.up_len, .up_open = r.open, .trailers = r.trailers};
     nghttp2_data_provider provider = {.read_callback = peer_read};

@@ -461,7 +461,7 @@ static void test_unix_sockets(void)
     rig_pause(5000); /* it rests after it refused */
     start(channel, &c, 0);
     int fd = accept(listener, NULL, NULL);
-    REQUIRE(fd >= 0 && fs_io_adopt(s->io, fd) == 0);
+    REQUIRE(fd >= 0 && fs_io_adopt(s->io, fd, NULL, NULL) == 0);
     CHECK_EQ(finish(channel, &c), FS_OK);
     CHECK_EQ(rig_make(channel, &c, 0), FS_OK);
     close(listener);

@@ -277,6 +277,36 @@ static void test_long_path(void)
     world_free(w);
 }
 
+/* Several callers on one connection, each with a token of its own or with none. */
+static void test_tokens_are_kept_with_their_calls(void)
+{
+    static const struct {
+        const char *header, *token;
+        int kind;
+    } cases[] = {{NULL, NULL, FS_BEARER_NONE},       {"Bearer one", "one", FS_BEARER_TOKEN},
+                 {"Bearer one", "one", FS_BEARER_TOKEN}, {"bearer two", "two", FS_BEARER_TOKEN},
+                 {NULL, NULL, FS_BEARER_NONE},       {"Basic b25lOnR3bw==", NULL, FS_BEARER_OTHER},
+                 {"Bearer two", "two", FS_BEARER_TOKEN}, {"Bearer one", "one", FS_BEARER_TOKEN}};
+    world *w = world_new(&usual);
+    size_t len;
+    uint8_t *frame = peer_frame(10, 1, &len);
+    for (size_t i = 0; i < 3 * sizeof cases / sizeof *cases; i++) {
+        size_t k = i % (sizeof cases / sizeof *cases);
+        peer_call *c = peer_submit(w->peer, (peer_request){.path = "/t/Echo", .up = frame, .up_len = len,
+                                                           .authorization = cases[k].header});
+        peer_pump(w->peer);
+        CHECK_STATUS(c, "0", "");
+        CHECK_EQ(w->last.bearer.kind, cases[k].kind);
+        if (cases[k].token != NULL) {
+            uint8_t digest[FS_SHA256_BYTES];
+            fs_sha256((fs_slice){(const uint8_t *)cases[k].token, strlen(cases[k].token)}, digest);
+            CHECK_MEM(w->last.bearer.digest, digest, sizeof digest);
+        }
+    }
+    free(frame);
+    world_free(w);
+}
+
 static void test_big_message_both_ways(void)
 {
     /* The reply leaves through a small client window and a small buffer, the request comes through the
@@ -1348,6 +1378,8 @@ static void exercise(long fail_at)
         peer *p = w->peer;
         p->deaf = true; /* what the server sends after it ran out of memory need not make sense to a client */
         peer_submit(p, (peer_request){.path = "/t/Echo", .up = frame, .up_len = len, .accept = "gzip"});
+        peer_submit(p, (peer_request){.path = "/t/Echo", .up = frame, .up_len = len,
+                                      .authorization = "Bearer token"});
         peer_submit(p, (peer_request){.path = "/t/Stream", .up = frame, .up_len = len});
         peer_submit(p, (peer_request){.path = "/t/Fail", .up = frame, .up_len = len});
         peer_submit(p, (peer_request){.path = "/t/None", .up = frame, .up_len = len});
@@ -1424,6 +1456,7 @@ int main(void)
     test_input_in_any_pieces();
     test_empty_message();
     test_long_path();
+    test_tokens_are_kept_with_their_calls();
     test_big_message_both_ways();
     test_small_reply_overtakes_a_large_one();
     test_many_calls_at_once();

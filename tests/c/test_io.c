@@ -238,7 +238,7 @@ static client client_new(world *w, bool tcp)
         REQUIRE(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
     }
     fcntl(fds[0], F_SETFL, O_NONBLOCK);
-    CHECK_OK(fs_io_adopt(w->io, fds[1]));
+    CHECK_OK(fs_io_adopt(w->io, fds[1], NULL, NULL));
     return (client){.peer = peer_new(NULL, 1 << 20), .fd = fds[0]};
 }
 
@@ -519,7 +519,7 @@ static void test_stop_with_calls_out(void)
     CHECK_EQ(w->cancelled, 5);
     int fds[2];
     REQUIRE(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
-    CHECK_OK(fs_io_adopt(w->io, fds[1])); /* too late: fs_io_free closes it */
+    CHECK_OK(fs_io_adopt(w->io, fds[1], NULL, NULL)); /* too late: fs_io_free closes it */
     for (int i = 0; i < 5; i++)
         send_home(w, w->kept[i]);
     CLIENT_WAIT(&c, c.eof);
@@ -566,7 +566,7 @@ static void test_out_of_memory(void)
     }
     int fd = open("/dev/null", O_RDONLY);
     failmalloc_after(1);
-    CHECK_EQ(fs_io_adopt(w->io, fd), -FS_RESOURCE_EXHAUSTED);
+    CHECK_EQ(fs_io_adopt(w->io, fd, NULL, NULL), -FS_RESOURCE_EXHAUSTED);
     failmalloc_after(1);
     CHECK_EQ(fs_io_drain(w->io, FS_IO_NOTICE), -FS_RESOURCE_EXHAUSTED);
     failmalloc_after(-1);

@@ -97,7 +97,7 @@ static void *accept_all(void *user)
             return NULL;
         }
         atomic_fetch_add_explicit(&s->accepted, 1, memory_order_relaxed);
-        if (fd >= 0 && fs_io_adopt(s->io, fd) != 0)
+        if (fd >= 0 && fs_io_adopt(s->io, fd, NULL, NULL) != 0)
             close(fd);
     }
 }

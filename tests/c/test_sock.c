@@ -264,6 +264,23 @@ static void test_closed_in_the_middle(bool tls)
     rig_free(&r);
 }
 
+/* Whatever it is, TLS or not, it is not looked at. */
+static void test_thrown_away(bool tls)
+{
+    rig r = rig_new(false, tls);
+    uint8_t room[256];
+    while (fs_sock_discard(&r.here, room, sizeof room, &r.moved) > 0) { /* what is left of the handshake */
+    }
+    size_t in = r.moved.in;
+    CHECK_EQ(fs_sock_discard(&r.here, room, sizeof room, &r.moved), 0);
+    CHECK_EQ(send(r.there.fd, "no TLS at all", 13, 0), 13);
+    CHECK_EQ(fs_sock_discard(&r.here, room, sizeof room, &r.moved), 13);
+    CHECK_EQ(r.moved.in, in + 13);
+    shutdown(r.there.fd, SHUT_RDWR);
+    CHECK_EQ(fs_sock_discard(&r.here, room, sizeof room, &r.moved), -FS_UNAVAILABLE);
+    rig_free(&r);
+}
+
 static void test_what_it_waits_for(void)
 {
     uint8_t byte = 0;
@@ -289,6 +306,7 @@ int main(void)
         test_a_full_socket(true, tls != 0);
         test_both_ways_at_once(tls != 0);
         test_closed_in_the_middle(tls != 0);
+        test_thrown_away(tls != 0);
     }
     test_no_memory_for_the_rest();
     test_what_it_waits_for();

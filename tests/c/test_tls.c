@@ -174,7 +174,7 @@ static void test_client_certificates(void)
 {
     expect(client_with("client.pem", "client.key"), demanding_server(), "localhost", NULL, NULL);
     expect(client_with(NULL, NULL), demanding_server(), "localhost", "alert certificate required",
-           "peer did not return a certificate");
+           "the client shows no certificate: peer did not return a certificate");
     expect(client_with("stranger.pem", "stranger.key"), demanding_server(), "localhost", "alert unknown ca",
            "certificate verify failed: self-signed certificate");
 }
@@ -220,6 +220,36 @@ static void test_what_a_context_refuses(void)
     refused(true, NULL, "server.key", "server.key", "certificate cannot be read");
     refused(true, NULL, "server.pem", "client.key", "does not belong");
     refused(true, NULL, "server.pem", "server.pem", "private key cannot be read");
+}
+
+static void test_how_long_a_certificate_is_valid(void)
+{
+    enum { YEAR_S = 365 * 86400 };
+    int64_t valid_for_s = 0, left_s = 0;
+    fs_tls_context *context = server_with("server.pem", "server.key");
+    CHECK_OK(fs_tls_context_validity(context, &valid_for_s, &left_s));
+    CHECK(valid_for_s > 0 && left_s > 50 * (int64_t)YEAR_S);
+    CHECK_EQ((valid_for_s + left_s + 60) / 86400, 36500);
+    fs_tls_context_unref(context);
+    context = server_with("expired.pem", "expired.key"); /* in January 2021, after a year */
+    CHECK_OK(fs_tls_context_validity(context, &valid_for_s, &left_s));
+    CHECK(left_s < -4 * (int64_t)YEAR_S && valid_for_s > -left_s);
+    CHECK_EQ(valid_for_s + left_s, 366 * 86400);
+    fs_tls_context_unref(context);
+    context = tls_client();
+    CHECK_EQ(fs_tls_context_validity(context, &valid_for_s, &left_s), -FS_NOT_FOUND);
+    fs_tls_context_unref(context);
+}
+
+static void test_whether_a_peer_has_said_anything(void)
+{
+    pair p = join(tls_client(), tls_server(), "localhost");
+    CHECK(fs_tls_handshake(p.server.tls, &p.server.err) > 0);
+    CHECK(!fs_tls_heard(p.server.tls));
+    CHECK(fs_tls_handshake(p.client.tls, &p.client.err) > 0);
+    CHECK(fs_tls_handshake(p.server.tls, &p.server.err) > 0);
+    CHECK(fs_tls_heard(p.server.tls));
+    part(&p);
 }
 
 /* A text made of files, one after the other; the last is cut in the middle. */
@@ -344,6 +374,8 @@ int main(void)
     test_client_certificates();
     test_a_peer_that_does_not_speak_tls();
     test_what_a_context_refuses();
+    test_how_long_a_certificate_is_valid();
+    test_whether_a_peer_has_said_anything();
     test_a_broken_certificate_among_others();
     test_a_client_that_verifies_needs_a_name();
     test_writing_to_who_has_gone();

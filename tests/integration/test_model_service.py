@@ -239,6 +239,29 @@ def test_nobody_waits_after_a_deadline_or_a_cancellation(core: Core, stub: Any) 
     assert not respond(core, event)
 
 
+@pytest.mark.parametrize("io_threads", [0, 1])
+@pytest.mark.parametrize("where", ["everywhere", "admin", "nowhere"])
+def test_where_a_reload_is_answered(io_threads: int, where: str) -> None:
+    denied = grpc.StatusCode.PERMISSION_DENIED
+    with Core(server={"io_threads": io_threads, "reload": where}) as core:
+        core.serve(servable("m"))
+        for address in (core.address, core.unix_address, core.admin_address):
+            with grpc.insecure_channel(address) as channel:
+                stub = model_service_pb2_grpc.ModelServiceStub(channel)
+                assert status_of(stub, "m") == [(1, "AVAILABLE", 0, "")]
+                call = stub.HandleReloadConfigRequest.future(
+                    model_management_pb2.ReloadConfigRequest(), timeout=PATIENCE_S
+                )
+                if where == "everywhere" or (where == "admin" and address == core.admin_address):
+                    assert respond(core, core.event("request"))
+                    assert call.code() is grpc.StatusCode.OK
+                elif where == "admin":
+                    assert call.code() is denied and "[server] admin_listen" in call.details()
+                else:
+                    assert call.code() is denied and "[server] reload_rpc" in call.details()
+        assert not [event for event in core.events if event["event"] == "request"]
+
+
 def test_only_so_many_wait(core: Core, stub: Any) -> None:
     ended: queue.Queue[grpc.Future] = queue.Queue()
     calls = [stub.HandleReloadConfigRequest.future(reload_request(), timeout=PATIENCE_S) for _ in range(17)]

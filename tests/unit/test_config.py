@@ -64,6 +64,23 @@ def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
     assert config.tensorflow.library_dir == f"{tmp_path}/tf"
 
 
+def test_paths_of_credentials_and_of_the_admin_address_start_at_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(
+        '[server]\nadmin_listen = "unix:run/a.sock"\nreload_roots = ["models", "gs://bucket/models"]\n'
+        '[server.tls]\ncertificate = "tls/c.pem"\nkey = "/etc/k.pem"\n' + ONE_MODEL + 'token_file = "t"\n'
+    )
+    config = read_config(file)
+    assert config.server.admin_listen == f"unix:{tmp_path}/run/a.sock"
+    assert config.server.reload_roots == (f"{tmp_path}/models", "gs://bucket/models")
+    assert config.server.tls.certificate == f"{tmp_path}/tls/c.pem"
+    assert config.server.tls.key == "/etc/k.pem"
+    assert config.server.tls.client_ca == ""
+    assert config.models[0].token_file == f"{tmp_path}/t"
+    assert parse(ONE_MODEL).models[0].token_file == "" == parse(ONE_MODEL).server.admin_listen
+    assert parse(ONE_MODEL).server.socket_mode == 0o660
+
+
 def test_a_listen_address_from_the_command_line_starts_where_the_user_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

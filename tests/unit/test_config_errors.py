@@ -156,6 +156,38 @@ def problems(text: str) -> list[str]:
             "a message of that size could never be served; raise max_total_bytes or lower max_message_bytes",
         ),
         (
+            '[server.tls]\ncertificate = "c.pem"\n' + MODEL,
+            "c.toml:1: [server.tls] key: is missing, and certificate is there: they go together",
+        ),
+        (
+            '[server.tls]\nkey = "k.pem"\n' + MODEL,
+            "c.toml:1: [server.tls] certificate: is missing, and key is there: they go together",
+        ),
+        (
+            '[server.tls]\nclient_ca = "ca.pem"\n' + MODEL,
+            'c.toml:2: [server.tls] client_ca = "ca.pem": means nothing without certificate and key',
+        ),
+        (
+            '[server.tls]\ncertificat = "c.pem"\n' + MODEL,
+            "c.toml:2: [server.tls] certificat: no such key; did you mean certificate?",
+        ),
+        (
+            "[server]\nsocket_mode = 660\n" + MODEL,
+            "c.toml:2: [server] socket_mode = 660: expected a file mode, such as 0o660",
+        ),
+        (
+            '[server]\nadmin_listen = "8510"\n' + MODEL,
+            'c.toml:2: [server] admin_listen = "8510": expected "HOST:PORT", "[IPV6]:PORT" or "unix:PATH"',
+        ),
+        (
+            '[server]\nadmin_listen = "127.0.0.1:8510"\nreload_rpc = false\n' + MODEL,
+            'c.toml:2: [server] admin_listen = "127.0.0.1:8510": means nothing with reload_rpc = false; remove one of the two',
+        ),
+        (
+            '[server]\nlisten = ["127.0.0.1:8510"]\nadmin_listen = "127.0.0.1:8510"\n' + MODEL,
+            'c.toml:3: [server] admin_listen = "127.0.0.1:8510": is in listen, too: expected an address of its own',
+        ),
+        (
             '[tensorflow]\ndevice = "cpu"\nvisible_devices = "0"\n' + MODEL,
             'c.toml:3: [tensorflow] visible_devices = "0": means nothing with device = "cpu"; remove one of the two',
         ),

@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +207,7 @@ def test_addresses_that_this_machine_does_not_have() -> None:
 
 def test_a_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
-    bind_unix(path).close()
+    bind_unix(path, 0o600).close()
     with Listeners([f"unix:{path}"]) as listeners:
         listeners.listen()
         connect(f"unix:{path}").close()
@@ -228,6 +229,56 @@ def test_a_unix_socket_that_someone_else_has_taken_over_stays(tmp_path: Path) ->
         path.rename(tmp_path / "old")
         path.touch()
     assert path.exists()
+
+
+def mode_of(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_unix_sockets_have_the_mode_that_is_asked_for(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        addresses = [f"unix:{tmp_path}/s", "127.0.0.1:0"]
+        with Listeners(addresses, socket_mode=0o666, admin=f"unix:{tmp_path}/admin") as listeners:
+            assert mode_of(tmp_path / "s") == 0o666
+            assert mode_of(tmp_path / "admin") == 0o600
+            assert [str(listener.address) for listener in listeners.all][:2] == listeners.addresses
+            assert listeners.admin_address == f"unix:{tmp_path}/admin"
+            assert [listener.admin for listener in listeners.all] == [False, False, True]
+            assert len(listeners.fds) == 3
+            listeners.listen()
+            connect(f"unix:{tmp_path}/admin").close()
+        with Listeners([f"unix:{tmp_path}/s"]) as listeners:
+            assert mode_of(tmp_path / "s") == 0o660
+            assert listeners.admin_address is None
+        assert os.umask(0o077) == 0o077  # as it was
+    finally:
+        os.umask(before)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_socket_that_was_given_gets_the_mode_of_now(tmp_path: Path) -> None:
+    with Listeners([f"unix:{tmp_path}/s"], socket_mode=0o666) as before:
+        (given,) = before.all
+        copy = replace(given, socket=given.socket.dup())
+        with Listeners([f"unix:{tmp_path}/s"], [copy], socket_mode=0o600) as listeners:
+            assert listeners.as_given
+            assert mode_of(tmp_path / "s") == 0o600
+
+
+def test_paths_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StartError, match="a part of the path is a file, not a directory"):
+        Listeners([f"unix:{tmp_path}/file/s"])
+
+    def denied(*args: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.makedirs", denied)
+    with pytest.raises(StartError) as caught:
+        Listeners([f"unix:{tmp_path}/sub/s"])
+    assert f"permission denied: user {os.geteuid()} may not make files in {tmp_path}/sub" in str(caught.value)
+    assert "choose another path" in str(caught.value)
 
 
 # ---- environment -------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding=
 
 TABLES: dict[str, type[msgspec.Struct]] = {
     "[server]": config.Server,
+    "[server.tls]": config.ServerTls,
     "[limits]": config.Limits,
     "[executor]": config.Executor,
     "[loading]": config.Loading,
