@@ -11,8 +11,10 @@ from typing import Any
 import grpc
 import pytest
 from core_driver import PATIENCE_S, PREDICT, Core, Refused, predict_reply, predict_request, servable
-from tensorflow_serving.apis import get_model_status_pb2
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, session_service_pb2
 
+METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
+SESSION_RUN = "/tensorflow.serving.SessionService/SessionRun"
 STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 CHECK = "/grpc.health.v1.Health/Check"
 
@@ -59,7 +61,7 @@ def grant(core: Core, tokens: dict[str, list[str]]) -> None:
 
 @pytest.fixture(scope="module", params=[0, 2], ids=lambda n: f"io_threads={n}")
 def core(request: pytest.FixtureRequest) -> Iterator[Core]:
-    with Core(server={"io_threads": request.param}) as core:
+    with Core(server={"io_threads": request.param, "session_run": True}) as core:
         core.serve(servable("open"), servable("ranker"), servable("tower"))
         grant(core, TOKENS)
         yield core
@@ -99,6 +101,25 @@ def test_who_may_ask_for_the_status(
     message = get_model_status_pb2.GetModelStatusRequest()
     message.model_spec.name = model
     assert start(channel, STATUS, message.SerializeToString(), header).code() is code
+
+
+@pytest.mark.parametrize(("model", "header", "code"), CASES)
+def test_who_may_ask_for_the_metadata(
+    channel: grpc.Channel, model: str, header: str | None, code: grpc.StatusCode
+) -> None:
+    message = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+    message.model_spec.name = model
+    assert start(channel, METADATA, message.SerializeToString(), header).code() is code
+
+
+@pytest.mark.parametrize(("model", "header", "code"), CASES)
+def test_who_may_run_by_name(
+    channel: grpc.Channel, model: str, header: str | None, code: grpc.StatusCode
+) -> None:
+    message = session_service_pb2.SessionRunRequest(fetch=["y:0"])
+    message.model_spec.name = model
+    expected = grpc.StatusCode.UNIMPLEMENTED if code is OK else code  # this runtime has no names
+    assert start(channel, SESSION_RUN, message.SerializeToString(), header).code() is expected
 
 
 def test_versions_labels_and_signatures_are_not_told_without_a_token(channel: grpc.Channel) -> None:
