@@ -320,7 +320,7 @@ cdef class FrontEnd:
             rc |= fs_front_add(&self.front, <const char *>path, streaming)
         if engine.session_run:
             self.paths.append(SESSION_RUN)
-            rc |= fs_front_add_named_run(&self.front, <const char *>SESSION_RUN)
+            rc |= fs_front_add_named_run(&self.front, <const char *>self.paths[-1])
         if rc != 0:
             raise ValueError(f"too many methods: {len(self.paths)}")
         self.ctx.front = &self.front
