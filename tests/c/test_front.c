@@ -62,7 +62,7 @@ static world *world_new(void)
     CHECK_OK(fs_front_add_engine(&w->front, "/t/Predict", FS_CALL_PREDICT));
     CHECK_OK(fs_front_add(&w->front, "/t/Unary", false));
     CHECK_OK(fs_front_add(&w->front, "/t/Stream", true));
-    w->ctx = (fs_front_ctx){&w->front, &w->home};
+    w->ctx = (fs_front_ctx){.front = &w->front, .owner = &w->home};
     w->budget.limit = 1 << 30;
     w->h2 = fs_h2_new(&limits, &fs_front_handler, &w->ctx, w, &w->budget, w->home.slab, 0);
     REQUIRE(w->h2 != NULL);
