@@ -44,9 +44,77 @@ static const fs_wire_message features = {features_fields, 1};
 static const fs_wire_field example_fields[] = {{1, FS_WIRE_CHECK_MESSAGE, &features}};
 static const fs_wire_message example = {example_fields, 1};
 
+/* The tables above say what is valid. Examples come by the hundred with a dozen features each, nearly all of them
+ * written alike, so what looks as usual is walked by hand, and anything else is left to the tables. */
+enum {
+    TAG_1 = FS_WIRE_TAG(1, FS_WIRE_BYTES),
+    TAG_2 = FS_WIRE_TAG(2, FS_WIRE_BYTES),
+    TAG_3 = FS_WIRE_TAG(3, FS_WIRE_BYTES),
+};
+
+/* Whether all of a name's bytes are ASCII, a word at a time. */
+static bool is_ascii(fs_slice name)
+{
+    uint64_t all = 0, word;
+    if (name.len >= sizeof word) {
+        for (size_t i = 0; i + sizeof word <= name.len; i += sizeof word) {
+            memcpy(&word, name.data + i, sizeof word);
+            all |= word;
+        }
+        memcpy(&word, name.data + name.len - sizeof word, sizeof word);
+        return ((all | word) & UINT64_C(0x8080808080808080)) == 0;
+    }
+    for (size_t i = 0; i < name.len; i++)
+        all |= name.data[i];
+    return all < 0x80;
+}
+
+/* One list of values, whose fields are all packed runs, or strings. */
+static bool feature_valid(fs_slice bytes)
+{
+    fs_wire w = fs_wire_over(bytes.data, bytes.len);
+    fs_slice list, run;
+    uint8_t kind = w.at < w.end ? *w.at++ : 0;
+    if ((kind != TAG_1 && kind != TAG_2 && kind != TAG_3) || !fs_wire_read_bytes(&w, &list) || w.at < w.end)
+        return fs_wire_message_valid(&feature, bytes, EXAMPLE_DEPTH - 3);
+    w = fs_wire_over(list.data, list.len);
+    while (w.at < w.end) {
+        if (*w.at++ != TAG_1 || !fs_wire_read_bytes(&w, &run))
+            return fs_wire_message_valid(&feature, bytes, EXAMPLE_DEPTH - 3);
+        if (kind == TAG_2 ? run.len % 4 != 0 : kind == TAG_3 && !fs_wire_varints_valid(run))
+            return false;
+    }
+    return true;
+}
+
+/* A name, then its feature. */
+static bool entry_valid(fs_slice bytes)
+{
+    fs_wire w = fs_wire_over(bytes.data, bytes.len);
+    fs_slice name, value;
+    if (w.at < w.end && *w.at++ == TAG_1 && fs_wire_read_bytes(&w, &name) && is_ascii(name) &&
+        w.at < w.end && *w.at++ == TAG_2 && fs_wire_read_bytes(&w, &value) && w.at == w.end)
+        return feature_valid(value);
+    return fs_wire_message_valid(&entry, bytes, EXAMPLE_DEPTH - 2);
+}
+
+/* Features in one piece, with nothing but entries. */
 static bool example_valid(fs_slice bytes)
 {
-    return fs_wire_message_valid(&example, bytes, EXAMPLE_DEPTH);
+    fs_wire w = fs_wire_over(bytes.data, bytes.len);
+    fs_slice whole, one;
+    if (bytes.len == 0)
+        return true;
+    if (*w.at++ != TAG_1 || !fs_wire_read_bytes(&w, &whole) || w.at < w.end)
+        return fs_wire_message_valid(&example, bytes, EXAMPLE_DEPTH);
+    w = fs_wire_over(whole.data, whole.len);
+    while (w.at < w.end) {
+        if (*w.at++ != TAG_1 || !fs_wire_read_bytes(&w, &one))
+            return fs_wire_message_valid(&example, bytes, EXAMPLE_DEPTH);
+        if (!entry_valid(one))
+            return false;
+    }
+    return true;
 }
 
 /* ---- lists of them ------------------------------------------------------------------------------ */

@@ -1,7 +1,8 @@
 """parsed: a ranker that takes serialized tf.Examples, as Classify and Regress send them.
 
-13 counts and 26 ids in each example; embeddings of 16, two dense layers. Signatures "classify" (classes and
-scores of two classes) and "regress" (one value), both with the input "inputs".
+5 numbers and 8 words in each example, as in the census data that TensorFlow's estimators were shown with; the
+words hashed to embeddings of 16, two dense layers. Signatures "classify" (classes and scores of two classes)
+and "regress" (one value), both with the input "inputs".
 
     python bench/models/parsed.py OUT_DIR
 
@@ -17,9 +18,12 @@ from typing import Any
 import numpy as np
 from exporting import RECORDED_ROWS, SEED, counts
 
-FIELDS = 26
-COUNTS = 13
-IDS = 10_000
+NUMBERS = ("age", "education_num", "capital_gain", "capital_loss", "hours_per_week")
+WORDS = (
+    "workclass", "education", "marital_status", "occupation", "relationship", "race", "sex", "country",
+)  # fmt: skip
+DIFFERENT = 40  # words of each kind
+BUCKETS = 1000
 WIDTH = 16
 
 
@@ -28,9 +32,11 @@ def examples(rows: int) -> list[bytes]:
     from fastserve.client.examples import serialize
 
     rng = np.random.default_rng(SEED)
-    columns: dict[str, Any] = {"counts": counts(rng, rows, COUNTS)}
-    ids = rng.integers(0, IDS, (rows, FIELDS))
-    columns |= {f"id_{field}": ids[:, field] for field in range(FIELDS)}
+    columns: dict[str, Any] = {}
+    for name, values in zip(NUMBERS, counts(rng, rows, len(NUMBERS)).T, strict=True):
+        columns[name] = np.ascontiguousarray(values)
+    for name in WORDS:
+        columns[name] = [f"{name}-{word}".encode() for word in rng.integers(0, DIFFERENT, rows)]
     return list(serialize(columns))
 
 
@@ -43,17 +49,19 @@ def save(path: Path) -> None:
         def __init__(self) -> None:
             super().__init__(name="parsed")
             draw = rng.standard_normal
-            self.tables = [tf.Variable(draw((IDS, WIDTH)).astype(np.float32)) for _ in range(FIELDS)]
-            self.first = tf.Variable(draw((FIELDS * WIDTH + COUNTS, 128)).astype(np.float32) * 0.05)
-            self.second = tf.Variable(draw((128, 1)).astype(np.float32) * 0.1)
+            self.tables = [tf.Variable(draw((BUCKETS, WIDTH)).astype(np.float32)) for _ in WORDS]
+            inputs = len(WORDS) * WIDTH + len(NUMBERS)
+            self.first = tf.Variable(draw((inputs, 64)).astype(np.float32) * 0.05)
+            self.second = tf.Variable(draw((64, 1)).astype(np.float32) * 0.1)
 
         def score(self, inputs):  # type: ignore[no-untyped-def]
-            features = {f"id_{field}": tf.io.FixedLenFeature([], tf.int64) for field in range(FIELDS)}
-            features["counts"] = tf.io.FixedLenFeature([COUNTS], tf.float32)
+            features = {name: tf.io.FixedLenFeature([], tf.string) for name in WORDS}
+            features |= {name: tf.io.FixedLenFeature([1], tf.float32) for name in NUMBERS}
             parsed = tf.io.parse_example(inputs, features)
-            rows = [tf.gather(table, parsed[f"id_{field}"]) for field, table in enumerate(self.tables)]
-            hidden = tf.nn.relu(tf.concat([tf.math.log1p(parsed["counts"]), *rows], 1) @ self.first)
-            return tf.sigmoid(hidden @ self.second)
+            rows = [tf.math.log1p(parsed[name]) for name in NUMBERS]
+            for name, table in zip(WORDS, self.tables, strict=True):
+                rows.append(tf.gather(table, tf.strings.to_hash_bucket_fast(parsed[name], BUCKETS)))
+            return tf.sigmoid(tf.nn.relu(tf.concat(rows, 1) @ self.first) @ self.second)
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
         def classify(self, inputs):  # type: ignore[no-untyped-def]

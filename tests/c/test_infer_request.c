@@ -342,6 +342,44 @@ static void bytes_that_are_no_example(void)
     }
 }
 
+/* What no encoder writes and protobuf reads all the same. */
+static void examples_that_are_written_oddly(void)
+{
+    static const struct {
+        const char *bytes;
+        size_t len;
+    } good[] = {
+        {"\x0a\x00\x0a\x00", 4},                                        /* Features in two pieces */
+        {"\x10\x01", 2},                                                /* a field that is not known, */
+        {"\x0a\x02\x10\x01", 4},                                        /*   in Features, */
+        {"\x0a\x04\x0a\x02\x18\x01", 6},                                /*   in an entry, */
+        {"\x0a\x06\x0a\x04\x12\x02\x20\x01", 8},                        /*   in a feature, */
+        {"\x0a\x08\x0a\x06\x12\x04\x12\x02\x10\x01", 10},               /*   in a list */
+        {"\x0a\x07\x0a\x05\x12\x00\x0a\x01x", 9},                       /* the value before the name */
+        {"\x0a\x05\x0a\x03\x0a\x01x", 7},                               /* a name without a value */
+        {"\x0a\x06\x0a\x04\x0a\x02\xc3\xa9", 8},                        /* a name beyond ASCII, short */
+        {"\x0a\x0e\x0a\x0c\x0a\x0a" "12345678\xc3\xa9", 16},             /*   and long */
+        {"\x0a\x0a\x0a\x08\x12\x06\x1a\x04\x08\x01\x08\x02", 12},       /* numbers that are not packed */
+        {"\x0a\x0b\x0a\x09\x12\x07\x12\x05\x0d\0\0\x80\x3f", 13},
+        {"\x0a\x0a\x0a\x08\x12\x06\x12\x00\x1a\x02\x0a\x00", 12},       /* two lists */
+        {"\x0a\x85\x00\x0a\x03\x0a\x01x", 8},                            /* a length of two bytes */
+    };
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        text list = {0}, input = {0}, t = {0};
+        put_field(&list, 1, good[i].bytes, good[i].len);
+        put_part(&input, 1, list);
+        put_part(&t, 2, input);
+        fs_infer_request request;
+        uint8_t *own;
+        fs_slice string;
+        CHECK_OK(parse(&t, false, &request, &own));
+        CHECK(fs_examples_valid(&request.examples));
+        CHECK_OK(fs_examples_decode(&request.examples, 0, 1, &string));
+        free(own);
+        free(t.data);
+    }
+}
+
 /* Cut anywhere, a request is refused or has fewer examples. */
 static void requests_that_are_cut(void)
 {
@@ -413,6 +451,7 @@ int main(void)
     without_tasks_the_model_has_no_name();
     bytes_that_are_no_request();
     bytes_that_are_no_example();
+    examples_that_are_written_oddly();
     requests_that_are_cut();
     test_out_of_memory();
     fs_arena_clear(&arena);

@@ -139,7 +139,9 @@ def test_a_trial_is_told_what_a_loader_has_prepared(site: Path) -> None:
     first, second = told["signatures"]
     assert first["name"] == "a"
     assert [port["alias"] for port in second["inputs"]] == ["x", "y"]
-    assert second["inputs"][0] == {"alias": "x", "tensor": "x:0", "dtype": 9, "dims": None, "default": "AAE="}
+    assert second["inputs"][0] == {
+        "alias": "x", "tensor": "x:0", "dtype": 9, "dims": None, "default": "AAE=", "features": (),
+    }  # fmt: skip
     assert second["inputs"][1]["dims"] == (-1,)
 
 
