@@ -328,7 +328,7 @@ def test_bytes_that_are_no_request(channel: grpc.Channel) -> None:
 
 
 def test_what_is_a_request_is_protobufs_to_say(channel: grpc.Channel) -> None:
-    """INTERNAL without a text is gRPC's own answer to bytes that protobuf does not parse, and only to those."""
+    """INTERNAL without a text is gRPC's own answer to what protobuf does not parse, and to nothing else."""
     corpus = sorted((Path(__file__).parents[1] / "fuzz" / "corpus" / "infer_request").iterdir())
     assert corpus
     kinds = {
