@@ -33,6 +33,7 @@ from fastserve.control.trial_model import TrialModel
 from fastserve.control.trial_records import (
     WarmupError,
     WarmupRequest,
+    made_up,
     read_requests,
     sample_rows,
     write_requests,
@@ -111,6 +112,7 @@ class TrialRun:
         opened = settled_bytes()
         verdicts = [self._examine(model, signature, styles) for signature in self._saved_model.signatures]
         compiled = settled_bytes()
+        samples = self._made_up_requests(model, verdicts)
         model.close()
 
         choice = self._choice(verdicts)
@@ -120,7 +122,7 @@ class TrialRun:
             self._twins = {}
             shutil.rmtree(self._request.prepared_dir, ignore_errors=True)
         servable = self._servable(verdicts)
-        warmup = self._keep_requests(servable)
+        warmup = self._keep_requests(servable, samples)
         return {
             "ok": True,
             "servable": servable,
@@ -239,14 +241,31 @@ class TrialRun:
             except RuntimeFailure as error:
                 raise WarmupError(error.code, error.message) from None
 
-    def _keep_requests(self, servable: dict[str, Any]) -> dict[str, Any]:
+    def _made_up_requests(self, model: TrialModel, verdicts: list[Verdict]) -> list[WarmupRequest]:
+        """One for each signature that takes tf.Examples and has no recorded one: the core warms up with
+        zeros, and an empty string is seldom an example that a graph takes."""
+        recorded = {request.signature.name for request in self._requests}
+        requests = []
+        for verdict in verdicts:
+            signature, style = verdict.signature, verdict.style
+            if style is None or not style.examples or signature.name in recorded:
+                continue
+            inputs = model.sample(signature, 1, style)
+            try:
+                model.run(signature, inputs)
+            except RuntimeFailure:
+                continue  # these values it does not take, after all
+            requests.append(made_up(signature, inputs))
+        return requests
+
+    def _keep_requests(self, servable: dict[str, Any], samples: list[WarmupRequest]) -> dict[str, Any]:
         """Leaves the requests where the core finds them. What the report says of it."""
-        if not self._requests:
+        if not self._requests and not samples:
             return {"requests": 0}
         asked = self._request.model
         path = Path(self._request.prepared_dir).absolute() / "warmup_requests"
         try:
-            write_requests(self._requests, path, asked.name, asked.version)
+            write_requests([*self._requests, *samples], path, asked.name, asked.version)
         except OSError as error:
             # They have been run here, and the core warms up without them as well.
             return {"requests": len(self._requests), "why": f"{path}: {error.strerror}"}

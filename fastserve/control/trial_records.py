@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from fastserve._native.codec import CodecError, decode_tensor, parse_predict, view_tensor
+from fastserve._native.codec import CodecError, decode_tensor, encode_tensor, parse_predict, view_tensor
 from fastserve.control.trial_tensors import STRING, Tensor, from_native
 from fastserve.errors import ModelError
 from fastserve.protos import message
@@ -74,6 +74,14 @@ def read_requests(path: str | Path, saved_model: SavedModel) -> list[WarmupReque
             "DATA_LOSS", f"{error}. Please verify your warmup data is in TFRecord format."
         ) from None
     return requests
+
+
+def made_up(signature: Signature, inputs: Sequence[Tensor]) -> WarmupRequest:
+    """A request of the trial's own, with these inputs in the order of the signature's."""
+    request = message("tensorflow.serving.PredictRequest")()
+    for port, tensor in zip(signature.inputs, inputs, strict=True):
+        request.inputs[port.alias].ParseFromString(encode_tensor(tensor.native()))
+    return WarmupRequest(signature, tuple(inputs), request)
 
 
 def write_requests(requests: Iterable[WarmupRequest], path: str | Path, model: str, version: int) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from daemon_process import Daemon
 from exported_models import INFERENCE, exported_models
+from google.protobuf.message import DecodeError
 from predict_client import Client as PredictClient
 from predict_client import request as predict_request
 from tensorflow.core.example import example_pb2
@@ -324,6 +325,26 @@ def test_bytes_that_are_no_request(channel: grpc.Channel) -> None:
         call = channel.unary_unary(f"/tensorflow.serving.PredictionService/{method}")
         assert refused(call, b"\x12\x06\x0a\x04\x0a\x02\x0a\x05") == ("INTERNAL", "")
         assert refused(call, b"\x0a\x05") == ("INTERNAL", "")
+
+
+def test_what_is_a_request_is_protobufs_to_say(channel: grpc.Channel) -> None:
+    """INTERNAL without a text is gRPC's own answer to what protobuf does not parse, and to nothing else."""
+    corpus = sorted((Path(__file__).parents[1] / "fuzz" / "corpus" / "infer_request").iterdir())
+    assert corpus
+    kinds = {
+        "Classify": classification_pb2.ClassificationRequest,
+        "MultiInference": inference_pb2.MultiInferenceRequest,
+    }
+    for file in corpus:
+        data = file.read_bytes()
+        for method, kind in kinds.items():
+            call = channel.unary_unary(f"/tensorflow.serving.PredictionService/{method}")
+            try:
+                kind.FromString(data)
+                parsed = True
+            except DecodeError:
+                parsed = False
+            assert (refused(call, data) != ("INTERNAL", "")) == parsed, (file.name, method)
 
 
 def test_what_several_tasks_are_refused_for(stub: Any) -> None:
