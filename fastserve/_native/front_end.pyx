@@ -31,6 +31,7 @@ from fastserve._native.c_engine cimport (
     fs_engine_join,
     fs_event,
     fs_front_add,
+    fs_front_add_named_run,
     fs_front_admit,
     fs_front_answer,
     fs_front_consume,
@@ -56,6 +57,7 @@ from fastserve._native.c_engine cimport (
     fs_refusal,
     fs_refusals_add,
     fs_refusals_read,
+    fs_resolve,
     fs_slab_alloc,
     fs_slab_free,
     fs_slab_read,
@@ -84,6 +86,7 @@ from fastserve._native.c_io cimport (
     fs_io_touch,
 )
 from fastserve._native.c_channel cimport fs_tls_context
+from fastserve._native.c_predict cimport fs_model_ref
 from fastserve._native.c_runtime cimport fs_error, fs_slab_new, fs_slab_release, fs_slice
 from fastserve._native.engine cimport Engine
 from fastserve._native.runtime cimport check
@@ -119,6 +122,7 @@ cdef enum:
 cdef double TICK_S = 0.5  # how late a time-out may be noticed
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
+SESSION_RUN = "/tensorflow.serving.SessionService/SessionRun"
 
 
 def give_large_blocks_back() -> None:
@@ -225,6 +229,17 @@ cdef class Rpc:
             slice.len = <size_t>len(name)
             check(fs_front_admit(&self.front.owner, self.c, slice, &err), &err)
 
+    def resolve(self, bytes spec not None) -> tuple[str, int]:
+        """The model and version that `spec`, a serialized ModelSpec, means for this caller. RuntimeFailure with
+        TensorFlow Serving's code and words when there is none."""
+        cdef fs_slice data
+        cdef fs_model_ref model
+        cdef fs_error err
+        data.data = <const uint8_t *><const char *>spec
+        data.len = <size_t>len(spec)
+        check(fs_resolve(&self.front.owner, self.c, data, &model, &err), &err)
+        return (<const char *>model.name.data)[:model.name.len].decode(), model.version
+
     @property
     def seconds_left(self) -> float | None:
         """Until the caller's deadline; None: there is none, or the call is over."""
@@ -237,7 +252,8 @@ cdef class Rpc:
 cdef class FrontEnd:
     """The loop's connections, their shared buffers, and the way back for finished calls.
 
-    `methods` maps paths to whether they stream; Python serves them through `on_call(rpc)`. With `io_threads`,
+    `methods` maps paths to whether they stream; Python serves them through `on_call(rpc)`. Predict, and SessionRun
+    where the engine serves it, need no entry. With `io_threads`,
     that many epoll threads drive the connections, which `adopt` gives them; those with TLS are driven by epoll
     threads in any case. `tls`: {"handshake_timeout_s": ...} when there will be some, or None. `on_refused` gets
     the number of handshakes that have failed, a peer and a reason, of the 1st, 2nd, 4th... Raises MemoryError.
@@ -285,6 +301,10 @@ cdef class FrontEnd:
         self.front.on_event = on_event
         for path, streaming in zip(self.paths, [False, *methods.values()]):
             if fs_front_add(&self.front, <const char *>path, streaming) != 0:
+                raise ValueError(f"too many methods: {len(self.paths)}")
+        if engine.session_run:
+            self.paths.append(SESSION_RUN.encode())
+            if fs_front_add_named_run(&self.front, <const char *>self.paths[-1]) != 0:
                 raise ValueError(f"too many methods: {len(self.paths)}")
         self.ctx.front = &self.front
         self.ctx.owner = &self.owner

@@ -286,6 +286,8 @@ def configure_command(config: Config, listeners: Listeners, library_dir: str) ->
             if server.admin_listen
             else "everywhere",
             "admin_listen": server.admin_listen,
+            "reflection": server.reflection,
+            "session_run": server.session_run,
         },
         "limits": msgspec.to_builtins(config.limits),
         "executor": msgspec.to_builtins(config.executor),

@@ -134,6 +134,8 @@ async def test_a_whole_life(daemon: Daemon, capsys: pytest.CaptureFixture[str]) 
         "tls": None,
         "reload": "everywhere",
         "admin_listen": "",
+        "reflection": True,
+        "session_run": False,
     }
     assert configure["limits"]["max_connections"] == 10_000
     assert configure["executor"] == {
