@@ -266,8 +266,8 @@ static int serve(running *r, named_call *call, fs_error *err)
         return rc;
     fs_turn turn = {.kept = &r->rpc->kept, .random = &w->random};
     fs_epoch_enter(&engine->epoch, w->reader);
-    rc = fs_access_check(&engine->access, r->request.model.name, &r->rpc->bearer, err);
-    r->servable = rc == 0 ? fs_catalog_find(engine->catalog, &r->request.model, &turn, err) : NULL;
+    if (fs_access_check(&engine->access, r->request.model.name, &r->rpc->bearer, err) == 0)
+        r->servable = fs_catalog_find(engine->catalog, &r->request.model, &turn, err);
     fs_epoch_leave(w->reader);
     fs_route_unref(turn.route); /* its figures are of Predict */
     if (r->servable == NULL)

@@ -13,9 +13,10 @@ int fs_resolve(fs_owner *owner, const fs_rpc *rpc, fs_slice spec, fs_model_ref *
         return fs_fail(err, FS_INTERNAL, "%s", "");
 
     fs_turn turn = {.kept = rpc != NULL ? &rpc->kept : NULL, .random = &owner->random};
+    fs_servable *servable = NULL;
     fs_epoch_enter(&engine->epoch, owner->reader);
-    int rc = rpc != NULL ? fs_access_check(&engine->access, model->name, &rpc->bearer, err) : 0;
-    fs_servable *servable = rc == 0 ? fs_catalog_find(engine->catalog, model, &turn, err) : NULL;
+    if (rpc == NULL || fs_access_check(&engine->access, model->name, &rpc->bearer, err) == 0)
+        servable = fs_catalog_find(engine->catalog, model, &turn, err);
     fs_epoch_leave(owner->reader);
     fs_route_unref(turn.route);
     if (servable == NULL)

@@ -11,7 +11,7 @@
 
 /* Reads the bytes of a ModelSpec into *model, whose version is then the one that answers `rpc` (NULL: nobody's call,
  * without headers). Its slices point into `spec`. 0; -FS_INTERNAL, without a text, where the bytes are no ModelSpec;
- * otherwise -code with *err as fs_catalog_find has it. */
+ * otherwise -code with *err as fs_access_check and fs_catalog_find have it. */
 int fs_resolve(fs_owner *owner, const fs_rpc *rpc, fs_slice spec, fs_model_ref *model, fs_error *err);
 
 #endif

@@ -122,6 +122,21 @@ static void *frame_of(world *w, const char *text, size_t *len)
     return frame;
 }
 
+static void an_event_says_whether_it_came_to_the_admin_address(void)
+{
+    for (int admin = 0; admin < 2; admin++) {
+        world *w = world_new();
+        w->ctx.admin = admin != 0;
+        submit(w, "/t/Unary", 1, 100, false);
+        deliver(w);
+        REQUIRE(w->n_events == 1);
+        CHECK_EQ(w->events[0]->admin, admin);
+        CHECK_OK(fs_front_answer(&w->loop, w->events[0]->owner, w->events[0]->rpc, NULL, 0, true, FS_UNKNOWN, "", 0));
+        deliver(w);
+        world_free(w);
+    }
+}
+
 static void a_unary_call_goes_to_the_loop_and_its_answer_back(void)
 {
     world *w = world_new();
@@ -292,6 +307,7 @@ static void there_is_room_for_so_many_methods(void)
 
 int main(void)
 {
+    an_event_says_whether_it_came_to_the_admin_address();
     a_unary_call_goes_to_the_loop_and_its_answer_back();
     a_stream_is_told_piece_by_piece();
     what_is_consumed_no_longer_counts();

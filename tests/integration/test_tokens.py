@@ -196,3 +196,29 @@ def test_a_version_that_comes_later_asks_for_the_same_token(core: Core, channel:
     core.call("retire", model="tower", version=2)
     core.call("close", model="tower", version=2)
     assert start(channel, PREDICT, request("tower"), "Bearer three").code() is OK
+
+
+def test_metadata_and_runs_by_name_ask_for_the_token_too() -> None:
+    from tensorflow_serving.apis import get_model_metadata_pb2, session_service_pb2
+
+    service = "/tensorflow.serving."
+    metadata = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+    metadata.model_spec.name = "ranker"
+    run = session_service_pb2.SessionRunRequest()
+    run.model_spec.name = "ranker"
+    calls = [
+        (f"{service}PredictionService/GetModelMetadata", metadata),
+        (f"{service}SessionService/SessionRun", run),
+    ]
+    with Core(server={"session_run": True}) as core, grpc.insecure_channel(core.address) as channel:
+        core.serve(servable("ranker"), servable("tower"))
+        grant(core, TOKENS)
+        for method, message in calls:
+            for header, code in ((None, UNAUTHENTICATED), ("Bearer no", UNAUTHENTICATED)):
+                assert start(channel, method, message.SerializeToString(), header).code() is code
+            assert (
+                start(channel, method, message.SerializeToString(), "Bearer three").code()
+                is PERMISSION_DENIED
+            )
+            found = start(channel, method, message.SerializeToString(), "Bearer one").code()
+            assert found not in (UNAUTHENTICATED, PERMISSION_DENIED)
