@@ -19,7 +19,10 @@ fs_engine *fs_engine_start(const fs_engine_config *config, const fs_policy *poli
         engine->executors = fs_executors_start(&config->executors, &engine->policy, &engine->epoch);
     if (engine->executors != NULL)
         engine->shadows = fs_shadows_start(engine);
-    if (engine->shadows != NULL)
+    bool named = config->named_run_threads > 0;
+    if (engine->shadows != NULL && named)
+        engine->named_runs = fs_named_runs_start(engine, config->named_run_threads);
+    if (engine->shadows != NULL && (engine->named_runs != NULL || !named))
         engine->loader = fs_loader_start(&config->loader, engine->catalog, engine->executors);
     if (engine->loader == NULL) {
         fs_engine_stop(engine);
@@ -33,6 +36,7 @@ void fs_engine_stop(fs_engine *engine)
     if (engine == NULL)
         return;
     fs_unpacker_stop(engine->unpacker);
+    fs_named_runs_stop(engine->named_runs);
     fs_shadows_stop(engine->shadows); /* its calls need executors to end */
     fs_loader_stop(engine->loader);
     fs_executors_stop(engine->executors);

@@ -1,11 +1,12 @@
 /* engine: everything between a complete request and its reply, put together: catalog, executors, loader,
- * unpacker, shadows. The core's composition root makes one. Knows no connection and no Python. */
+ * unpacker, shadows, runs by name. The core's composition root makes one. Knows no connection and no Python. */
 #ifndef FS_ENGINE_H
 #define FS_ENGINE_H
 
 #include "catalog.h"
 #include "executor.h"
 #include "loader.h"
+#include "named_run.h"
 #include "owner.h"
 #include "shadow.h"
 #include "unpacker.h"
@@ -15,6 +16,7 @@ typedef struct fs_engine_config {
     fs_loader_config loader;
     size_t max_message_bytes;    /* of one request, decompressed and decoded */
     size_t max_compressed_bytes; /* of one that comes compressed, as it travels */
+    int32_t named_run_threads;   /* for SessionRun; 0: it is not served */
 } fs_engine_config;
 
 struct fs_engine {
@@ -26,6 +28,7 @@ struct fs_engine {
     fs_loader *loader;
     fs_unpacker *unpacker;
     fs_shadows *shadows;
+    fs_named_runs *named_runs; /* NULL: SessionRun is not served */
 };
 
 /* NULL when out of memory, threads or descriptors. */

@@ -4,13 +4,27 @@
 #include <string.h>
 
 #include "call.h"
+#include "named_run.h"
 
 int fs_front_add(fs_front *front, const char *path, bool streaming)
 {
     if (front->n_methods == FS_MAX_METHODS)
         return -FS_RESOURCE_EXHAUSTED;
-    front->methods[front->n_methods++] = (fs_method){path, streaming};
+    front->methods[front->n_methods++] = (fs_method){.path = path, .streaming = streaming};
     return 0;
+}
+
+int fs_front_add_named_run(fs_front *front, const char *path)
+{
+    int rc = fs_front_add(front, path, false);
+    if (rc == 0)
+        front->methods[front->n_methods - 1].named_run = true;
+    return rc;
+}
+
+static bool is_engines(const fs_front *front, const fs_method *method)
+{
+    return method == &front->methods[0] || method->named_run;
 }
 
 static void *lookup(void *ctx, const uint8_t *path, size_t len, bool *streaming)
@@ -53,6 +67,8 @@ static void on_call(void *ctx, fs_rpc *rpc)
     fs_front_ctx *c = ctx;
     if (rpc->method == &c->front->methods[0])
         fs_call_start(c->owner, rpc);
+    else if (((const fs_method *)rpc->method)->named_run)
+        fs_named_run_start(c->owner, rpc);
     else if (!mail_event(c, rpc, FS_EVENT_CALL, NULL, 0, false))
         fs_rpc_finish(rpc, FS_RESOURCE_EXHAUSTED, "out of memory", 13, NULL, 0);
 }
@@ -83,8 +99,8 @@ static void on_half_close(void *ctx, fs_rpc *rpc)
 static void on_cancel(void *ctx, fs_rpc *rpc)
 {
     fs_front_ctx *c = ctx;
-    /* A Predict in flight sees rpc->cancelled when its turn comes. */
-    if (rpc->method != &c->front->methods[0])
+    /* A Predict in flight sees rpc->cancelled when its turn comes, and so does a SessionRun. */
+    if (!is_engines(c->front, rpc->method))
         mail_event(c, rpc, FS_EVENT_CANCEL, NULL, 0, false);
 }
 

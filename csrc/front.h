@@ -1,4 +1,5 @@
-/* front: which method a path is, and who serves it: Predict goes to the engine, everything else to the loop.
+/* front: which method a path is, and who serves it: Predict and SessionRun go to the engine, everything else to the
+ * loop.
  *
  * Gives the sessions of every owner thread their handler. Control-plane calls travel to the loop's thread
  * as events, by mail, whichever thread owns their connection; answers travel back the same way. So Python
@@ -14,6 +15,7 @@ enum { FS_MAX_METHODS = 64 };
 typedef struct fs_method {
     const char *path; /* "/package.Service/Method" */
     bool streaming;
+    bool named_run; /* the engine's: SessionRun */
 } fs_method;
 
 /* Shared by all owners, constant once connections are served. Method 0 is the engine's: Predict. */
@@ -46,6 +48,9 @@ typedef struct fs_event {
 
 /* Adds a method; -FS_RESOURCE_EXHAUSTED when there are too many. `path` is copied by reference. */
 int fs_front_add(fs_front *front, const char *path, bool streaming);
+
+/* The same for SessionRun, which the engine has threads for. */
+int fs_front_add_named_run(fs_front *front, const char *path);
 
 /* The ctx of a session's handler. */
 typedef struct fs_front_ctx {

@@ -1,7 +1,8 @@
 /* predict_proto: what both sides of the Predict codec share: the messages' fields, and what a request and a
  * reply have in common: a ModelSpec and a map from names to tensors.
  *
- * Included by predict.c, where these functions are, and predict_call.c, and by nobody else. */
+ * Included by predict.c, where these functions are, predict_call.c, resolve.c and session_request.c, and by nobody
+ * else. */
 #ifndef FS_PREDICT_PROTO_H
 #define FS_PREDICT_PROTO_H
 

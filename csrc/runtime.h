@@ -71,10 +71,23 @@ typedef struct fs_runtime_ops {
     void (*close)(fs_model *model);
 } fs_runtime_ops;
 
-/* A runtime as its users hold it. */
+/* A run past the signatures, by the names that tensors ("x:0", "x") and operations have in the graph. */
+typedef struct fs_named_run {
+    const fs_slice *feeds;
+    const fs_tensor *inputs; /* n_feeds, with ops->run's rules, save that dtypes are whatever the caller sent */
+    uint32_t n_feeds;
+    const fs_slice *fetches;
+    uint32_t n_fetches;
+    const fs_slice *targets; /* operations to be run as well */
+    uint32_t n_targets;
+} fs_named_run;
+
+/* A runtime as its users hold it. Not what a plug-in gives: of that, ops and self. */
 typedef struct fs_runtime {
     const fs_runtime_ops *ops;
     void *self;
+    /* As ops->run, with room for n_fetches outputs. NULL: this runtime has signatures and nothing else. */
+    int (*run_named)(fs_model *model, const fs_named_run *run, fs_tensor *outputs, fs_error *err);
 } fs_runtime;
 
 #endif

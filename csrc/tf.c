@@ -14,7 +14,9 @@
 
 #include "status.h"
 #include "tensor.h"
+#include "text.h"
 #include "tf_api.h"
+#include "tf_lists.h"
 
 #include <dlfcn.h>
 #include <limits.h>
@@ -71,6 +73,7 @@ struct fs_model {
     tf_session second;   /* plain runs in cluster mode; else unused */
     tf_target *plain;    /* n_signatures, in `second` when there is one */
     tf_target *compiled; /* n_signatures */
+    fs_tf_lists named;   /* what runs by name have asked for */
 };
 
 /* An output's fs_tensor.handle. */
@@ -205,7 +208,7 @@ static void tf_release(fs_tensor *output)
 }
 
 /* Takes `tensor` over, on failure too. */
-static int from_tensor(const tf_thread *thread, TF_Tensor *tensor, const fs_port *port, fs_tensor *out,
+static int from_tensor(const tf_thread *thread, TF_Tensor *tensor, fs_slice name, fs_tensor *out,
                        fs_error *err)
 {
     const tf_api *api = thread->api;
@@ -214,8 +217,9 @@ static int from_tensor(const tf_thread *thread, TF_Tensor *tensor, const fs_port
     size_t size = fs_dtype_size(dtype);
     if (size == 0) {
         api->DeleteTensor(tensor);
-        return fs_fail(err, FS_UNIMPLEMENTED, "output '%s' is a tensor of type %s, which cannot be served",
-                       port->alias, fs_dtype_name(dtype));
+        return fs_fail(err, FS_UNIMPLEMENTED, "output '%.*s' is a tensor of type %s, which cannot be served",
+                       (int)(name.len > FS_MESSAGE_MAX ? FS_MESSAGE_MAX : name.len), (const char *)name.data,
+                       fs_dtype_name(dtype));
     }
     tf_output *handle = fs_slab_alloc(thread->slab, sizeof *handle + (size_t)ndim * sizeof(int64_t));
     if (handle == NULL) {
@@ -257,21 +261,35 @@ static int from_tensor(const tf_thread *thread, TF_Tensor *tensor, const fs_port
 
 /* ---- run --------------------------------------------------------------------------------- */
 
-static int run_target(tf_runtime *runtime, const tf_thread *thread, TF_Session *session,
-                      const tf_target *target, const fs_signature *sig, TF_Tensor **feeds,
-                      TF_Tensor **fetches, const fs_tensor *inputs, fs_tensor *outputs, fs_error *err)
+/* One run, and whose it is: the names of its outputs are a signature's or given. */
+typedef struct tf_run_list {
+    fs_tf_list list;
+    const fs_signature *sig; /* or NULL, and */
+    const fs_slice *names;
+} tf_run_list;
+
+static fs_slice output_name(const tf_run_list *run, uint32_t i)
+{
+    return run->sig != NULL ? fs_slice_of(run->sig->outputs[i].alias) : run->names[i];
+}
+
+static int run_list(tf_runtime *runtime, const tf_thread *thread, TF_Session *session, const tf_run_list *run,
+                    TF_Tensor **feeds, TF_Tensor **fetches, const fs_tensor *inputs, fs_tensor *outputs,
+                    fs_error *err)
 {
     const tf_api *api = &runtime->api;
+    const fs_tf_list *list = &run->list;
     uint32_t fed = 0;
-    for (; fed < sig->n_inputs; fed++) {
+    for (; fed < list->n_feeds; fed++) {
         feeds[fed] = to_tensor(thread, &inputs[fed]);
         if (feeds[fed] == NULL)
             break;
     }
     int rc = 0;
-    if (fed == sig->n_inputs) {
-        api->SessionRun(session, runtime->run_options, target->feeds, feeds, (int)sig->n_inputs,
-                        target->fetches, fetches, (int)sig->n_outputs, NULL, 0, NULL, thread->status);
+    if (fed == list->n_feeds) {
+        api->SessionRun(session, runtime->run_options, list->feeds, feeds, (int)list->n_feeds, list->fetches,
+                        fetches, (int)list->n_fetches, list->targets, (int)list->n_targets, NULL,
+                        thread->status);
         if (api->GetCode(thread->status) != FS_OK)
             rc = fail_status(api, thread->status, err);
     } else {
@@ -282,16 +300,16 @@ static int run_target(tf_runtime *runtime, const tf_thread *thread, TF_Session *
     if (rc != 0)
         return rc;
 
-    for (uint32_t i = 0; i < sig->n_outputs; i++) {
+    for (uint32_t i = 0; i < list->n_fetches; i++) {
         if (rc == 0)
-            rc = from_tensor(thread, fetches[i], &sig->outputs[i], &outputs[i], err);
+            rc = from_tensor(thread, fetches[i], output_name(run, i), &outputs[i], err);
         else
             api->DeleteTensor(fetches[i]);
         if (rc != 0)
             outputs[i].handle = NULL;
     }
     if (rc != 0)
-        for (uint32_t i = 0; i < sig->n_outputs; i++)
+        for (uint32_t i = 0; i < list->n_fetches; i++)
             tf_release(&outputs[i]);
     return rc;
 }
@@ -321,53 +339,156 @@ static int tf_run(fs_model *model, uint32_t sig, enum fs_run_variant variant, co
     TF_Tensor **fetches = feeds + signature->n_inputs;
     for (uint32_t i = 0; i < signature->n_outputs; i++)
         fetches[i] = NULL;
-    int rc = run_target(model->runtime, thread, session, target, signature, feeds, fetches, inputs, outputs,
-                        err);
+    const tf_run_list run = {
+        .list = {target->feeds, signature->n_inputs, target->fetches, signature->n_outputs, NULL, 0},
+        .sig = signature,
+    };
+    int rc = run_list(model->runtime, thread, session, &run, feeds, fetches, inputs, outputs, err);
     if (feeds != on_stack)
         fs_slab_free(feeds);
     return rc;
 }
 
-/* ---- open -------------------------------------------------------------------------------- */
+/* ---- names ------------------------------------------------------------------------------- */
 
-/* Resolves "node:index" ("node" means index 0). What does not exist leaves 0 and a text in *broken:
- * TensorFlow's own, word for word, so that a signature that can never run answers as it does there. */
-static int resolve(const tf_api *api, TF_Graph *graph, const char *tensor, TF_Output *out, fs_error **broken)
+/* Looks up "node:index" ("node" means index 0). `scratch` has room for it and a NUL. What does not exist is refused in
+ * TensorFlow's own words. */
+static int find_output(const tf_api *api, TF_Graph *graph, fs_slice tensor, char *scratch, TF_Output *out,
+                       fs_error *err)
 {
-    const char *colon = strrchr(tensor, ':');
-    size_t name_len = colon != NULL ? (size_t)(colon - tensor) : strlen(tensor);
+    if (tensor.len > 0)
+        memcpy(scratch, tensor.data, tensor.len);
+    scratch[tensor.len] = '\0';
+    char *colon = strrchr(scratch, ':');
+    bool sound = strlen(scratch) == tensor.len; /* no NUL within */
     long index = 0;
     if (colon != NULL) {
         char *end;
         index = strtol(colon + 1, &end, 10);
-        if (end == colon + 1 || *end != '\0' || index < 0 || index > INT_MAX)
-            name_len = 0; /* no such node */
+        sound = sound && end != colon + 1 && *end == '\0' && index >= 0 && index <= INT_MAX;
+        *colon = '\0';
     }
-    char *name = malloc(name_len + 1);
-    if (name == NULL)
-        return -FS_RESOURCE_EXHAUSTED;
-    memcpy(name, tensor, name_len);
-    name[name_len] = '\0';
-    TF_Operation *op = name_len > 0 ? api->GraphOperationByName(graph, name) : NULL;
-    int n_outputs = op != NULL ? api->OperationNumOutputs(op) : 0;
+    TF_Operation *op = sound && *scratch != '\0' ? api->GraphOperationByName(graph, scratch) : NULL;
     *out = (TF_Output){.oper = op, .index = (int)index};
-
-    int rc = 0;
-    if ((op == NULL || index >= n_outputs) && *broken == NULL) {
-        *broken = malloc(sizeof **broken);
-        if (*broken == NULL)
-            rc = -FS_RESOURCE_EXHAUSTED;
-        else if (op == NULL)
-            fs_fail(*broken, FS_INVALID_ARGUMENT,
-                    "Tensor %s, specified in either feed_devices or fetch_devices was not found in the Graph",
-                    tensor);
-        else
-            fs_fail(*broken, FS_OUT_OF_RANGE,
-                    "Node '%s' (type: '%s', num of outputs: %d) does not have output %ld", name,
-                    api->OperationOpType(op), n_outputs, index);
+    if (op == NULL) {
+        fs_text text = fs_text_begin(err, FS_INVALID_ARGUMENT);
+        fs_text_put(&text, "Tensor ");
+        fs_text_put_slice(&text, tensor);
+        fs_text_put(&text, ", specified in either feed_devices or fetch_devices was not found in the Graph");
+        return fs_text_end(&text);
     }
-    free(name);
+    int n_outputs = api->OperationNumOutputs(op);
+    if (index >= n_outputs)
+        return fs_fail(err, FS_OUT_OF_RANGE,
+                       "Node '%s' (type: '%s', num of outputs: %d) does not have output %ld", scratch,
+                       api->OperationOpType(op), n_outputs, index);
+    return 0;
+}
+
+static int find_target(const tf_api *api, TF_Graph *graph, fs_slice name, char *scratch,
+                       const TF_Operation **out, fs_error *err)
+{
+    if (name.len > 0)
+        memcpy(scratch, name.data, name.len);
+    scratch[name.len] = '\0';
+    *out = strlen(scratch) == name.len ? api->GraphOperationByName(graph, scratch) : NULL;
+    if (*out != NULL)
+        return 0;
+    fs_text text = fs_text_begin(err, FS_NOT_FOUND);
+    fs_text_put(&text, "PruneForTargets: Some target nodes not found: ");
+    fs_text_put_slice(&text, name);
+    return fs_text_end(&text);
+}
+
+static size_t longest_name(const fs_slice *names, uint32_t n, size_t longest)
+{
+    for (uint32_t i = 0; i < n; i++)
+        longest = names[i].len > longest ? names[i].len : longest;
+    return longest;
+}
+
+/* ---- runs by name ------------------------------------------------------------------------ */
+
+/* What a run by name needs beside its tensors; one block. */
+typedef struct tf_named {
+    TF_Output *feeds;
+    TF_Output *fetches;
+    const TF_Operation **targets;
+    TF_Tensor **fed;
+    TF_Tensor **fetched;
+    char *scratch;
+} tf_named;
+
+/* NULL: out of memory. */
+static void *named_new(const tf_thread *thread, const fs_named_run *run, tf_named *named)
+{
+    size_t ports = (size_t)run->n_feeds + run->n_fetches;
+    size_t longest = longest_name(run->feeds, run->n_feeds, 0);
+    longest = longest_name(run->fetches, run->n_fetches, longest);
+    longest = longest_name(run->targets, run->n_targets, longest);
+    void *block = fs_slab_alloc(thread->slab, ports * (sizeof(TF_Output) + sizeof(TF_Tensor *)) +
+                                                  run->n_targets * sizeof(TF_Operation *) + longest + 1);
+    if (block == NULL)
+        return NULL;
+    named->feeds = block;
+    named->fetches = named->feeds + run->n_feeds;
+    named->fed = (TF_Tensor **)(void *)(named->fetches + run->n_fetches);
+    named->fetched = named->fed + run->n_feeds;
+    named->targets = (const TF_Operation **)(void *)(named->fetched + run->n_fetches);
+    named->scratch = (char *)(named->targets + run->n_targets);
+    memset(named->fetched, 0, run->n_fetches * sizeof *named->fetched);
+    return block;
+}
+
+/* Of a model with two sessions, in the one for plain runs. */
+static int tf_run_named(fs_model *model, const fs_named_run *run, fs_tensor *outputs, fs_error *err)
+{
+    const tf_api *api = &model->runtime->api;
+    const tf_session *session = model->second.session != NULL ? &model->second : &model->main;
+    const tf_thread *thread = thread_get(model->runtime);
+    tf_named named;
+    void *block = thread != NULL ? named_new(thread, run, &named) : NULL;
+    if (block == NULL)
+        return fail_memory(err);
+    int rc = 0;
+    for (uint32_t i = 0; i < run->n_feeds && rc == 0; i++)
+        rc = find_output(api, session->graph, run->feeds[i], named.scratch, &named.feeds[i], err);
+    for (uint32_t i = 0; i < run->n_fetches && rc == 0; i++)
+        rc = find_output(api, session->graph, run->fetches[i], named.scratch, &named.fetches[i], err);
+    for (uint32_t i = 0; i < run->n_targets && rc == 0; i++)
+        rc = find_target(api, session->graph, run->targets[i], named.scratch, &named.targets[i], err);
+    const tf_run_list one = {
+        .list = {named.feeds, run->n_feeds, named.fetches, run->n_fetches, named.targets, run->n_targets},
+        .names = run->fetches,
+    };
+    if (rc == 0)
+        rc = fs_tf_lists_admit(&model->named, &one.list, err);
+    if (rc == 0)
+        rc = run_list(model->runtime, thread, session->session, &one, named.fed, named.fetched, run->inputs,
+                      outputs, err);
+    fs_slab_free(block);
     return rc;
+}
+
+/* ---- open -------------------------------------------------------------------------------- */
+
+/* What does not exist leaves 0 and a text in *broken, so that a signature that can never run answers as it does in
+ * TensorFlow. */
+static int resolve(const tf_api *api, TF_Graph *graph, const char *tensor, TF_Output *out, fs_error **broken)
+{
+    fs_error err;
+    char *scratch = malloc(strlen(tensor) + 1);
+    if (scratch == NULL)
+        return -FS_RESOURCE_EXHAUSTED;
+    int rc = find_output(api, graph, fs_slice_of(tensor), scratch, out, &err);
+    free(scratch);
+    if (rc == 0 || *broken != NULL)
+        return 0;
+    *broken = malloc(sizeof **broken);
+    if (*broken == NULL)
+        return -FS_RESOURCE_EXHAUSTED;
+    **broken = err;
+    return 0;
 }
 
 /* `fetches`: names instead of the signature's outputs, or NULL. */
@@ -469,6 +590,7 @@ static void tf_close(fs_model *model)
     }
     free(model->plain);
     free(model->compiled);
+    fs_tf_lists_destroy(&model->named);
     free(model);
 }
 
@@ -500,6 +622,7 @@ static int tf_open(void *self, const fs_model_spec *spec, fs_model **out, fs_err
     model->runtime = self;
     model->signatures = spec->signatures;
     model->n_signatures = spec->n_signatures;
+    fs_tf_lists_init(&model->named);
     int rc = model_open(model, spec, err);
     if (rc != 0) {
         tf_close(model);
@@ -579,7 +702,7 @@ int fs_runtime_tensorflow(const char *library_dir, fs_runtime *out, fs_error *er
         return fail_memory(err);
     }
     runtime->load_options = runtime->run_options;
-    *out = (fs_runtime){.ops = &TF_OPS, .self = runtime};
+    *out = (fs_runtime){.ops = &TF_OPS, .self = runtime, .run_named = tf_run_named};
     return 0;
 }
 

@@ -50,6 +50,10 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reply_compression: Literal["match", "none"] = "match"
     # Numbers in replies as tensor_content instead of typed fields.
     tensor_content_replies: bool = False
+    # Tells clients which services there are and what their messages look like.
+    reflection: bool = True
+    # SessionService.SessionRun: any part of a model's graph, by the names of its tensors.
+    session_run: bool = False
     # Prepared models, remembered choices and the admin socket; default: below $XDG_STATE_HOME/fastserve.
     state_dir: str = ""
     # Default: admin.sock in state_dir.

@@ -29,6 +29,8 @@ SERVER = {
     "drain_timeout_s": 10.0,
     "reply_compression": "match",
     "tensor_content_replies": False,
+    "reflection": True,
+    "session_run": False,
 }
 LIMITS = {
     "max_message_bytes": 256 << 20,

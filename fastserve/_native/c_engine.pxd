@@ -1,6 +1,7 @@
 # Mirror of csrc/{clock,slab,mailbox,sticky,h2,compress,owner,front,servable,executor,figures,route,warm,loader,catalog,
-# engine}.h, what the core binds of them. No logic.
+# resolve,engine}.h, what the core binds of them. No logic.
 from fastserve._native.c_policy cimport fs_policy
+from fastserve._native.c_predict cimport fs_model_ref
 from fastserve._native.c_runtime cimport fs_error, fs_model_spec, fs_runtime, fs_slab, fs_slice
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -145,6 +146,7 @@ cdef extern from "front.h" nogil:
     const fs_h2_handler fs_front_handler
 
     int fs_front_add(fs_front *front, const char *path, bint streaming) noexcept
+    int fs_front_add_named_run(fs_front *front, const char *path) noexcept
     void fs_front_consume(fs_owner *loop, fs_owner *owner, fs_rpc *rpc, size_t len) noexcept
     int fs_front_answer(fs_owner *loop, fs_owner *owner, fs_rpc *rpc, void *frame, size_t len, bint finish, int code,
                         const char *text, size_t text_len) noexcept
@@ -327,12 +329,17 @@ cdef extern from "loader.h" nogil:
     fs_progress fs_task_progress(const fs_task *task) noexcept
 
 
+cdef extern from "resolve.h" nogil:
+    int fs_resolve(fs_owner *owner, const fs_rpc *rpc, fs_slice spec, fs_model_ref *model, fs_error *err) noexcept
+
+
 cdef extern from "engine.h" nogil:
     ctypedef struct fs_engine_config:
         fs_executors_config executors
         fs_loader_config loader
         size_t max_message_bytes
         size_t max_compressed_bytes
+        int32_t named_run_threads
 
     fs_engine *fs_engine_start(const fs_engine_config *config, const fs_policy *policy) noexcept
     void fs_engine_stop(fs_engine *engine) noexcept

@@ -19,6 +19,7 @@ cdef class Engine:
     cdef dict servables      # (model, version) -> Servable
     cdef dict replacements   # (model, version) -> Servable that is to take the place of a published one
     cdef size_t max_message_bytes
+    cdef readonly bint session_run # whether it serves SessionRun
     cdef frozenset ablate    # what is left out, for measurement
     cdef dict routes         # model -> Route, where one is set
 
@@ -31,6 +32,7 @@ cdef class Servable:
     cdef int64_t since_us        # in this state
     cdef int warm_iterations
     cdef bytes warm_requests     # a path, or None
+    cdef readonly str signature_def_map # in base64; not looked at
     cdef readonly ModelSpec spec
     cdef bytes name
     cdef const char *model       # in name

@@ -144,6 +144,7 @@ cdef class Servable:
         self.batching.shed_predicted = spec.get("shed_predicted", False)
         self.batching.weight = spec.get("weight", 1.0)
         self.batching.reserved_executors = spec.get("reserved_executors", 0)
+        self.signature_def_map = spec.get("signature_def_map") or ""
 
     def __dealloc__(self):
         free(self.plans)
@@ -345,6 +346,8 @@ cdef class Engine:
         config.loader.close_on_poster = "unload" in self.ablate
         config.max_message_bytes = limits["max_message_bytes"]
         config.max_compressed_bytes = limits["max_compressed_bytes"]
+        self.session_run = server["session_run"]
+        config.named_run_threads = executor["threads"] if self.session_run else 0
         self.loop = loop
         self.servables = {}
         self.replacements = {}
@@ -481,6 +484,10 @@ cdef class Engine:
     def versions(self) -> list[dict]:
         """What is here: model, version, state, seconds; while it is loading stage, done and total, too."""
         return [row.status() for row in [*self.servables.values(), *self.replacements.values()]]
+
+    def signature_def_map(self, str model, version) -> bytes:
+        """A serialized SignatureDefMap: what `load` was given for the version that is there now. KeyError."""
+        return b64decode(self.servables[(model, version)].signature_def_map)
 
     def stats(self) -> list[dict]:
         """Counters of every signature of every version."""

@@ -30,6 +30,7 @@ from fastserve._native.c_engine cimport (
     fs_engine_join,
     fs_event,
     fs_front_add,
+    fs_front_add_named_run,
     fs_front_answer,
     fs_front_consume,
     fs_front_ctx,
@@ -51,6 +52,7 @@ from fastserve._native.c_engine cimport (
     fs_now_us,
     fs_owner_deliver,
     fs_owner_post,
+    fs_resolve,
     fs_slab_alloc,
     fs_slab_free,
     fs_slab_read,
@@ -77,8 +79,10 @@ from fastserve._native.c_io cimport (
     fs_io_stop,
     fs_io_touch,
 )
-from fastserve._native.c_runtime cimport fs_error, fs_slab_new, fs_slab_release
+from fastserve._native.c_predict cimport fs_model_ref
+from fastserve._native.c_runtime cimport fs_error, fs_slab_new, fs_slab_release, fs_slice
 from fastserve._native.engine cimport Engine
+from fastserve._native.runtime cimport check
 
 
 cdef extern from "<malloc.h>" nogil:
@@ -110,6 +114,7 @@ cdef enum:
 cdef double TICK_S = 0.5  # how late a time-out may be noticed
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
+SESSION_RUN = "/tensorflow.serving.SessionService/SessionRun"
 
 
 def give_large_blocks_back() -> None:
@@ -188,6 +193,17 @@ cdef class Rpc:
             raise RuntimeError(f"{self.path} is finished already")
         self.front.answer(self, message, True, code, text.encode("utf-8", "replace"))
 
+    def resolve(self, bytes spec not None) -> tuple[str, int]:
+        """The model and version that `spec`, a serialized ModelSpec, means for this caller. RuntimeFailure with
+        TensorFlow Serving's code and words when there is none."""
+        cdef fs_slice data
+        cdef fs_model_ref model
+        cdef fs_error err
+        data.data = <const uint8_t *><const char *>spec
+        data.len = <size_t>len(spec)
+        check(fs_resolve(&self.front.owner, self.c, data, &model, &err), &err)
+        return (<const char *>model.name.data)[:model.name.len].decode(), model.version
+
     @property
     def seconds_left(self) -> float | None:
         """Until the caller's deadline; None: there is none, or the call is over."""
@@ -200,7 +216,8 @@ cdef class Rpc:
 cdef class FrontEnd:
     """The loop's connections, their shared buffers, and the way back for finished calls.
 
-    `methods` maps paths to whether they stream; Python serves them through `on_call(rpc)`. With `io_threads`,
+    `methods` maps paths to whether they stream; Python serves them through `on_call(rpc)`. Predict, and SessionRun
+    where the engine serves it, need no entry. With `io_threads`,
     that many epoll threads drive the connections, which `adopt` gives them. Raises MemoryError.
     """
 
@@ -245,6 +262,10 @@ cdef class FrontEnd:
         self.front.on_event = on_event
         for path, streaming in zip(self.paths, [False, *methods.values()]):
             if fs_front_add(&self.front, <const char *>path, streaming) != 0:
+                raise ValueError(f"too many methods: {len(self.paths)}")
+        if engine.session_run:
+            self.paths.append(SESSION_RUN.encode())
+            if fs_front_add_named_run(&self.front, <const char *>self.paths[-1]) != 0:
                 raise ValueError(f"too many methods: {len(self.paths)}")
         self.ctx.front = &self.front
         self.ctx.owner = &self.owner

@@ -242,6 +242,8 @@ def configure_command(config: Config, listeners: Listeners, library_dir: str) ->
             "drain_timeout_s": server.drain_timeout_s,
             "reply_compression": server.reply_compression,
             "tensor_content_replies": server.tensor_content_replies,
+            "reflection": server.reflection,
+            "session_run": server.session_run,
         },
         "limits": msgspec.to_builtins(config.limits),
         "executor": msgspec.to_builtins(config.executor),

@@ -44,7 +44,7 @@ from fastserve.control.trial_tensors import Style, Tensor
 from fastserve.control.trial_verdict import Verdict, signature_spec
 from fastserve.control.trial_xla import Findings, compiled_pays, examine, why_not_compilable
 from fastserve.errors import FastServeError, ModelError
-from fastserve.savedmodel import SavedModel, Signature, prepare, read
+from fastserve.savedmodel import SavedModel, Signature, map_of_signatures, prepare, read
 
 # Signatures that TensorFlow itself puts into a SavedModel; running them would initialize the model again.
 _INTERNAL = "__saved_model_"
@@ -147,7 +147,8 @@ class TrialRun:
         """What the version offers: what stands in it, or what its loader said."""
         asked = self._request.model
         if asked.signatures is not None:
-            return SavedModel(asked.path, asked.tags, "", asked.signatures)
+            described = map_of_signatures(asked.signatures)
+            return SavedModel(asked.path, asked.tags, "", asked.signatures, described)
         if asked.runtime != "tensorflow":
             raise ModelError(f"its loader names the runtime '{asked.runtime}' and gives no signatures")
         return read(asked.path, asked.tags)
@@ -384,6 +385,7 @@ class TrialRun:
             "weight": asked.weight,
             "reserved_executors": asked.reserved_executors,
             "unknown_shapes": asked.unknown_shapes,
+            "signature_def_map": base64.b64encode(self._saved_model.signature_def_map).decode(),
         }
 
     @contextmanager

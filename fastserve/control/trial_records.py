@@ -235,11 +235,12 @@ def _examples(spec: Any, given: Any, saved_model: SavedModel, method: str) -> Wa
     if signature.inputs[0].alias != _INPUTS:
         what = "classification" if method == _CLASSIFY else "regression"
         raise WarmupError("FAILED_PRECONDITION", f"No {what} inputs found in SignatureDef: {signature.name}")
-    examples = list(given.example_list.examples)
+    examples = [example.SerializeToString(deterministic=True) for example in given.example_list.examples]
     if given.WhichOneof("kind") == "example_list_with_context":
         shared = given.example_list_with_context
         # Messages one after the other are one message, in which the later one's fields count.
-        examples = [shared.context + example for example in shared.examples]
+        context = shared.context.SerializeToString(deterministic=True)
+        examples = [context + example.SerializeToString(deterministic=True) for example in shared.examples]
     if not examples:
         raise WarmupError("INVALID_ARGUMENT", "Input is empty.")
     request = message("tensorflow.serving.PredictRequest")()

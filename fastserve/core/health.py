@@ -1,8 +1,9 @@
-"""grpc.health.v1: Check and Watch, for the server as a whole and for each model.
+"""grpc.health.v1: Check, Watch and List, for the server as a whole and for each model.
 
-The service "" is the server: SERVING between `serving` and `draining`. Any other name is a model's: SERVING
-while the server is and a version of it is available, NOT_SERVING when none is, unknown when nobody knows the
-model: it has never been available, or the control process has taken it from its table.
+The service "" is the server: SERVING between `serving` and `draining`. So are the names of TensorFlow Serving's
+services, with their package and, as probes of its own health service have them, without. Any other name is a
+model's: SERVING while the server is and a version of it is available, NOT_SERVING when none is, unknown when nobody
+knows the model: it has never been available, or the control process has taken it from its table.
 """
 
 from __future__ import annotations
@@ -11,11 +12,19 @@ import asyncio
 from collections.abc import Iterable, Iterator
 
 from fastserve.core import wire
-from fastserve.core.service import INVALID_ARGUMENT, NOT_FOUND, Call, Method, Status
+from fastserve.core.service import INTERNAL, INVALID_ARGUMENT, NOT_FOUND, Call, Method, Status
 
 _SERVING = b"\x08\x01"
 _NOT_SERVING = b"\x08\x02"
 _SERVICE_UNKNOWN = b"\x08\x03"
+
+# The server by other names; a model that has one of them stands for itself.
+_SERVICES = (
+    "ModelService",
+    "PredictionService",
+    "tensorflow.serving.ModelService",
+    "tensorflow.serving.PredictionService",
+)
 
 
 class Health:
@@ -57,6 +66,7 @@ class Health:
 
     def methods(self) -> Iterator[Method]:
         yield Method("/grpc.health.v1.Health/Check", self._check)
+        yield Method("/grpc.health.v1.Health/List", self._list)
         yield Method("/grpc.health.v1.Health/Watch", self._watch, streaming=True)
 
     def _tell(self) -> None:
@@ -64,9 +74,11 @@ class Health:
         self._changed = asyncio.Event()
 
     def _state(self, service: str) -> bytes:
-        available = not service or bool(self._available.get(service))
+        available = bool(self._available.get(service))
         if not available and service not in self._known:
-            return _SERVICE_UNKNOWN
+            if service and service not in _SERVICES:
+                return _SERVICE_UNKNOWN
+            available = True
         return _SERVING if self._ready and available else _NOT_SERVING
 
     async def _check(self, request: bytes, call: Call) -> bytes:
@@ -74,6 +86,18 @@ class Health:
         if state is _SERVICE_UNKNOWN:
             raise Status(NOT_FOUND, "unknown service")
         return state
+
+    async def _list(self, request: bytes, call: Call) -> bytes:
+        try:
+            for _ in wire.fields(request):  # a HealthListRequest has none, but may have unknown ones
+                pass
+        except wire.Malformed:
+            raise Status(INTERNAL) from None  # gRPC's own answer to what is no such message
+        available = {model for model, versions in self._available.items() if versions}
+        names = sorted({"", *_SERVICES, *self._known, *available})
+        return b"".join(
+            wire.put_bytes(1, wire.put_text(1, name) + wire.put_bytes(2, self._state(name))) for name in names
+        )
 
     async def _watch(self, call: Call) -> None:
         service = None

@@ -13,10 +13,15 @@ from fastserve._native.front_end import FrontEnd, give_large_blocks_back
 from fastserve._native.runtime import RuntimeFailure
 from fastserve.core.commands import Commands
 from fastserve.core.control_channel import ControlChannel
+from fastserve.core.descriptors import Descriptors
 from fastserve.core.drain import Drain
 from fastserve.core.health import Health
 from fastserve.core.listener import Listener
+from fastserve.core.metadata import Metadata
 from fastserve.core.model_service import ModelService
+from fastserve.core.profiler import Profiler
+from fastserve.core.reflection import SERVICES as REFLECTION
+from fastserve.core.reflection import Reflection
 from fastserve.core.service import Services
 from fastserve.core.successor import Successor, send_output_to
 from fastserve.version import __version__
@@ -74,7 +79,17 @@ class Core:
             )
         self.health = Health()
         self.model_service = ModelService(self.engine.versions, channel.send)
-        methods = [*self.health.methods(), *self.model_service.methods()]
+        methods = [
+            *Metadata(self.engine).methods(),
+            *self.model_service.methods(),
+            *self.health.methods(),
+            *Profiler().methods(),
+        ]
+        if server["reflection"]:
+            served = {method.path.split("/")[1] for method in methods}
+            if self.engine.session_run:
+                served.add("tensorflow.serving.SessionService")
+            methods += Reflection(Descriptors.read(), {*served, *REFLECTION}).methods()
         self.services = Services(loop, methods, channel.log)
         self.front_end = FrontEnd(
             loop, self.engine, limits, self.services.paths(), self.services.start, server["io_threads"]

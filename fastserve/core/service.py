@@ -1,9 +1,10 @@
-"""gRPC methods served by coroutines: everything but Predict.
+"""gRPC methods served by coroutines: everything that the engine does not serve.
 
 A method is a path and an async function. Unary: `async def (request: bytes, call) -> bytes`. Streaming:
 `async def (call) -> None`, which reads with `async for message in call` and writes with `call.send(message)`.
-Raising Status ends the call with that code; the caller's deadline and cancellation cancel the coroutine. All
-of it runs on the core's loop, so a handler must never block or compute for long.
+Raising Status ends the call with that code, and so does a RuntimeFailure of the native code; the caller's
+deadline and cancellation cancel the coroutine. All of it runs on the core's loop, so a handler must never block or
+compute for long.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastserve._native.front_end import Rpc
+from fastserve._native.runtime import CODES, RuntimeFailure
 
 OK = 0
 CANCELLED = 1
@@ -21,10 +23,13 @@ INVALID_ARGUMENT = 3
 DEADLINE_EXCEEDED = 4
 NOT_FOUND = 5
 RESOURCE_EXHAUSTED = 8
+UNIMPLEMENTED = 12
 INTERNAL = 13
 UNAVAILABLE = 14
 
-_MESSAGES_WAITING_MAX = 16  # of one stream, not read yet; a client that sends more is cut off
+_MESSAGES_WAITING_MAX = 256  # of one stream, not read yet; a client that sends more is cut off
+_OVERRUN = f"more than {_MESSAGES_WAITING_MAX} messages wait to be read"
+_TEXT_MAX_BYTES = 1024  # of an error; TensorFlow Serving cuts longer ones there, too
 
 Logger = Callable[..., None]
 
@@ -55,18 +60,28 @@ class Call:
     def __init__(self, rpc: Rpc) -> None:
         self._rpc = rpc
         self._messages: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.overrun = False
 
     def send(self, message: bytes) -> None:
         """One message of a streaming reply."""
         self._rpc.send(message)
 
+    def resolve(self, spec: bytes) -> tuple[str, int]:
+        """The model and version that a serialized ModelSpec means for this caller, as a Predict's would. Ends the
+        call when there is none (RuntimeFailure)."""
+        resolved: tuple[str, int] = self._rpc.resolve(spec)
+        return resolved
+
     def received(self, message: bytes | None) -> bool:
         """The front end has a message, or None for their end. False: more than may wait."""
         self._messages.put_nowait(message)
-        return self._messages.qsize() <= _MESSAGES_WAITING_MAX
+        self.overrun = self.overrun or self._messages.qsize() > _MESSAGES_WAITING_MAX
+        return not self.overrun
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while (message := await self._messages.get()) is not None:
+            if self.overrun:
+                raise Status(RESOURCE_EXHAUSTED, _OVERRUN)
             self._rpc.consumed()
             yield message
 
@@ -92,7 +107,7 @@ class Services:
         task = self._loop.create_task(self._run(method, call, rpc), name=rpc.path)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        rpc.on_cancel = task.cancel
+        rpc.on_cancel = lambda: self._cancel(task)
         if rpc.streaming or method.waits:
             self._endless.add(task)
             task.add_done_callback(self._endless.discard)
@@ -100,19 +115,24 @@ class Services:
 
             def receive(message: bytes | None) -> None:
                 if not call.received(message):
-                    task.cancel()
+                    self._cancel(task)
 
             rpc.receiver = receive
 
     def end_streams(self) -> None:
         """Cancels the streaming calls, which may have no end of their own, and those that wait for others."""
         for task in list(self._endless):
-            task.cancel()
+            self._cancel(task)
 
     def close(self) -> None:
         """Cancels what is in progress."""
         for task in list(self._tasks):
-            task.cancel()
+            self._cancel(task)
+
+    def _cancel(self, task: asyncio.Task[None]) -> None:
+        """In its turn: a task that is cancelled before its first step never takes one, and its call would have no
+        end."""
+        self._loop.call_soon(task.cancel)
 
     async def _run(self, method: Method, call: Call, rpc: Rpc) -> None:
         reply: bytes | None = None
@@ -125,11 +145,25 @@ class Services:
                     reply = await method.handler(rpc.message, call)
         except Status as status:
             code, message = status.code, status.message
+        except RuntimeFailure as failure:
+            code, message = CODES.index(failure.code), failure.message
         except TimeoutError:
             code, message = DEADLINE_EXCEEDED, "Deadline Exceeded"
         except asyncio.CancelledError:
-            code, message = (CANCELLED, "") if rpc.cancelled else (UNAVAILABLE, "the server is shutting down")
+            if rpc.cancelled:
+                code = CANCELLED
+            elif call.overrun:
+                code, message = RESOURCE_EXHAUSTED, _OVERRUN
+            else:
+                code, message = UNAVAILABLE, "the server is shutting down"
         except Exception as error:  # a handler's defect: this call fails, the server goes on
             code, message = INTERNAL, f"{type(error).__name__}: {error}"
             self._log("error", "a method failed", method=method.path, error=message)
-        rpc.finish(code, message, reply)
+        rpc.finish(code, _cut(message), reply)
+
+
+def _cut(text: str) -> str:
+    data = text.encode("utf-8", "replace")
+    if len(data) <= _TEXT_MAX_BYTES:
+        return text
+    return data[:_TEXT_MAX_BYTES].decode("utf-8", "ignore") + "...TRUNCATED"

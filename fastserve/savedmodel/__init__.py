@@ -3,8 +3,9 @@
 Used by `fastserve inspect` and by trial processes. Knows the format, not who serves it.
 """
 
+from fastserve.savedmodel.metadata import map_of_signatures
 from fastserve.savedmodel.read import SavedModelError, read
 from fastserve.savedmodel.rewrite import prepare
 from fastserve.savedmodel.signature import Port, SavedModel, Signature
 
-__all__ = ["Port", "SavedModel", "SavedModelError", "Signature", "prepare", "read"]
+__all__ = ["Port", "SavedModel", "SavedModelError", "Signature", "map_of_signatures", "prepare", "read"]

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from fastserve.errors import ModelError
 from fastserve.protos import message
+from fastserve.savedmodel.metadata import map_of_meta_graph
 from fastserve.savedmodel.signature import Port, SavedModel, Signature
 
 REFERENCE_TYPES = 100  # DT_FLOAT_REF is DT_FLOAT + 100, and so on; fetching one gives the plain type
@@ -33,6 +34,7 @@ def read(path: str | Path, tags: Iterable[str] = ("serve",)) -> SavedModel:
         signatures=tuple(
             _signature(name, signature) for name, signature in sorted(meta_graph.signature_def.items())
         ),
+        signature_def_map=map_of_meta_graph(meta_graph.signature_def),
     )
 
 

@@ -59,6 +59,8 @@ class SavedModel:
     tags: tuple[str, ...]
     tensorflow_version: str
     signatures: tuple[Signature, ...]
+    # As GetModelMetadata tells them: see metadata.
+    signature_def_map: bytes = b""
 
     def signature(self, name: str) -> Signature | None:
         return next((signature for signature in self.signatures if signature.name == name), None)

@@ -392,7 +392,7 @@ static inline void probe_start(probe *p)
     fs_error err;
     REQUIRE(fs_runtime_null(NULL, &p->null, &err) == 0);
     probe_null_release = p->null.ops->release;
-    p->runtime = (fs_runtime){&PROBE_OPS, p};
+    p->runtime = (fs_runtime){.ops = &PROBE_OPS, .self = p};
     REQUIRE(pthread_mutex_init(&p->mutex, NULL) == 0 && pthread_cond_init(&p->changed, NULL) == 0);
 }
 

@@ -1,6 +1,8 @@
 /* test_tf: csrc/tf.c against the stub library beside this program. */
 #include "slab.h"
+#include "text.h"
 #include "tf.h"
+#include "tf_lists.h"
 
 #include "check.h"
 #include "failmalloc.h"
@@ -17,6 +19,7 @@ static char other_dir[PATH_MAX];
 static long (*live)(void);
 static long (*pool_loads)(void);
 static long (*empty_sessions)(void);
+static long (*target_runs)(void);
 
 /* ---- a directory that looks like TensorFlow's --------------------------------------------- */
 
@@ -54,11 +57,12 @@ static void set_up(void)
     void *library = dlopen(stub, RTLD_NOW | RTLD_LOCAL);
     REQUIRE(library != NULL);
     void *symbols[] = {dlsym(library, "stub_tf_live"), dlsym(library, "stub_tf_pool_loads"),
-                       dlsym(library, "stub_tf_empty_sessions")};
-    REQUIRE(symbols[0] != NULL && symbols[1] != NULL && symbols[2] != NULL);
+                       dlsym(library, "stub_tf_empty_sessions"), dlsym(library, "stub_tf_target_runs")};
+    REQUIRE(symbols[0] != NULL && symbols[1] != NULL && symbols[2] != NULL && symbols[3] != NULL);
     memcpy(&live, &symbols[0], sizeof live);
     memcpy(&pool_loads, &symbols[1], sizeof pool_loads);
     memcpy(&empty_sessions, &symbols[2], sizeof empty_sessions);
+    memcpy(&target_runs, &symbols[3], sizeof target_runs);
 
     Dl_info info;
     REQUIRE(dladdr(dlsym(RTLD_DEFAULT, "getenv"), &info) != 0);
@@ -440,6 +444,160 @@ static void test_failures_leave_nothing_behind(void)
     CHECK_EQ(live(), 0);
 }
 
+static fs_named_run named(const fs_slice *feed, const fs_tensor *input, const fs_slice *fetches, uint32_t n)
+{
+    return (fs_named_run){.feeds = feed, .inputs = input, .n_feeds = 1, .fetches = fetches, .n_fetches = n};
+}
+
+static void test_runs_by_name(void)
+{
+    fs_runtime runtime = open_runtime();
+    fs_model *model = open_model(&runtime);
+    fs_slab *slab = fs_slab_new(1 << 20);
+    int64_t dims[] = {2};
+    fs_tensor in = floats(slab, dims, 1.0f), out[2];
+    fs_error err;
+    fs_slice feed = fs_slice_of("x7"), fetches[] = {fs_slice_of("call__compiled:0"), fs_slice_of("call")};
+    fs_slice target = fs_slice_of("NoOp");
+    fs_named_run run = named(&feed, &in, fetches, 2);
+    long before = target_runs();
+    CHECK_OK(runtime.run_named(model, &run, out, &err));
+    CHECK(((float *)out[0].data)[1] == 0.5f * 2.0f + 2.0f + 1000.0f);
+    CHECK(((float *)out[1].data)[1] == 0.5f * 2.0f + 2.0f);
+    runtime.ops->release(&out[0]);
+    runtime.ops->release(&out[1]);
+    CHECK_EQ(target_runs() - before, 0);
+    run.targets = &target;
+    run.n_targets = 1;
+    CHECK_OK(runtime.run_named(model, &run, out, &err));
+    runtime.ops->release(&out[0]);
+    runtime.ops->release(&out[1]);
+    run.n_fetches = 0;
+    CHECK_OK(runtime.run_named(model, &run, out, &err));
+    CHECK_EQ(target_runs() - before, 2);
+    CHECK_EQ(atomic_load(&in.buf->refs), 1);
+    runtime.ops->close(model);
+    fs_runtime_tensorflow_free(&runtime);
+    fs_buf_unref(in.buf);
+    fs_slab_release(slab);
+    CHECK_EQ(live(), 0);
+}
+
+static void test_runs_by_name_are_plain(void)
+{
+    fs_runtime runtime = open_runtime();
+    fs_slab *slab = fs_slab_new(1 << 20);
+    fs_model_spec spec = spec_of("/models/m/1");
+    uint8_t clustered = 16, plain = 32;
+    spec.session_config = (fs_slice){&clustered, 1};
+    spec.plain_config = (fs_slice){&plain, 1};
+    spec.second_session_plain = true;
+    fs_model *model;
+    REQUIRE(runtime.ops->open(runtime.self, &spec, &model, NULL) == 0);
+    int64_t dims[] = {1};
+    fs_tensor in = floats(slab, dims, 0.0f), out;
+    fs_error err;
+    fs_slice feed = fs_slice_of("x0:0"), fetch = fs_slice_of("call:0");
+    fs_named_run run = named(&feed, &in, &fetch, 1);
+    CHECK_OK(runtime.run_named(model, &run, &out, &err));
+    CHECK(*(float *)out.data == 2.0f + 32.0f);
+    runtime.ops->release(&out);
+    runtime.ops->close(model);
+    fs_runtime_tensorflow_free(&runtime);
+    fs_buf_unref(in.buf);
+    fs_slab_release(slab);
+    CHECK_EQ(live(), 0);
+}
+
+static void test_names_that_are_not_there(void)
+{
+#define ABSENT_TEXT(name) "Tensor " name ", specified in either feed_devices or fetch_devices was not found in the Graph"
+    static const struct {
+        const char *feed, *fetch, *target;
+        int code;
+        const char *text;
+    } cases[] = {
+        {"absent:0", "call:0", NULL, FS_INVALID_ARGUMENT, ABSENT_TEXT("absent:0")},
+        {"x0:0", "absent", NULL, FS_INVALID_ARGUMENT, ABSENT_TEXT("absent")},
+        {"x0:0", "", NULL, FS_INVALID_ARGUMENT, ABSENT_TEXT("")},
+        {"x0:0", ":0", NULL, FS_INVALID_ARGUMENT, ABSENT_TEXT(":0")},
+        {"x0:0", "call:", NULL, FS_INVALID_ARGUMENT, ABSENT_TEXT("call:")},
+        {"x0:0", "call:-1", NULL, FS_INVALID_ARGUMENT, ABSENT_TEXT("call:-1")},
+        {"x0:0", "call:99999999999", NULL, FS_INVALID_ARGUMENT, ABSENT_TEXT("call:99999999999")},
+        {"x0:1", "call:0", NULL, FS_OUT_OF_RANGE,
+         "Node 'x0' (type: 'x0', num of outputs: 1) does not have output 1"},
+        {"x0:0", "call:0", "nowhere", FS_NOT_FOUND, "PruneForTargets: Some target nodes not found: nowhere"},
+        {"x0:0", "call:0", "", FS_NOT_FOUND, "PruneForTargets: Some target nodes not found: "},
+        {"x0:0", "variant:0", NULL, FS_UNIMPLEMENTED,
+         "output 'variant:0' is a tensor of type variant, which cannot be served"},
+    };
+    fs_runtime runtime = open_runtime();
+    fs_model *model = open_model(&runtime);
+    fs_slab *slab = fs_slab_new(1 << 20);
+    int64_t dims[] = {1};
+    fs_tensor in = floats(slab, dims, 0.0f), out;
+    fs_error err;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fs_slice feed = fs_slice_of(cases[i].feed), fetch = fs_slice_of(cases[i].fetch);
+        fs_slice target = fs_slice_of(cases[i].target != NULL ? cases[i].target : "");
+        fs_named_run run = named(&feed, &in, &fetch, 1);
+        run.targets = &target;
+        run.n_targets = cases[i].target != NULL;
+        CHECK_EQ(runtime.run_named(model, &run, &out, &err), -cases[i].code);
+        CHECK_STR(err.msg, cases[i].text);
+    }
+    fs_slice feed = {(const uint8_t *)"x0\0:0", 5}, fetch = fs_slice_of("call:0"); /* a NUL within */
+    fs_named_run run = named(&feed, &in, &fetch, 1);
+    CHECK_EQ(runtime.run_named(model, &run, &out, &err), -FS_INVALID_ARGUMENT);
+    runtime.ops->close(model);
+    fs_runtime_tensorflow_free(&runtime);
+    fs_buf_unref(in.buf);
+    fs_slab_release(slab);
+    CHECK_EQ(live(), 0);
+}
+
+static void test_runs_by_name_may_have_so_many_lists(void)
+{
+    fs_runtime runtime = open_runtime();
+    fs_model *model = open_model(&runtime);
+    fs_slab *slab = fs_slab_new(1 << 20);
+    int64_t dims[] = {1};
+    fs_tensor in = floats(slab, dims, 0.0f), out;
+    fs_error err;
+    fs_slice feed = fs_slice_of("x0:0"), nothing = fs_slice_of("absent:0");
+    fs_named_run absent = named(&feed, &in, &nothing, 1);
+    for (int round = 0; round < 2; round++) { /* those of the first are known in the second */
+        for (int i = 0; i < FS_TF_LISTS_MAX + 3; i++) {
+            char name[32];
+            snprintf(name, sizeof name, "call:%d", i);
+            fs_slice fetch = fs_slice_of(name);
+            fs_named_run run = named(&feed, &in, &fetch, 1);
+            bool fits = i < FS_TF_LISTS_MAX;
+            CHECK_EQ(runtime.run_named(model, &run, &out, &err), fits ? 0 : -FS_RESOURCE_EXHAUSTED);
+            if (fits)
+                runtime.ops->release(&out);
+            else
+                CHECK(strstr(err.msg, "64 different lists of feeds, fetches and targets") != NULL);
+            /* What is not there takes no room. */
+            CHECK_EQ(runtime.run_named(model, &absent, &out, &err), -FS_INVALID_ARGUMENT);
+        }
+    }
+    /* Signatures are not concerned, nor is another version. */
+    CHECK_OK(runtime.ops->run(model, ONE, FS_RUN_PLAIN, &in, &out, &err));
+    runtime.ops->release(&out);
+    fs_model *other = open_model(&runtime);
+    fs_slice fetch = fs_slice_of("call:99");
+    fs_named_run run = named(&feed, &in, &fetch, 1);
+    CHECK_OK(runtime.run_named(other, &run, &out, &err));
+    runtime.ops->release(&out);
+    runtime.ops->close(other);
+    runtime.ops->close(model);
+    fs_runtime_tensorflow_free(&runtime);
+    fs_buf_unref(in.buf);
+    fs_slab_release(slab);
+    CHECK_EQ(live(), 0);
+}
+
 static void test_more_ports_than_fit_on_the_stack(void)
 {
     fs_runtime runtime = open_runtime();
@@ -539,6 +697,12 @@ static int whole_life(fs_slab *slab)
                 rc = runtime.ops->run(model, WIDE_SIG, FS_RUN_PLAIN, wide, out, &err);
             for (int i = 0; rc == 0 && i < WIDE; i++)
                 runtime.ops->release(&out[i]);
+            fs_slice feed = fs_slice_of("x0:0"), fetch = fs_slice_of("call:0");
+            fs_named_run run = named(&feed, &in, &fetch, 1);
+            if (rc == 0)
+                rc = runtime.run_named(model, &run, out, &err);
+            if (rc == 0)
+                runtime.ops->release(out);
             CHECK_EQ(atomic_load(&in.buf->refs), 1);
         }
         fs_buf_unref(in.buf);
@@ -583,6 +747,7 @@ static void *work(void *arg)
     fs_slab *slab = fs_slab_new(1 << 20);
     int64_t dims[] = {8};
     fs_slice slices[8] = {{(const uint8_t *)"abcdefghijklmnopqrstuvwxyz", 26}};
+    fs_slice feed = fs_slice_of("x0:0");
     for (int round = 0; round < ROUNDS; round++) {
         fs_tensor in = floats(slab, dims, (float)self->number);
         fs_tensor two[2] = {{.dtype = FS_DT_STRING, .ndim = 1, .dims = dims, .elements = 8, .data = slices,
@@ -592,6 +757,15 @@ static void *work(void *arg)
         CHECK_OK(self->runtime->ops->run(self->model, TWO, FS_RUN_PLAIN, two, out, NULL));
         CHECK(((float *)out[1].data)[0] == 0.5f * (float)self->number + 2.0f);
         CHECK_EQ(((fs_slice *)out[0].data)[0].len, 26);
+        char name[32];
+        snprintf(name, sizeof name, "call:%d", round % 16);
+        fs_slice fetch = fs_slice_of(name);
+        fs_named_run run = named(&feed, &in, &fetch, 1);
+        fs_tensor by_name;
+        fs_error err;
+        CHECK_OK(self->runtime->run_named(self->model, &run, &by_name, &err));
+        CHECK(((float *)by_name.data)[0] == 0.5f * (float)self->number + 2.0f);
+        self->runtime->ops->release(&by_name);
         CHECK_OK(self->runtime->ops->run(self->model, KEEP, FS_RUN_PLAIN, &in, &two[1], NULL));
         self->runtime->ops->release(&two[1]);
         fs_buf_unref(in.buf);
@@ -639,6 +813,10 @@ int main(void)
     test_shapes_of_all_sizes();
     test_input_memory_lives_as_long_as_tensorflow_holds_it();
     test_failures_leave_nothing_behind();
+    test_runs_by_name();
+    test_runs_by_name_are_plain();
+    test_names_that_are_not_there();
+    test_runs_by_name_may_have_so_many_lists();
     test_more_ports_than_fit_on_the_stack();
     test_steady_state_allocates_nothing();
     test_out_of_memory_anywhere();

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -158,6 +159,8 @@ def test_a_trial_probes_and_measures_what_is_no_saved_model(tmp_path: Path) -> N
     (signature,) = servable["signatures"]
     assert signature["batched"] and signature["why"] == ""
     assert not signature["compiled"] and signature["compiled_why"] == "XLA compiles SavedModels only"
+    told = message("tensorflow.serving.SignatureDefMap").FromString(b64decode(servable["signature_def_map"]))
+    assert list(told.signature_def[signature["name"]].inputs) == ["keys"]
     assert list(signature["costs_us"]) == ["1", "2", "4", "8"]
     assert all(0 <= cost < 1e5 for cost in signature["costs_us"].values())
     assert report["tensorflow_version"] == ""

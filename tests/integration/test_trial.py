@@ -20,6 +20,7 @@ from fastserve._native.runtime import Runtime
 
 from fastserve.config import TensorFlow
 from fastserve.control.environment import child_argv, child_environment, tensorflow_dir
+from fastserve.protos import message
 
 TIMEOUT_S = 180
 
@@ -107,6 +108,8 @@ def test_a_plain_model(tmp_path: Path) -> None:
         "compiled_why": 'xla = "off"',
         "buckets": [1, 2, 4],
     }
+    told = message("tensorflow.serving.SignatureDefMap").FromString(b64decode(servable["signature_def_map"]))
+    assert told.signature_def["serving_default"].outputs["y"].name == "PartitionedCall:0"
     report = found.answer["report"]
     assert report["tensorflow_version"].startswith("2.")
     assert 0 < report["memory_bytes"] < 1 << 30

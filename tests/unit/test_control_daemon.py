@@ -131,6 +131,8 @@ async def test_a_whole_life(daemon: Daemon, capsys: pytest.CaptureFixture[str]) 
         "drain_timeout_s": 3.0,
         "reply_compression": "match",
         "tensor_content_replies": False,
+        "reflection": True,
+        "session_run": False,
     }
     assert configure["limits"]["max_connections"] == 10_000
     assert configure["executor"] == {

@@ -25,6 +25,7 @@ from fastserve.savedmodel import Port, SavedModel, Signature
 from fastserve.savedmodel.tfrecord import TFRecordError, crc32c, read_records
 
 FLOAT, STRING, INT64 = 1, 7, 9
+Example = message("tensorflow.Example")
 
 
 # ---- TFRecord -----------------------------------------------------------------------------
@@ -203,21 +204,22 @@ def test_examples_become_one_input_of_strings(tmp_path: Path, kind: str) -> None
     made = log()
     request = getattr(made, kind).request
     request.model_spec.signature_name = "examples"
-    request.input.example_list.examples.extend([b"\x0a\x00", b""])
+    request.input.example_list.examples.extend(map(Example.FromString, [b"\x0a\x00", b""]))
     with_context = log()
     request = getattr(with_context, kind).request
     request.model_spec.signature_name = "examples"
-    request.input.example_list_with_context.examples.extend([b"\x0a\x00"])
-    request.input.example_list_with_context.context = b"\x0a\x02\x0a\x00"
+    request.input.example_list_with_context.examples.add().features.SetInParent()
+    request.input.example_list_with_context.context.features.feature["f"].int64_list.value.append(7)
     first, second = requests(tmp_path, made, with_context)
     assert first.inputs[0].array.tolist() == [b"\x0a\x00", b""]
-    assert second.inputs[0].array.tolist() == [b"\x0a\x02\x0a\x00\x0a\x00"]
+    context = request.input.example_list_with_context.context.SerializeToString()
+    assert second.inputs[0].array.tolist() == [context + b"\x0a\x00"]
 
 
 def test_multi_inference_is_a_request_for_each_task(tmp_path: Path) -> None:
     made = log()
     request = made.multi_inference_log.request
-    request.input.example_list.examples.append(b"")
+    request.input.example_list.examples.add()
     task = request.tasks.add(method_name="tensorflow/serving/regress")
     task.model_spec.signature_name = "examples"
     assert [found.signature.name for found in requests(tmp_path, made)] == ["examples"]
@@ -233,7 +235,7 @@ def test_multi_inference_is_a_request_for_each_task(tmp_path: Path) -> None:
 def examples(signature: str, *serialized: bytes) -> Any:
     made = log()
     made.classify_log.request.model_spec.signature_name = signature
-    made.classify_log.request.input.example_list.examples.extend(serialized)
+    made.classify_log.request.input.example_list.examples.extend(map(Example.FromString, serialized))
     return made
 
 
