@@ -186,14 +186,18 @@ class Manager:
     async def _follow(
         self, served: ServedModel, source: Source, before: Sequence[asyncio.Task[None]]
     ) -> None:
-        """Runs a source once `before` are over, and again after a while when it fails."""
+        """Runs a source once `before` are over, and again after a while when it fails: also when something
+        inside it was cancelled, which nobody asked of the source."""
         if before:
             await asyncio.wait(before)
         while True:
             try:
                 await source.run(served.stream.aspire)
                 return
-            except Exception as error:  # a plug-in's defect must not end the daemon
+            except (Exception, asyncio.CancelledError) as error:  # a defect must not end the daemon
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                    raise
                 served.stream.problem = f"its source failed: {type(error).__name__}: {error}"
                 self._log.error("source failed", model=served.model.name, error=repr(error))
                 self.changed()

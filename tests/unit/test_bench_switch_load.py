@@ -38,6 +38,7 @@ class Made:
         self.spoilt = spoilt
         self.probed: list[float] = []
         self.failed: dict[str, Any] = {}
+        self.wrong: dict[str, Any] = {}
 
     def closed(self, seconds: float, warmup_s: float) -> Made:
         assert seconds == TIMING.saturation_s
@@ -49,7 +50,7 @@ class Made:
         assert seconds == TIMING.probe_s
         self.probed.append(rate)
         bad = rate > self.knee or len(self.probed) <= self.spoilt
-        self.next = result(rate, 30.0 if bad else 1.0)
+        self.next = result(rate, 30.0 if bad else 1.0, **self.wrong)
         self.started.append(self)
         return self
 
@@ -88,6 +89,21 @@ def test_a_model_that_does_not_answer_is_told_before_any_switch() -> None:
     model, beside = Made(1000.0, 640.0), Made(800.0, 800.0)
     beside.failed = {"done": 0, "failed": {"misversioned": 5}, "first_error": "INTERNAL: no"}
     with pytest.raises(SwitchError, match=r"beside: \{'misversioned': 5\} before any switch: INTERNAL: no"):
+        find_saturation(both(model, beside), TIMING, 10.0, lambda text: None)
+
+
+@pytest.mark.parametrize("kind", ["misversioned", "bad reply"])
+def test_a_wrong_answer_to_a_probe_is_told_and_not_taken_for_a_late_one(kind: str) -> None:
+    model, beside = Made(1000.0, 640.0), Made(800.0, 800.0)
+    beside.wrong = {"failed": {kind: 1}, "first_error": "version 3 answers as 2"}
+    with pytest.raises(SwitchError, match=rf"beside: \{{'{kind}': 1\}} before any switch: version 3"):
+        find_saturation(both(model, beside), TIMING, 10.0, lambda text: None)
+
+
+def test_a_refused_request_is_load_that_is_too_much() -> None:
+    model, beside = Made(1000.0, 640.0), Made(800.0, 800.0)
+    beside.wrong = {"failed": {"UNAVAILABLE": 1}}
+    with pytest.raises(SwitchError, match="not answered within 10 ms"):
         find_saturation(both(model, beside), TIMING, 10.0, lambda text: None)
 
 

@@ -14,13 +14,14 @@ from unit import fake_trial
 from unit.fake_core import Died, FakeCores
 
 from fastserve.config import Batching, Loading, Model, TensorFlow, Versions, Warmup
+from fastserve.control import manager as manager_module
 from fastserve.control.manager import Manager, summary
 from fastserve.control.memory import MemoryBudget
 from fastserve.control.state import StateDir
 from fastserve.control.supervisor import CoreSupervisor
 from fastserve.control.trial_runner import TrialRunner
 from fastserve.control.work import VersionWork
-from fastserve.extensions import State
+from fastserve.extensions import Aspire, Aspired, SourceContext, State
 from fastserve.log import Log
 
 
@@ -99,6 +100,44 @@ async def test_one_failure_concerns_one_model(world: World) -> None:
     assert "has no version" in manager.failed["none"]
     (bad,) = manager.named("bad").stream.versions
     assert bad.state is State.END and bad.failed
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(RuntimeError("no disk"), "RuntimeError: no disk"), (asyncio.CancelledError(), "CancelledError: ")],
+)
+async def test_a_source_that_ends_by_itself_is_told_and_started_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: BaseException, told: str
+) -> None:
+    """What a library cancels inside a source looks like the cancelling of the source, and is none."""
+    world.model("m", {"1": {}})
+    real, problems, again = manager_module.make_source, [], asyncio.Event()
+
+    class Failing:
+        def __init__(self, context: SourceContext) -> None:
+            self.real = real(context)
+            self.errors = [error]
+
+        async def run(self, aspire: Aspire) -> None:
+            if self.errors:
+                raise self.errors.pop()
+            problems.append(world.managers[0].named("m").stream.problem)
+
+            def aspired(aspired: Aspired) -> None:
+                aspire(aspired)
+                again.set()
+
+            await self.real.run(aspired)
+
+    monkeypatch.setattr(manager_module, "make_source", Failing)
+    monkeypatch.setattr(manager_module, "_SOURCE_RESTART_S", 0.0)
+    async with asyncio.timeout(30):
+        manager = await world.load()
+        await again.wait()
+        await manager.settled()
+    assert [str(version) for version in manager.available] == ["m:1"]
+    assert problems == [f"its source failed: {told}"]
+    assert manager.named("m").stream.problem == ""
 
 
 async def test_a_version_that_the_core_refuses(world: World) -> None:
