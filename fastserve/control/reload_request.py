@@ -106,8 +106,8 @@ class ReloadRequests:
 
 
 def models_of(configs: Sequence[Any], before: Mapping[str, Model], logs: str) -> list[Model]:
-    """The models that a ModelConfigList names. What it cannot say is as `before`, or default; request logs whose
-    prefix is relative go below the directory `logs`. Refused in TensorFlow Serving's words."""
+    """The models that a ModelConfigList names. What it cannot say is as `before`, or default; request logs
+    whose prefix is relative go below the directory `logs`. Refused in TensorFlow Serving's words."""
     names = [config.name for config in configs]
     for name in names:
         if names.count(name) > 1:
