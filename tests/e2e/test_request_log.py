@@ -230,7 +230,7 @@ def test_status_tells_what_is_lost(serving: Serving) -> None:
             client.outputs(request("m", {"x": [float(i)]}))
     serving.daemon.until(lambda: log(serving)["failed"] == 10)
     assert serving.daemon.log.count("requests are not logged") <= 4
-    assert "requests are not logged model=m" in serving.daemon.log
+    assert "requests are not logged process=core model=m" in serving.daemon.log
     done = subprocess.run(
         [sys.executable, "-m", "fastserve", "status"],
         cwd=serving.directory,
