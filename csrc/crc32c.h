@@ -1,4 +1,5 @@
-/* crc32c: the Castagnoli checksum, as TFRecord files have it. Pure functions over a table that its user holds.
+/* crc32c: the Castagnoli checksum, as TFRecord files have it. Pure functions over a table that its user
+ * holds.
  *
  * Used by record_file, on the logger's thread. */
 #ifndef FS_CRC32C_H

@@ -1,7 +1,8 @@
-/* log_sink: where a model's logged requests go: files that follow one another, or one file of so many records.
+/* log_sink: where a model's logged requests go: files that follow one another, or one file of so many
+ * records.
  *
- * A request_log has two. Everything here happens on the logger's thread, save that anybody may read the share and
- * the figures. Knows files; knows no call and no message. */
+ * A request_log has two. Everything here happens on the logger's thread, save that anybody may read the share
+ * and the figures. Knows files; knows no call and no message. */
 #ifndef FS_LOG_SINK_H
 #define FS_LOG_SINK_H
 
@@ -10,7 +11,8 @@
 
 #include "record_file.h"
 
-/* How long a record may wait in memory, and the pause after a failure: a full disk is not asked for every record. */
+/* How long a record may wait in memory, and the pause after a failure: a full disk is not asked for every
+ * record. */
 #define FS_LOG_FLUSH_US ((int64_t)1000000)
 #define FS_LOG_PAUSE_US ((int64_t)100000)
 
@@ -27,8 +29,8 @@ typedef struct fs_log_settings {
     uint8_t sampling[];      /* what LogMetadata says of them: see fs_prediction_log_wrap */
 } fs_log_settings;
 
-/* The settings' copy on the heap: of `settings` all but `sampling`, which is made of its rate and these tags. NULL
- * when out of memory. */
+/* The settings' copy on the heap: of `settings` all but `sampling`, which is made of its rate and these tags.
+ * NULL when out of memory. */
 fs_log_settings *fs_log_settings_new(const fs_log_settings *settings, const fs_slice *tags, uint32_t n_tags);
 
 /* Written by the logger's thread. */
@@ -54,7 +56,8 @@ typedef struct fs_log_sink {
 
 void fs_log_sink_init(fs_log_sink *sink);
 
-/* Goes on with other settings, which it owns from here on, or is off (NULL). A file goes on when its prefix does. */
+/* Goes on with other settings, which it owns from here on, or is off (NULL). A file goes on when its prefix
+ * does. */
 void fs_log_sink_set(fs_log_sink *sink, fs_log_settings *settings);
 
 /* One record; counted as failed when it, or one before it, cannot be written. */

@@ -185,8 +185,8 @@ static void deliver(fs_logger *logger)
     }
 }
 
-/* Writes and closes what is due, and tells of losses; how long nothing will be, in milliseconds, -1: for ever. While
- * there are logs that is a second at most: requests that are dropped wake nobody. */
+/* Writes and closes what is due, and tells of losses; how long nothing will be, in milliseconds, -1: for
+ * ever. While there are logs that is a second at most: requests that are dropped wake nobody. */
 static int tick(fs_logger *logger)
 {
     if (logger->logs == NULL)

@@ -1,7 +1,7 @@
 /* record_file: see record_file.h.
  *
- * Records are gathered in a buffer that is written when the next one does not fit, so what a write may tear is at
- * the end of the file, and is cut off again at once (or by whoever salvages it). */
+ * Records are gathered in a buffer that is written when the next one does not fit, so what a write may tear
+ * is at the end of the file, and is cut off again at once (or by whoever salvages it). */
 #include "record_file.h"
 
 #include <errno.h>
@@ -52,8 +52,8 @@ static int create(const char *part)
     return fd;
 }
 
-/* Whether nobody has salvaged it in the moment between its making and the lock. A file system without locks has
- * no salvage either. */
+/* Whether nobody has salvaged it in the moment between its making and the lock. A file system without locks
+ * has no salvage either. */
 static bool held(int fd)
 {
     struct stat status;

@@ -29,8 +29,8 @@ fs_request_log *fs_request_log_ref(fs_request_log *log)
 
 void fs_request_log_unref(fs_request_log *log)
 {
-    /* acq_rel: who frees it must see every other use as over. The logger has a reference while a sink is on, so
-     * there is no file to close. */
+    /* acq_rel: who frees it must see every other use as over. The logger has a reference while a sink is on,
+     * so there is no file to close. */
     if (log != NULL && atomic_fetch_sub_explicit(&log->refs, 1, memory_order_acq_rel) == 1)
         free(log);
 }

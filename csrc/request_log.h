@@ -1,9 +1,9 @@
-/* request_log: that requests of a model are logged: which of them, how much of them may wait, and what has come of
- * it.
+/* request_log: that requests of a model are logged: which of them, how much of them may wait, and what has
+ * come of it.
  *
- * One for each such model, made by the control channel's side and put into the catalog by a loader. Threads that
- * own connections draw lots and take room; the logger's thread does the rest. Of its two sinks one is what the
- * configuration wants, the other what somebody records for a while. Knows no catalog and no call. */
+ * One for each such model, made by the control channel's side and put into the catalog by a loader. Threads
+ * that own connections draw lots and take room; the logger's thread does the rest. Of its two sinks one is
+ * what the configuration wants, the other what somebody records for a while. Knows no catalog and no call. */
 #ifndef FS_REQUEST_LOG_H
 #define FS_REQUEST_LOG_H
 
@@ -36,13 +36,14 @@ typedef struct fs_request_log {
     uint64_t told;  /* of what was lost */
 } fs_request_log;
 
-/* With one reference; NULL when out of memory. `on_loss` is run at `home`, at the most once for each doubling of
- * what was lost, and ends with fs_request_log_heard; NULL: nobody wants to know. */
+/* With one reference; NULL when out of memory. `on_loss` is run at `home`, at the most once for each doubling
+ * of what was lost, and ends with fs_request_log_heard; NULL: nobody wants to know. */
 fs_request_log *fs_request_log_new(fs_owner *home, void (*on_loss)(fs_mail *mail), void *user);
 fs_request_log *fs_request_log_ref(fs_request_log *log); /* any thread that holds one, or is inside a bracket */
 void fs_request_log_unref(fs_request_log *log);          /* any thread; NULL is fine */
 
-/* Of one more request: the sinks that want it, a bit for each. `random` is the state of the thread's generator. */
+/* Of one more request: the sinks that want it, a bit for each. `random` is the state of the thread's
+ * generator. */
 static inline uint8_t fs_request_log_draw(const fs_request_log *log, uint64_t *random)
 {
     uint8_t sinks = 0;

@@ -1,4 +1,5 @@
-/* test_crc32c: the published values, and both ways against a third, at every length and offset that matters. */
+/* test_crc32c: the published values, and both ways against a third, at every length and offset that
+ * matters. */
 #include "crc32c.h"
 
 #include "check.h"

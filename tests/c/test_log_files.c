@@ -1,5 +1,5 @@
-/* test_log_files: names that sort by time, the oldest removed, what a crash left mended, and nobody else's files
- * touched. */
+/* test_log_files: names that sort by time, the oldest removed, what a crash left mended, and nobody else's
+ * files touched. */
 #include "log_files.h"
 
 #include "log_rig.h"

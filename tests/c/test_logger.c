@@ -1,5 +1,5 @@
-/* test_logger: answered requests on their way into files: which, what of them, how much may wait, and that nobody
- * waits for it; settings that change under them, files that rotate, memory that is short. */
+/* test_logger: answered requests on their way into files: which, what of them, how much may wait, and that
+ * nobody waits for it; settings that change under them, files that rotate, memory that is short. */
 #include "logger.h"
 
 #include <signal.h>
@@ -550,8 +550,8 @@ static void test_a_caller_that_goes_away_is_logged_or_not(void)
     tear_down(&l);
 }
 
-/* A call as its owner has it back, with a compressed reply, handed over and written while the n-th allocation fails:
- * it is in the file, or counted as lost. */
+/* A call as its owner has it back, with a compressed reply, handed over and written while the n-th allocation
+ * fails: it is in the file, or counted as lost. */
 static bool logged_without_memory(long n)
 {
     enum { LEN = 5000 };

@@ -1,4 +1,5 @@
-/* test_prediction_log: what is wrapped around a request and its response, byte for byte, and field by field. */
+/* test_prediction_log: what is wrapped around a request and its response, byte for byte, and field by
+ * field. */
 #include "prediction_log.h"
 
 #include "check.h"

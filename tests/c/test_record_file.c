@@ -1,5 +1,5 @@
-/* test_record_file: TFRecord files as they are written, closed, torn and mended; disks that are full, directories
- * that cannot be written. */
+/* test_record_file: TFRecord files as they are written, closed, torn and mended; disks that are full,
+ * directories that cannot be written. */
 #include "record_file.h"
 
 #include <fcntl.h>

@@ -1,6 +1,6 @@
-/* Threads against the logger: owners that hand over answered calls, some of which a shadow needs as well, while
- * settings change, recordings begin and end and the room is narrow. For ThreadSanitizer; and every call that was
- * sampled must be in a file, whole and once, or counted as lost.
+/* Threads against the logger: owners that hand over answered calls, some of which a shadow needs as well,
+ * while settings change, recordings begin and end and the room is narrow. For ThreadSanitizer; and every call
+ * that was sampled must be in a file, whole and once, or counted as lost.
  *
  * stress_logger [items]   a call for each item */
 #include "logger.h"
