@@ -8,6 +8,7 @@
 #include "clock.h"
 #include "compress.h"
 #include "engine.h"
+#include "logger.h"
 #include "multi.h"
 #include "queue.h"
 #include "shadow.h"
@@ -21,6 +22,7 @@ void fs_call_discard(fs_call *call)
     if (call->examples != NULL)
         fs_slab_free(call->examples->room);
     fs_route_unref(call->route);
+    fs_request_log_unref(call->log);
     fs_slab_free(call->inflated);
     fs_slab_free(call->text);
     fs_slab_free(call->reply);
@@ -42,6 +44,7 @@ static void deliver(fs_mail *mail)
     fs_rpc *rpc = call->rpc;
     if (rpc->h2 != NULL)
         owner->touch(owner->ctx, rpc->conn);
+    fs_log_entry *entry = call->log != NULL && call->code == FS_OK ? fs_log_entry_of(call) : NULL;
     fs_shadow *shadow = call->shadowed && call->code == FS_OK ? fs_shadow_of(call) : NULL;
     void *reply = call->reply;
     call->reply = NULL;
@@ -49,6 +52,8 @@ static void deliver(fs_mail *mail)
     fs_call_discard(call);
     if (shadow != NULL)
         fs_shadows_post(owner->engine->shadows, shadow);
+    if (entry != NULL)
+        fs_logger_post(owner->engine->logger, entry);
 }
 
 /* In the figures of the route that chose the call's version. */
@@ -302,6 +307,8 @@ static int dispatch(fs_call *call, fs_error *err)
     call->route = turn.route;
     call->side = turn.side;
     call->shadowed = turn.shadowed && call->kind == FS_CALL_PREDICT; /* other replies are not compared */
+    call->log = turn.log;
+    call->log_sinks = turn.log_sinks;
     return admit(call, servable, err);
 }
 

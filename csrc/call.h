@@ -12,6 +12,7 @@
 #include "h2.h"
 #include "infer_request.h"
 #include "owner.h"
+#include "request_log.h"
 #include "route.h"
 #include "servable.h"
 
@@ -57,6 +58,8 @@ struct fs_call {
     fs_route *route;        /* what chose its version, a reference; or NULL */
     enum fs_side side;
     bool shadowed;          /* once answered it becomes a shadow */
+    fs_request_log *log;    /* once answered it is logged, by these sinks; a reference, or NULL */
+    uint8_t log_sinks;
     void (*done)(fs_call *call); /* of fs_call_run; NULL: it is a session's */
 
     uint8_t *inflated;      /* the message when it came compressed; a slab block */

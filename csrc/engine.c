@@ -16,7 +16,8 @@ fs_engine *fs_engine_start(const fs_engine_config *config, const fs_policy *poli
     fs_access_init(&engine->access, &engine->epoch);
     engine->catalog = fs_catalog_new(&engine->epoch);
     engine->unpacker = fs_unpacker_start();
-    if (engine->catalog != NULL && engine->unpacker != NULL)
+    engine->logger = fs_logger_start();
+    if (engine->catalog != NULL && engine->unpacker != NULL && engine->logger != NULL)
         engine->executors = fs_executors_start(&config->executors, &engine->policy, &engine->epoch);
     if (engine->executors != NULL)
         engine->shadows = fs_shadows_start(engine);
@@ -43,6 +44,7 @@ void fs_engine_stop(fs_engine *engine)
     fs_executors_stop(engine->executors);
     fs_catalog_free(engine->catalog);
     fs_access_clear(&engine->access);
+    fs_logger_stop(engine->logger);
     free(engine);
 }
 

@@ -1,5 +1,5 @@
 /* engine: everything between a complete request and its reply, put together: catalog, executors, loader,
- * unpacker, shadows, runs by name. The core's composition root makes one. Knows no connection and no Python. */
+ * unpacker, shadows, runs by name, logger. The core's composition root makes one. Knows no connection and no Python. */
 #ifndef FS_ENGINE_H
 #define FS_ENGINE_H
 
@@ -7,6 +7,7 @@
 #include "catalog.h"
 #include "executor.h"
 #include "loader.h"
+#include "logger.h"
 #include "named_run.h"
 #include "owner.h"
 #include "shadow.h"
@@ -32,6 +33,7 @@ struct fs_engine {
     fs_unpacker *unpacker;
     fs_shadows *shadows;
     fs_named_runs *named_runs; /* NULL: SessionRun is not served */
+    fs_logger *logger;
 };
 
 /* NULL when out of memory, threads or descriptors. */

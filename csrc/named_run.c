@@ -264,7 +264,7 @@ static int serve(running *r, named_call *call, fs_error *err)
     int rc = look(r, &refused, err);
     if (rc != 0)
         return rc;
-    fs_turn turn = {.kept = &r->rpc->kept, .random = &w->random};
+    fs_turn turn = {.kept = &r->rpc->kept, .random = &w->random, .unlogged = true};
     fs_epoch_enter(&engine->epoch, w->reader);
     if (fs_access_check(&engine->access, r->request.model.name, &r->rpc->bearer, err) == 0)
         r->servable = fs_catalog_find(engine->catalog, &r->request.model, &turn, err);

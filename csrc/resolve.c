@@ -12,7 +12,8 @@ int fs_resolve(fs_owner *owner, const fs_rpc *rpc, fs_slice spec, fs_model_ref *
     if (!fs_model_ref_parse(spec, model))
         return fs_fail(err, FS_INTERNAL, "%s", "");
 
-    fs_turn turn = {.kept = rpc != NULL ? &rpc->kept : NULL, .random = &owner->random};
+    fs_turn turn = {.kept = rpc != NULL ? &rpc->kept : NULL, .random = &owner->random,
+                    .unlogged = true};
     fs_servable *servable = NULL;
     fs_epoch_enter(&engine->epoch, owner->reader);
     if (rpc == NULL || fs_access_check(&engine->access, model->name, &rpc->bearer, err) == 0)

@@ -19,10 +19,12 @@ from fastserve.config_read import powers_of_two
 from fastserve.control import labels
 from fastserve.control.manager import Manager
 from fastserve.control.reload import Reloader
+from fastserve.control.request_log import NoCollector, logging_of
 from fastserve.errors import ConfigError
 from fastserve.protos import message
 
-OK, UNKNOWN, INVALID_ARGUMENT, PERMISSION_DENIED, FAILED_PRECONDITION, UNIMPLEMENTED = 0, 2, 3, 7, 9, 12
+OK, UNKNOWN, INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED = 0, 2, 3, 5, 7
+FAILED_PRECONDITION, UNIMPLEMENTED = 9, 12
 # ModelConfig.model_type, which model_platform has replaced.
 _TYPES = {1: "tensorflow"}
 
@@ -68,8 +70,11 @@ class ReloadRequests:
                 "Only ModelConfigList is currently supported",
             )
         before = {served.model.name: served.model for served in self._manager.models}
-        models = models_of(config.model_config_list.config, before)
-        check_roots(models, before, self._reloader.config.server.reload_roots)
+        logs = f"{self._reloader.config.server.state_dir}/logs"
+        models = models_of(config.model_config_list.config, before, logs)
+        roots = self._reloader.config.server.reload_roots
+        check_roots(models, before, roots)
+        check_log_places(models, before, roots, logs)
         # Labels wait for their versions; the others first.
         given = {model.name: dict(model.labels) for model in models}
         await self._reloader.models(
@@ -105,14 +110,19 @@ class ReloadRequests:
             await self._manager.set_labels(name, wanted, removed)
 
 
-def models_of(configs: Sequence[Any], before: Mapping[str, Model]) -> list[Model]:
-    """The models that a ModelConfigList names. What it cannot say is as `before`, or default. Refused in
-    TensorFlow Serving's words."""
+def models_of(configs: Sequence[Any], before: Mapping[str, Model], logs: str) -> list[Model]:
+    """The models that a ModelConfigList names. What it cannot say is as `before`, or default; request logs
+    whose prefix is relative go below the directory `logs`. Refused in TensorFlow Serving's words."""
     names = [config.name for config in configs]
     for name in names:
         if names.count(name) > 1:
             raise Refused(INVALID_ARGUMENT, f"Illegal to list model {name} multiple times in config list")
-    return [_model(config, before.get(config.name)) for config in configs]
+    models = [_model(config, before.get(config.name), logs) for config in configs]
+    prefixes = [model.logging.filename_prefix for model in models if model.logging.sampling_rate]
+    for prefix in prefixes:
+        if prefixes.count(prefix) > 1:
+            raise Refused(INVALID_ARGUMENT, f"Illegal to log several models to {prefix}: a prefix for each")
+    return models
 
 
 def check_roots(models: Sequence[Model], before: Mapping[str, Model], roots: Sequence[str]) -> None:
@@ -130,6 +140,27 @@ def check_roots(models: Sequence[Model], before: Mapping[str, Model], roots: Seq
             )
 
 
+def check_log_places(
+    models: Sequence[Model], before: Mapping[str, Model], roots: Sequence[str], logs: str
+) -> None:
+    """Refused when requests of a model would be logged neither below `logs` nor below one of `roots`, if there
+    are any. Where they are logged already stays allowed."""
+    for model in models:
+        prefix = model.logging.filename_prefix
+        served = before.get(model.name)
+        if not roots or not model.logging.sampling_rate:
+            continue
+        if served is not None and served.logging.filename_prefix == prefix:
+            continue
+        # A prefix ends in a part of the files' names.
+        if not any(_is_below(os.path.dirname(prefix), root) for root in (logs, *roots)):
+            raise Refused(
+                PERMISSION_DENIED,
+                f"the filename_prefix of model {model.name}, {prefix}, is neither below {logs} nor below one of "
+                "the [server] reload_roots",
+            )
+
+
 def _is_below(path: str, root: str) -> bool:
     if ("://" in path) != ("://" in root):
         return False
@@ -142,7 +173,7 @@ def _is_below(path: str, root: str) -> bool:
     return os.path.commonpath([real, real_root]) == real_root
 
 
-def _model(config: Any, before: Model | None) -> Model:
+def _model(config: Any, before: Model | None, logs: str) -> Model:
     if config.model_type and config.model_platform:
         raise Refused(
             INVALID_ARGUMENT,
@@ -171,8 +202,15 @@ def _model(config: Any, before: Model | None) -> Model:
     if not config.name or any(char in "/:" or not char.isprintable() for char in config.name):
         raise Refused(INVALID_ARGUMENT, f'Illegal model name "{config.name}": no "/" and no ":"')
     model = before or _default(config.name, config.base_path)
+    try:
+        logging = logging_of(config, model.logging, logs)
+    except NoCollector as error:
+        raise Refused(NOT_FOUND, str(error)) from None
+    except ValueError as error:
+        raise Refused(INVALID_ARGUMENT, str(error)) from None
     return replace(
         model,
+        logging=logging,
         platform=platform,
         base_path=os.path.normpath(config.base_path) if "://" not in config.base_path else config.base_path,
         versions=_versions(config.model_version_policy, model.versions),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fastserve.config import Model
-from fastserve.control.reload_request import PERMISSION_DENIED, Refused, check_roots
+from fastserve.config import Logging, Model
+from fastserve.control.reload_request import PERMISSION_DENIED, Refused, check_log_places, check_roots
 
 
 @pytest.fixture
@@ -99,3 +99,33 @@ def test_what_is_served_already_may_stay_but_not_move(folder: Path) -> None:
             {"m": Model(name="m", base_path=served)},
             [f"{folder}/models"],
         )
+
+
+def logged(prefix: str, rate: float = 0.5) -> Model:
+    return Model(name="m", base_path="/m", logging=Logging(sampling_rate=rate, filename_prefix=prefix))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "ok"),
+    [
+        ("logs/m", True),
+        ("logs/deep/er/m", True),
+        ("models/ranker/m", True),
+        ("models/m", True),
+        ("models", False),  # files beside it: models-...
+        ("logs", False),
+        ("secret/m", False),
+        ("models/out/m", False),
+        ("models-too/m", False),
+    ],
+)
+def test_request_logs_lie_below_the_roots_or_where_logs_are_kept(folder: Path, prefix: str, ok: bool) -> None:
+    model, roots, logs = logged(f"{folder}/{prefix}"), [f"{folder}/models"], f"{folder}/logs"
+    check_log_places([model], {}, [], logs)  # without roots: anywhere
+    check_log_places([logged(f"{folder}/{prefix}", 0.0)], {}, roots, logs)  # nothing is logged
+    check_log_places([model], {"m": model}, roots, logs)  # it is there already
+    if ok:
+        check_log_places([model], {}, roots, logs)
+    else:
+        with pytest.raises(Refused, match=r"filename_prefix of model m, .* is neither below"):
+            check_log_places([model], {}, roots, logs)
