@@ -37,9 +37,11 @@ class Refused(Exception):
 class ReloadRequests:
     """Answers the requests that the core passes on: (gRPC code, message, reply)."""
 
-    def __init__(self, reloader: Reloader, manager: Manager) -> None:
+    def __init__(self, reloader: Reloader, manager: Manager, like: Model | None = None) -> None:
+        """`like`: a model whose settings those get that are new; None: defaults."""
         self._reloader = reloader
         self._manager = manager
+        self._like = like
 
     async def answer(self, method: str, request: bytes) -> tuple[int, str, bytes]:
         """The hook of core_process.OnRequest."""
@@ -67,7 +69,7 @@ class ReloadRequests:
                 "Only ModelConfigList is currently supported",
             )
         before = {served.model.name: served.model for served in self._manager.models}
-        models = models_of(config.model_config_list.config, before)
+        models = models_of(config.model_config_list.config, before, self._like)
         # Labels wait for their versions; the others first.
         given = {model.name: dict(model.labels) for model in models}
         await self._reloader.models(
@@ -103,17 +105,17 @@ class ReloadRequests:
             await self._manager.set_labels(name, wanted, removed)
 
 
-def models_of(configs: Sequence[Any], before: Mapping[str, Model]) -> list[Model]:
-    """The models that a ModelConfigList names. What it cannot say is as `before`, or default. Refused in
-    TensorFlow Serving's words."""
+def models_of(configs: Sequence[Any], before: Mapping[str, Model], like: Model | None = None) -> list[Model]:
+    """The models that a ModelConfigList names. What it cannot say is as `before`, or for new ones as in
+    `like`, or default. Refused in TensorFlow Serving's words."""
     names = [config.name for config in configs]
     for name in names:
         if names.count(name) > 1:
             raise Refused(INVALID_ARGUMENT, f"Illegal to list model {name} multiple times in config list")
-    return [_model(config, before.get(config.name)) for config in configs]
+    return [_model(config, before.get(config.name), like) for config in configs]
 
 
-def _model(config: Any, before: Model | None) -> Model:
+def _model(config: Any, before: Model | None, like: Model | None) -> Model:
     if config.model_type and config.model_platform:
         raise Refused(
             INVALID_ARGUMENT,
@@ -141,7 +143,7 @@ def _model(config: Any, before: Model | None) -> Model:
         )
     if not config.name or any(char in "/:" or not char.isprintable() for char in config.name):
         raise Refused(INVALID_ARGUMENT, f'Illegal model name "{config.name}": no "/" and no ":"')
-    model = before or _default(config.name, config.base_path)
+    model = before or new_model(config.name, config.base_path, like)
     return replace(
         model,
         platform=platform,
@@ -151,7 +153,10 @@ def _model(config: Any, before: Model | None) -> Model:
     )
 
 
-def _default(name: str, base_path: str) -> Model:
+def new_model(name: str, base_path: str, like: Model | None = None) -> Model:
+    """A model with the settings of another, or with the defaults."""
+    if like is not None:
+        return replace(like, name=name, base_path=base_path)
     model = Model(name=name, base_path=base_path)
     sizes = powers_of_two(model.batching.largest_batch)
     return replace(model, batching=replace(model.batching, allowed_batch_sizes=sizes))
