@@ -7,6 +7,7 @@
 #include "clock.h"
 #include "compress.h"
 #include "engine.h"
+#include "logger.h"
 #include "queue.h"
 #include "shadow.h"
 #include "text.h"
@@ -16,6 +17,7 @@ enum { UNCOUNTED_BYTES = 4096 }; /* growth of a request that is not worth an ent
 void fs_call_discard(fs_call *call)
 {
     fs_route_unref(call->route);
+    fs_request_log_unref(call->log);
     fs_slab_free(call->inflated);
     fs_slab_free(call->text);
     fs_slab_free(call->reply);
@@ -37,6 +39,7 @@ static void deliver(fs_mail *mail)
     fs_rpc *rpc = call->rpc;
     if (rpc->h2 != NULL)
         owner->touch(owner->ctx, rpc->conn);
+    fs_log_entry *entry = call->log != NULL && call->code == FS_OK ? fs_log_entry_of(call) : NULL;
     fs_shadow *shadow = call->shadowed && call->code == FS_OK ? fs_shadow_of(call) : NULL;
     void *reply = call->reply;
     call->reply = NULL;
@@ -44,6 +47,8 @@ static void deliver(fs_mail *mail)
     fs_call_discard(call);
     if (shadow != NULL)
         fs_shadows_post(owner->engine->shadows, shadow);
+    if (entry != NULL)
+        fs_logger_post(owner->engine->logger, entry);
 }
 
 /* In the figures of the route that chose the call's version. */
@@ -441,6 +446,8 @@ static int dispatch(fs_call *call, fs_error *err)
     call->route = turn.route;
     call->side = turn.side;
     call->shadowed = turn.shadowed;
+    call->log = turn.log;
+    call->log_sinks = turn.log_sinks;
     return admit(call, servable, err);
 }
 

@@ -11,6 +11,7 @@
 #include "h2.h"
 #include "owner.h"
 #include "predict.h"
+#include "request_log.h"
 #include "route.h"
 #include "servable.h"
 
@@ -42,6 +43,8 @@ struct fs_call {
     fs_route *route;        /* what chose its version, a reference; or NULL */
     enum fs_side side;
     bool shadowed;          /* once answered it becomes a shadow */
+    fs_request_log *log;    /* once answered it is logged, by these sinks; a reference, or NULL */
+    uint8_t log_sinks;
     void (*done)(fs_call *call); /* of fs_call_run; NULL: it is a session's */
 
     uint8_t *inflated;      /* the message when it came compressed; a slab block */

@@ -19,6 +19,7 @@ typedef struct model {
     uint32_t n_labels;
     fs_route *route;               /* a reference, or NULL */
     fs_servable *sides[FS_SIDES];  /* of the route's versions those that are published, or NULL */
+    fs_request_log *log;           /* a reference, or NULL */
 } model;
 
 typedef struct table {
@@ -68,6 +69,7 @@ static void table_free(table *t)
             free(m->labels[k].name);
         free(m->labels);
         fs_route_unref(m->route);
+        fs_request_log_unref(m->log);
         free(m->versions);
         free(m->name);
     }
@@ -141,6 +143,7 @@ static model *table_add(table *t, const char *name, const model *from)
             return NULL;
         m->route = from->route == NULL ? NULL : fs_route_ref(from->route);
         memcpy(m->sides, from->sides, sizeof m->sides);
+        m->log = from->log == NULL ? NULL : fs_request_log_ref(from->log);
     }
     uint32_t i = hash((const uint8_t *)name, strlen(name));
     while (t->slots[i & t->mask] >= 0)
@@ -371,6 +374,20 @@ int fs_catalog_route(fs_catalog *catalog, const char *name, fs_route *route)
     return rc;
 }
 
+int fs_catalog_log(fs_catalog *catalog, const char *name, fs_request_log *log)
+{
+    pthread_mutex_lock(&catalog->change);
+    model *m;
+    table *t = table_next(atomic_load_explicit(&catalog->current, memory_order_relaxed), name, &m);
+    if (t != NULL) {
+        fs_request_log_unref(m->log);
+        m->log = log == NULL ? NULL : fs_request_log_ref(log);
+        install(catalog, t, m);
+    }
+    pthread_mutex_unlock(&catalog->change);
+    return t == NULL ? -FS_RESOURCE_EXHAUSTED : 0;
+}
+
 const fs_sticky *fs_catalog_sticky(const fs_catalog *catalog)
 {
     return &catalog->sticky;
@@ -388,6 +405,13 @@ static fs_servable *choose(const model *m, fs_turn *turn)
     turn->side = answers ? FS_SIDE_FRESH : FS_SIDE_STABLE;
     turn->shadowed = taken && !answers;
     return answers ? fresh : stable;
+}
+
+static void choose_sinks(fs_request_log *log, fs_turn *turn)
+{
+    turn->log_sinks = fs_request_log_draw(log, turn->random);
+    if (turn->log_sinks != 0)
+        turn->log = fs_request_log_ref(log);
 }
 
 fs_servable *fs_catalog_find(fs_catalog *catalog, const fs_model_ref *ref, fs_turn *turn, fs_error *err)
@@ -434,5 +458,7 @@ fs_servable *fs_catalog_find(fs_catalog *catalog, const fs_model_ref *ref, fs_tu
         return NULL;
     }
     fs_servable_pin(servable, 1);
+    if (m->log != NULL && turn != NULL)
+        choose_sinks(m->log, turn);
     return servable;
 }

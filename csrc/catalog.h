@@ -7,6 +7,7 @@
 
 #include "epoch.h"
 #include "predict.h"
+#include "request_log.h"
 #include "route.h"
 #include "servable.h"
 
@@ -22,10 +23,12 @@ typedef struct fs_turn {
     fs_route *route;     /* out: the route that decided, a reference for the caller; or NULL */
     enum fs_side side;   /*   whose figures the request counts in */
     bool shadowed;       /*   the new version is to get a copy */
+    fs_request_log *log; /* out: what wants the request when it is answered, a reference for the caller; or NULL */
+    uint8_t log_sinks;   /*   and which of its sinks do */
 } fs_turn;
 
 /* The servable that a request means, pinned once; or NULL with *err as TF Serving words it. `turn` NULL: no
- * route is asked. Inside a bracket. */
+ * route is asked, and nothing is logged. Inside a bracket. */
 fs_servable *fs_catalog_find(fs_catalog *catalog, const fs_model_ref *ref, fs_turn *turn, fs_error *err);
 
 /* Makes a version visible, or invisible; returns when no reader can hold the table before. The
@@ -47,6 +50,10 @@ int fs_catalog_label(fs_catalog *catalog, const char *model, const fs_label *lab
  * published leaves everything to the other, and when neither is, the newest answers after all. 0,
  * -FS_RESOURCE_EXHAUSTED, or -FS_FAILED_PRECONDITION: routes want too many different headers. Loader threads. */
 int fs_catalog_route(fs_catalog *catalog, const char *model, fs_route *route);
+
+/* Sets the model's log, of which the catalog takes a reference, or takes it away (NULL). 0 or
+ * -FS_RESOURCE_EXHAUSTED. Loader threads. */
+int fs_catalog_log(fs_catalog *catalog, const char *model, fs_request_log *log);
 
 /* The headers that routes want kept. Lives as long as the catalog. */
 const fs_sticky *fs_catalog_sticky(const fs_catalog *catalog);

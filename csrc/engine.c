@@ -15,7 +15,8 @@ fs_engine *fs_engine_start(const fs_engine_config *config, const fs_policy *poli
     fs_epoch_init(&engine->epoch);
     engine->catalog = fs_catalog_new(&engine->epoch);
     engine->unpacker = fs_unpacker_start();
-    if (engine->catalog != NULL && engine->unpacker != NULL)
+    engine->logger = fs_logger_start();
+    if (engine->catalog != NULL && engine->unpacker != NULL && engine->logger != NULL)
         engine->executors = fs_executors_start(&config->executors, &engine->policy, &engine->epoch);
     if (engine->executors != NULL)
         engine->shadows = fs_shadows_start(engine);
@@ -37,6 +38,7 @@ void fs_engine_stop(fs_engine *engine)
     fs_loader_stop(engine->loader);
     fs_executors_stop(engine->executors);
     fs_catalog_free(engine->catalog);
+    fs_logger_stop(engine->logger);
     free(engine);
 }
 

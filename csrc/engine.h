@@ -1,11 +1,12 @@
 /* engine: everything between a complete request and its reply, put together: catalog, executors, loader,
- * unpacker, shadows. The core's composition root makes one. Knows no connection and no Python. */
+ * unpacker, shadows, logger. The core's composition root makes one. Knows no connection and no Python. */
 #ifndef FS_ENGINE_H
 #define FS_ENGINE_H
 
 #include "catalog.h"
 #include "executor.h"
 #include "loader.h"
+#include "logger.h"
 #include "owner.h"
 #include "shadow.h"
 #include "unpacker.h"
@@ -26,6 +27,7 @@ struct fs_engine {
     fs_loader *loader;
     fs_unpacker *unpacker;
     fs_shadows *shadows;
+    fs_logger *logger;
 };
 
 /* NULL when out of memory, threads or descriptors. */

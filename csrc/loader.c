@@ -202,6 +202,11 @@ static bool perform(fs_loader *loader, fs_task *task)
     case FS_TASK_ROUTE:
         route(loader, task);
         break;
+    case FS_TASK_LOG:
+        task->rc = fs_catalog_log(loader->catalog, task->model, task->log);
+        if (task->rc != 0)
+            fs_fail(&task->err, (enum fs_code)-task->rc, "out of memory");
+        break;
     }
     task->took_us = fs_now_us() - from_us;
     return true;

@@ -23,6 +23,7 @@ enum fs_task_kind {
     FS_TASK_LABEL,
     FS_TASK_CALL,    /* something else that must not happen on the loop, at normal priority */
     FS_TASK_ROUTE,   /* of a model, or none any more */
+    FS_TASK_LOG,     /* likewise */
 };
 
 enum fs_stage {
@@ -66,6 +67,8 @@ typedef struct fs_task {
     void *arg;
     /* FS_TASK_ROUTE: model and this; the catalog takes a reference of its own. NULL: none any more */
     fs_route *route;
+    /* FS_TASK_LOG: likewise */
+    fs_request_log *log;
 
     int rc;        /* 0 or -code with err */
     fs_error err;

@@ -4,21 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "random.h"
+
 /* A bijection in which every bit depends on every bit (MurmurHash3's last step). */
 static uint32_t mix(uint32_t h)
 {
     h = (h ^ h >> 16) * 0x85ebca6bu;
     h = (h ^ h >> 13) * 0xc2b2ae35u;
     return h ^ h >> 16;
-}
-
-/* splitmix64's next number. */
-static uint32_t draw(uint64_t *state)
-{
-    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return (uint32_t)((z ^ z >> 31) >> 32);
 }
 
 fs_route *fs_route_new(fs_slice model, const fs_route_settings *settings)
@@ -29,8 +22,7 @@ fs_route *fs_route_new(fs_slice model, const fs_route_settings *settings)
     memset(route, 0, sizeof *route);
     route->mode = settings->mode;
     memcpy(route->versions, settings->versions, sizeof route->versions);
-    double share = settings->share > 0 ? settings->share : 0;
-    route->share = share < 1 ? (uint64_t)(share * 0x1p32) : UINT64_C(1) << 32;
+    route->share = fs_random_share(settings->share);
     route->header = settings->sticky_header.len > 0 ? fs_sticky_header(settings->sticky_header) : 0;
     route->salt = mix(fs_sticky_value(model) ^ (uint32_t)settings->versions[FS_SIDE_FRESH]);
     route->max_difference = settings->max_difference;
@@ -57,5 +49,5 @@ bool fs_route_takes(const fs_route *route, const fs_kept *kept, uint64_t *random
     uint32_t value;
     if (route->header != 0 && kept != NULL && fs_kept_find(kept, route->header, &value))
         return mix(value ^ route->salt) < route->share;
-    return draw(random) < route->share;
+    return fs_random_next(random) < route->share;
 }

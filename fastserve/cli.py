@@ -1,4 +1,4 @@
-"""The `fastserve` command: serve, check, inspect, predict, version, bench, and words to a running daemon.
+"""The `fastserve` command: serve, check, inspect, predict, version, bench, warmup, and words to a running daemon.
 
 Only arguments and exit codes are here. Each command imports what it needs when it runs, so that
 `fastserve --help` is there at once. Exit codes: 0 done, 1 it did not work, 2 the command line or the
@@ -16,6 +16,7 @@ from fastserve.cli_admin import labels, load, reload, status, unload
 from fastserve.cli_bench import bench
 from fastserve.cli_tfserving import import_, tfserving
 from fastserve.cli_tune import tune
+from fastserve.cli_warmup import warmup
 from fastserve.errors import FastServeError
 from fastserve.version import __version__
 
@@ -225,5 +226,5 @@ def version() -> None:
         click.echo(f"{name:{width}}  {text}")
 
 
-for command in (tfserving, import_, bench, tune, status, reload, load, unload, labels):
+for command in (tfserving, import_, bench, tune, status, reload, load, unload, labels, warmup):
     main.add_command(command)

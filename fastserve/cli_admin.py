@@ -21,7 +21,7 @@ def _config_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     return argument(click.option("--socket", metavar="PATH", help=_SOCKET_HELP)(command))
 
 
-def _config_option(command: Callable[..., Any]) -> Callable[..., Any]:
+def daemon_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """--config and --socket, for commands about a model."""
     option = click.option(
         "--config",
@@ -110,7 +110,7 @@ def reload(config: str, socket: str | None) -> None:
 
 @click.command()
 @click.argument("model", type=_ModelVersion(), metavar="MODEL[:VERSION]")
-@_config_option
+@daemon_option
 def load(model: tuple[str, int | None], config: str, socket: str | None) -> None:
     """Load a version of MODEL, or try its failed versions again at once.
 
@@ -126,7 +126,7 @@ def load(model: tuple[str, int | None], config: str, socket: str | None) -> None
 
 @click.command()
 @click.argument("model", type=_ModelVersion(), metavar="MODEL[:VERSION]")
-@_config_option
+@daemon_option
 def unload(model: tuple[str, int | None], config: str, socket: str | None) -> None:
     """Take a version of MODEL, or all of them, out of service.
 
@@ -143,7 +143,7 @@ def unload(model: tuple[str, int | None], config: str, socket: str | None) -> No
 @click.command()
 @click.argument("model")
 @click.argument("changes", type=_Label(), nargs=-1, metavar="[NAME=VERSION | NAME=]...")
-@_config_option
+@daemon_option
 def labels(model: str, changes: tuple[tuple[str, int | None], ...], config: str, socket: str | None) -> None:
     """Show the version labels of MODEL, or move them: NAME=VERSION sets one, NAME= removes it.
 

@@ -64,6 +64,7 @@ def status_view(answer: Answer) -> RenderableType:
         for row in _rows(model):
             table.add_row(*row)
     notes = [note for model in models for note in _notes(model)]
+    notes += [_log(row) for row in answer.get("logs") or [] if row.get("path")]
     return Group(Text.from_markup(_daemon(answer)), table, *notes)
 
 
@@ -170,6 +171,22 @@ def _notes(model: Answer) -> Iterator[Text]:
             f"{rollout.get('seconds') or 0:.0f} s, {rollout.get('verdict')}"
         )
         yield Text(f"{text}: {rollout['text']}" if rollout.get("text") else text)
+
+
+def _log(row: Answer) -> Text:
+    """A model's request log in a line; what was lost stands out."""
+    written = f"{row.get('records')} records, {_size(row.get('bytes') or 0)}"
+    text = Text(
+        f"{row.get('model')}: logs {row.get('sampling_rate') or 0:.3g} of its requests to {row.get('path')}-*, "
+        f"{written}",
+        style="dim",
+    )
+    lost = [f"{row[key]} {key}" for key in ("dropped", "skipped", "failed") if row.get(key)]
+    if row.get("error"):
+        lost.append(str(row["error"]))
+    if lost:
+        text.append(f"; {', '.join(lost)}", style="yellow")
+    return text
 
 
 def _size(n: float) -> str:

@@ -214,6 +214,24 @@ class Rollout(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     )
 
 
+class Logging(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[models.logging]: answered requests, written to TFRecord files of PredictionLogs."""
+
+    # The share of the requests that is logged; 0: none.
+    sampling_rate: Annotated[float, Meta(ge=0, le=1, description="a share, 0 to 1")] = 0.0
+    # What the files' names begin with, directory included; default: logs/NAME in [server] state_dir.
+    filename_prefix: str = ""
+    # Log the answers, too.
+    responses: bool = True
+    # Another file is begun after so many bytes, or after so long (0: however long it takes);
+    max_file_bytes: Size = 64 * MIB
+    max_file_age_s: Seconds = 3600.0
+    # and only the newest so many are kept; 0: all.
+    keep_files: Count = 100
+    # Requests that wait to be written; what does not fit is dropped.
+    max_buffer_bytes: Size = 16 * MIB
+
+
 class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[[models]]: one model, whose versions are the numbered directories in base_path, which may be a URL."""
 
@@ -241,6 +259,7 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     warmup: Warmup = Warmup()
     versions: Versions = Versions()
     rollout: Rollout = Rollout()
+    logging: Logging = Logging()
     # Names for versions that clients may ask for.
     labels: dict[str, Annotated[int, Meta(ge=0, description="a version's number")]] = {}
 

@@ -17,6 +17,8 @@ from fastserve.toml_tables import Problem, Where
 
 # As in csrc/policy.h.
 MAX_BUCKETS = 32
+# What a log adds to it still makes a name that Linux takes.
+MAX_PREFIX_BYTES = 3900
 _NO_MODEL = Problem(
     (), "there is no model to serve: expected at least one [[models]] with name and base_path"
 )
@@ -107,6 +109,7 @@ def _tensorflow(config: Config) -> Iterator[Problem]:
 
 def _models(config: Config, tables: dict[str, Any]) -> Iterator[Problem]:
     first: dict[str, int] = {}
+    prefixes: dict[str, str] = {}
     for i, model in enumerate(config.models):
         where: Where = ("models", i)
         if model.name in first:
@@ -118,6 +121,9 @@ def _models(config: Config, tables: dict[str, Any]) -> Iterator[Problem]:
         yield from _model(model, where)
         given = tables["models"][i].get("batching", {})
         yield from _batching(model.batching, given, (*where, "batching"))
+        if model.logging.sampling_rate:
+            yield from _logging(model, prefixes, (*where, "logging", "filename_prefix"))
+            prefixes.setdefault(model.logging.filename_prefix, model.name)
 
 
 def _model(model: Model, where: Where) -> Iterator[Problem]:
@@ -154,6 +160,17 @@ def _versions(model: Model, where: Where) -> Iterator[Problem]:
         )
     if model.rollout.mode != "off" and versions.policy != "latest":
         yield Problem((*where, "rollout", "mode"), 'needs [models.versions] policy = "latest"')
+
+
+def _logging(model: Model, prefixes: dict[str, str], where: Where) -> Iterator[Problem]:
+    """`prefixes`: those of the models before, by prefix."""
+    prefix = model.logging.filename_prefix
+    if "://" in prefix:
+        yield Problem(where, "is a URL: expected files of this machine, such as logs/NAME")
+    elif prefix in prefixes:
+        yield Problem(where, f"is {prefixes[prefix]}'s, too: give each model its own", show_value=False)
+    elif len(prefix.encode()) > MAX_PREFIX_BYTES:
+        yield Problem(where, f"is longer than {MAX_PREFIX_BYTES} bytes", show_value=False)
 
 
 def _batching(batching: Batching, given: dict[str, Any], where: Where) -> Iterator[Problem]:

@@ -21,6 +21,7 @@ from fastserve.config import (
     Executor,
     Limits,
     Loading,
+    Logging,
     MemorySize,
     MessageSize,
     Model,
@@ -60,6 +61,7 @@ _SCHEMA = Schema(
         "[models.warmup]": Warmup,
         "[models.versions]": Versions,
         "[models.rollout]": Rollout,
+        "[models.logging]": Logging,
     },
     from_text={Size: parse_size, MessageSize: parse_size, MemorySize: parse_size},
 )
@@ -150,10 +152,21 @@ def _resolve(config: Config, file: Path) -> Config:
                     allowed_batch_sizes=model.batching.allowed_batch_sizes
                     or powers_of_two(model.batching.largest_batch),
                 ),
+                logging=replace(
+                    model.logging,
+                    filename_prefix=_path(base, model.logging.filename_prefix)
+                    if model.logging.filename_prefix
+                    else default_log_prefix(state_dir, model.name),
+                ),
             )
             for model in config.models
         ),
     )
+
+
+def default_log_prefix(state_dir: str, model: str) -> str:
+    """Where a model's requests are logged unless the configuration says."""
+    return f"{state_dir}/logs/{model}"
 
 
 def _own_paths(file: Path, state_dir: str, admin: str) -> tuple[str, str]:

@@ -1,5 +1,5 @@
-# Mirror of csrc/{clock,slab,mailbox,sticky,h2,compress,owner,front,servable,executor,figures,route,warm,loader,catalog,
-# engine}.h, what the core binds of them. No logic.
+# Mirror of csrc/{clock,slab,mailbox,sticky,h2,compress,owner,front,servable,executor,figures,route,log_sink,request_log,
+# warm,loader,catalog,logger,engine}.h, what the core binds of them. No logic.
 from fastserve._native.c_policy cimport fs_policy
 from fastserve._native.c_runtime cimport fs_error, fs_model_spec, fs_runtime, fs_slab, fs_slice
 from libc.stddef cimport size_t
@@ -97,6 +97,7 @@ cdef extern from "owner.h" nogil:
         fs_catalog *catalog
         fs_executors *executors
         fs_loader *loader
+        fs_logger *logger
 
     ctypedef struct fs_mail:
         void (*deliver)(fs_mail *mail) noexcept
@@ -250,6 +251,67 @@ cdef extern from "route.h" nogil:
     void fs_route_unref(fs_route *route) noexcept
 
 
+cdef extern from "log_sink.h" nogil:
+    ctypedef struct fs_log_settings:
+        double sampling_rate
+        bint responses
+        uint64_t max_file_bytes
+        int64_t max_file_age_us
+        uint32_t keep_files
+        uint64_t max_records
+        char path[4096]
+
+    fs_log_settings *fs_log_settings_new(const fs_log_settings *settings, const fs_slice *tags,
+                                         uint32_t n_tags) noexcept
+
+    ctypedef struct fs_log_tally:
+        uint64_t records
+        uint64_t bytes
+        uint64_t files
+        uint64_t failed
+        int error
+
+    ctypedef struct fs_log_sink:
+        fs_log_tally tally
+        bint finished
+
+
+cdef extern from "request_log.h" nogil:
+    enum fs_log_sinks:
+        FS_LOG_STANDING
+        FS_LOG_RECORDING
+        FS_LOG_SINKS
+
+    ctypedef struct fs_request_log:
+        void *user
+        size_t buffered_bytes
+        uint64_t sampled
+        uint64_t dropped
+        uint64_t skipped
+        fs_log_sink sinks[2]
+
+    fs_request_log *fs_request_log_new(fs_owner *home, void (*on_loss)(fs_mail *mail) noexcept,
+                                       void *user) noexcept
+    void fs_request_log_unref(fs_request_log *log) noexcept
+    void fs_request_log_heard(fs_request_log *log) noexcept
+
+
+cdef extern from "logger.h" nogil:
+    ctypedef struct fs_logger:
+        pass
+
+    ctypedef struct fs_log_order:
+        fs_mail mail
+        fs_owner *home
+        fs_request_log *log
+        fs_log_sinks sink
+        fs_log_settings *settings
+        size_t max_buffer_bytes
+        void (*deliver)(fs_mail *mail) noexcept
+
+    void fs_logger_order(fs_logger *logger, fs_log_order *order) noexcept
+
+
 cdef extern from "catalog.h" nogil:
     ctypedef struct fs_catalog:
         pass
@@ -278,6 +340,7 @@ cdef extern from "loader.h" nogil:
         FS_TASK_LABEL
         FS_TASK_CALL
         FS_TASK_ROUTE
+        FS_TASK_LOG
 
     enum fs_stage:
         FS_STAGE_QUEUED
@@ -302,6 +365,7 @@ cdef extern from "loader.h" nogil:
         int (*call)(void *arg, fs_error *err) noexcept nogil
         void *arg
         fs_route *route
+        fs_request_log *log
         int rc
         fs_error err
         int64_t took_us

@@ -21,6 +21,9 @@ cdef class Engine:
     cdef size_t max_message_bytes
     cdef frozenset ablate    # what is left out, for measurement
     cdef dict routes         # model -> Route, where one is set
+    cdef dict logs           # model -> RequestLog, of every model that ever had one
+    cdef object logging      # a lock: of changes to logs, one at a time
+    cdef object on_loss      # called with a log's statistics when it loses more
 
 
 cdef class Servable:

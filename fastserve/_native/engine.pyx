@@ -12,10 +12,13 @@ from libc.stdlib cimport calloc, free
 from fastserve._native cimport scheduler
 from fastserve._native.c_engine cimport (
     FS_COUNTERS,
+    FS_LOG_RECORDING,
+    FS_LOG_STANDING,
     FS_TASK_CALL,
     FS_TASK_CLOSE,
     FS_TASK_LABEL,
     FS_TASK_LOAD,
+    FS_TASK_LOG,
     FS_TASK_PUBLISH,
     FS_TASK_RETIRE,
     FS_TASK_ROUTE,
@@ -31,6 +34,8 @@ from fastserve._native.c_engine cimport (
     fs_loader_nice,
     fs_loader_nice_limited,
     fs_loader_post,
+    fs_log_sinks,
+    fs_logger_order,
     fs_mail,
     fs_now_us,
     fs_progress,
@@ -54,9 +59,11 @@ from fastserve._native.c_runtime cimport (
     fs_slice,
 )
 from fastserve._native.model_spec cimport ModelSpec
+from fastserve._native.request_log cimport LogErrand, RequestLog, make_order, make_request_log
 from fastserve._native.route cimport Route
 from fastserve._native.runtime cimport Runtime, check
 
+import asyncio
 import os
 from base64 import b64decode
 
@@ -309,6 +316,45 @@ cdef object post_route(Engine engine, str model, Route route):
     return send(engine, errand, (name, route))
 
 
+cdef object post_log(Engine engine, RequestLog log, bint attached):
+    """Posts that the model of `log` has it, or none."""
+    cdef Errand *errand = <Errand *>calloc(1, sizeof(Errand))
+    if errand is NULL:
+        raise MemoryError
+    errand.task.kind = FS_TASK_LOG
+    errand.task.model = <const char *>log.name
+    if attached:
+        errand.task.log = log.c
+    return send(engine, errand, log)
+
+
+cdef void deliver_order(fs_mail *mail) noexcept with gil:
+    cdef LogErrand *errand = <LogErrand *>mail
+    future = <object>errand.future
+    subject = <object>errand.subject
+    try:
+        if not future.cancelled():
+            future.set_result(None)
+    finally:
+        Py_DECREF(future)
+        Py_DECREF(subject)
+        free(errand)
+
+
+cdef object post_order(Engine engine, RequestLog log, fs_log_sinks sink, dict settings):
+    """Tells the logger; the future is done when it has done so."""
+    cdef LogErrand *errand = make_order(log, sink, settings)
+    future = engine.loop.create_future()
+    Py_INCREF(future)
+    Py_INCREF(log)
+    errand.future = <PyObject *>future
+    errand.subject = <PyObject *>log
+    errand.order.home = engine.home
+    errand.order.deliver = deliver_order
+    fs_logger_order(engine.c.logger, &errand.order)
+    return future
+
+
 cdef Servable find(Engine engine, str model, version, str state, dict home=None):
     cdef Servable servable = (engine.servables if home is None else home).get((model, version))
     if servable is None or servable.state != state:
@@ -349,6 +395,9 @@ cdef class Engine:
         self.servables = {}
         self.replacements = {}
         self.routes = {}
+        self.logs = {}
+        self.logging = asyncio.Lock()
+        self.on_loss = None
         self.c = fs_engine_start(&config, &policy)
         if self.c is NULL:
             raise MemoryError("the engine cannot start: no memory, threads or descriptors")
@@ -477,6 +526,54 @@ cdef class Engine:
         if model not in self.routes:
             raise RuntimeFailure("FAILED_PRECONDITION", f"{model} has no route")
         return self.routes[model].stats()
+
+    def tell_losses(self, on_loss) -> None:
+        """Calls `on_loss` with a log's statistics when it has lost twice as much as the last time. Before `log`."""
+        self.on_loss = on_loss
+
+    async def log(self, str model, dict settings) -> None:
+        """Writes a share of the model's answered requests to files, or no more (None). `settings`: path (a prefix),
+        sampling_rate, responses, max_file_bytes, max_file_age_s (0: any), keep_files (0: all), max_buffer_bytes,
+        tags."""
+        await self.set_sink(model, FS_LOG_STANDING, settings)
+
+    async def record(self, str model, dict settings) -> dict | None:
+        """Writes the next requests of the model to one file, whose name it has once they are there, or no more
+        (None), and then tells what has come of that. `settings`: path, records, sampling_rate."""
+        if settings is not None and settings["records"] < 1:
+            raise ValueError(f"records {settings['records']}: 1 or more")
+        stats = await self.set_sink(model, FS_LOG_RECORDING, settings)
+        return None if stats is None else stats["recording"]
+
+    async def set_sink(self, str model, fs_log_sinks sink, dict settings):
+        cdef RequestLog log
+        async with self.logging:
+            log = self.logs.get(model)
+            if log is None:
+                if settings is None:
+                    return None
+                log = self.logs[model] = make_request_log(model, self.home, self.on_loss)
+            if settings is not None:
+                await post_log(self, log, True)
+            try:
+                await post_order(self, log, sink, settings)
+                stats = log.stats()
+                if sink == FS_LOG_STANDING:
+                    log.standing = settings
+                else:
+                    log.recording = settings
+            finally:
+                if log.standing is None and log.recording is None:
+                    await post_log(self, log, False)
+            return stats
+
+    async def close_logs(self) -> None:
+        """Writes what is buffered, and gives every file its name."""
+        await post_order(self, None, FS_LOG_STANDING, None)
+
+    def log_stats(self) -> list[dict]:
+        """The figures of every log since it was made, and of a recording since it began."""
+        return [log.stats() for log in self.logs.values()]
 
     def versions(self) -> list[dict]:
         """What is here: model, version, state, seconds; while it is loading stage, done and total, too."""

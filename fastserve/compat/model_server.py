@@ -50,7 +50,7 @@ def model_server(flags: Flags, *, ipv6: bool | None = None) -> ModelServer:
         draft.problem("--ssl_config_file is refused: there is no TLS in this version: put a proxy in front")
     add_limits(draft, flags)
     _add_loading(draft, flags)
-    add_models(draft, flags)
+    add_models(draft, flags, f"{state_dir}/logs")
     _add_settings(draft, flags)
     if file := flags.text("monitoring_config_file"):
         with draft.trying():

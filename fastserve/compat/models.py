@@ -20,20 +20,20 @@ from fastserve.text_proto import TextProto, read_text_proto
 _PLACE = "model_config_list"
 
 
-def add_models(draft: Draft, flags: Flags) -> None:
-    """[[models]] of the flags, or of the file where there is one."""
+def add_models(draft: Draft, flags: Flags, logs: str) -> None:
+    """[[models]] of the flags, or of the file where there is one. `logs`: where requests are logged to."""
     file = flags.text("model_config_file")
     if not file:
-        _add_one(draft, flags)
+        _add_one(draft, flags, logs)
         return
     for name in ("model_name", "model_base_path"):
         if name in flags.given:
             draft.note(f"--{name} has no effect beside --model_config_file, which names the models")
     with draft.trying():
-        _add_listed(draft, read_text_proto(file, "tensorflow.serving.ModelServerConfig"))
+        _add_listed(draft, read_text_proto(file, "tensorflow.serving.ModelServerConfig"), logs)
 
 
-def _add_one(draft: Draft, flags: Flags) -> None:
+def _add_one(draft: Draft, flags: Flags, logs: str) -> None:
     name, base_path = flags.text("model_name"), flags.text("model_base_path")
     if not base_path:
         draft.problem(
@@ -44,10 +44,10 @@ def _add_one(draft: Draft, flags: Flags) -> None:
     config = message("tensorflow.serving.ModelConfig")(
         name=name, base_path=base_path, model_platform="tensorflow"
     )
-    _add(draft, config, "--model_base_path")
+    _add(draft, config, "--model_base_path", logs)
 
 
-def _add_listed(draft: Draft, source: TextProto) -> None:
+def _add_listed(draft: Draft, source: TextProto, logs: str) -> None:
     config = source.message
     if config.WhichOneof("config") == "custom_model_config":
         draft.problem(
@@ -65,18 +65,16 @@ def _add_listed(draft: Draft, source: TextProto) -> None:
         if entry.name in seen:
             draft.problem(f"{where}: Illegal to list model {entry.name} multiple times in config list")
         seen.add(entry.name)
-        _add(draft, entry, where)
+        _add(draft, entry, where, logs)
 
 
-def _add(draft: Draft, config: Any, where: str) -> None:
+def _add(draft: Draft, config: Any, where: str, logs: str) -> None:
     try:
-        (model,) = models_of([config], {})
+        (model,) = models_of([config], {}, logs)
     except Refused as refused:
         draft.problem(f"{where}: {refused}")
         return
     draft.models.append(_tables(model, where))
-    if config.HasField("logging_config") and "logging" not in Model.__struct_fields__:
-        draft.note(f"{where}: logging_config of {model.name} has no effect: requests are not logged")
 
 
 def _tables(model: Model, where: str) -> dict[str, Table]:

@@ -1,4 +1,5 @@
-"""What the admin socket's verbs do: status, reload, load, unload, labels, and the core's own list and stats.
+"""What the admin socket's verbs do: status, reload, load, unload, labels, recordings, and the core's own list and
+stats.
 
 Called by the admin socket with a request's object; an answer is an object, too. Owned by the daemon, on the
 event loop. The commands of the shell that use them are in cli_admin.
@@ -6,15 +7,21 @@ event loop. The commands of the shell that use them are in cli_admin.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from fastserve.control.manager import Manager
 from fastserve.control.memory import MemoryBudget
+from fastserve.control.recorder import Recorder
 from fastserve.control.reload import Reloader
 from fastserve.control.supervisor import CoreSupervisor
-from fastserve.errors import CoreError
+from fastserve.errors import CoreError, CoreLost
+
+# A core that is being restarted has no figures, and status does not wait for it.
+_FIGURES_TIMEOUT_S = 1.0
 
 Request = Mapping[str, Any]
 Answer = dict[str, Any]
@@ -31,6 +38,7 @@ class AdminVerbs:
         self._manager = manager
         self._memory = memory
         self._reloader = reloader
+        self._recorder = Recorder(core, manager, reloader.config.server.state_dir)
         self.ready = False
 
     def table(self) -> dict[str, Verb]:
@@ -40,6 +48,9 @@ class AdminVerbs:
             "load": self.load,
             "unload": self.unload,
             "labels": self.labels,
+            "record": self.record,
+            "record_progress": lambda request: self._recorder.progress(_text(request, "model")),
+            "record_end": lambda request: self._recorder.end(_text(request, "model")),
             "list": lambda request: self._core.call("list"),
             "stats": lambda request: self._core.call("stats"),
         }
@@ -56,7 +67,18 @@ class AdminVerbs:
                 "memory_limit_bytes": self._memory.limit_bytes,
             },
             "models": self._manager.status(),
+            "logs": await self._logs(),
         }
+
+    async def _logs(self) -> list[Answer]:
+        """The figures of request logs, where there are any."""
+        if not self._manager.logging:
+            return []
+        with suppress(CoreError, CoreLost, TimeoutError):
+            async with asyncio.timeout(_FIGURES_TIMEOUT_S):
+                answer = await self._core.call("log_stats")
+            return [row for row in answer["logs"] if row["path"]]
+        return []
 
     async def reload(self, request: Request) -> Answer:
         return {"changed": await self._reloader.from_file()}
@@ -68,6 +90,14 @@ class AdminVerbs:
     async def unload(self, request: Request) -> Answer:
         self._manager.unload(_text(request, "model"), _version(request))
         return {}
+
+    async def record(self, request: Request) -> Answer:
+        return await self._recorder.begin(
+            _text(request, "model"),
+            int(_number(request, "records", 100)),
+            _number(request, "sampling_rate", 1.0),
+            _number(request, "timeout_s", 60.0),
+        )
 
     async def labels(self, request: Request) -> Answer:
         new, removed = request.get("set", {}), request.get("remove", [])
@@ -82,6 +112,13 @@ def _text(request: Request, key: str) -> str:
     value = request.get(key)
     if not isinstance(value, str):
         raise CoreError("INVALID_ARGUMENT", f'"{key}" must be a string')
+    return value
+
+
+def _number(request: Request, key: str, default: float) -> float:
+    value = request.get(key, default)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise CoreError("INVALID_ARGUMENT", f'"{key}" must be a number')
     return value
 
 

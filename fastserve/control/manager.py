@@ -18,6 +18,7 @@ from fastserve.control import labels
 from fastserve.control.core_process import CoreProcess
 from fastserve.control.core_table import CoreTable
 from fastserve.control.plugins import make_source, transition_policy
+from fastserve.control.request_log import log_settings
 from fastserve.control.source import Choice
 from fastserve.control.stream import Harness, ServableStream
 from fastserve.control.supervisor import CoreSupervisor
@@ -59,7 +60,7 @@ class Manager:
         self._models: dict[str, ServedModel] = {}
         # By name: a model that comes back waits until the one before has gone.
         self._removing: dict[str, asyncio.Task[None]] = {}
-        self._table = CoreTable(core, self._states, self._labels, log)
+        self._table = CoreTable(core, self._states, self._labels, self._logs, log)
         self._telling: asyncio.Task[None] | None = None
         work.changed = self.changed
 
@@ -90,9 +91,15 @@ class Manager:
                 found[str(last)] = last.error or stream.problem or f"it is {last.state.name}"
         return found
 
+    @property
+    def logging(self) -> bool:
+        """Whether requests of any model are logged."""
+        return any(served.model.logging.sampling_rate for served in self._models.values())
+
     def start(self, models: Sequence[Model], there: Sequence[dict[str, Any]] = ()) -> None:
         """Begins to look for versions. Once, from within the event loop. `there`: what an adopted core serves
         already, as its `inventory` says."""
+        self._table.adopted = bool(there)
         for model in models:
             self._add(model, [row for row in there if row["model"] == model.name])
         self._telling = asyncio.create_task(self._table.run(), name="core-table")
@@ -210,6 +217,7 @@ class Manager:
         """Serves these models from now on; only what is different moves. What was changed, in words."""
         said = []
         wanted = {model.name: model for model in models}
+        logs = self._logs()
         for name in [name for name in self._models if name not in wanted]:
             said.append(f"{name}: removed")
             self._remove(self._models.pop(name))
@@ -222,6 +230,9 @@ class Manager:
                 said += [f"{name}: {key}" for key in _differences(served.model, model)]
                 self._change(served, model)
         self.changed()
+        if any(settings != logs.get(name) for name, settings in self._logs().items()):
+            with suppress(CoreError, CoreLost):  # a refusal is logged when it is told again
+                await self._table.tell()
         return said
 
     def _remove(self, served: ServedModel) -> None:
@@ -349,6 +360,10 @@ class Manager:
             )
             for name, served in self._models.items()
         }
+
+    def _logs(self) -> dict[str, dict[str, Any] | None]:
+        """Every model's request log."""
+        return {name: log_settings(served.model) for name, served in self._models.items()}
 
 
 def _code(harness: Harness) -> int:

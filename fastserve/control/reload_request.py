@@ -18,10 +18,11 @@ from fastserve.config_read import powers_of_two
 from fastserve.control import labels
 from fastserve.control.manager import Manager
 from fastserve.control.reload import Reloader
+from fastserve.control.request_log import NoCollector, logging_of
 from fastserve.errors import ConfigError
 from fastserve.protos import message
 
-OK, UNKNOWN, INVALID_ARGUMENT, FAILED_PRECONDITION, UNIMPLEMENTED = 0, 2, 3, 9, 12
+OK, UNKNOWN, INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION, UNIMPLEMENTED = 0, 2, 3, 5, 9, 12
 # ModelConfig.model_type, which model_platform has replaced.
 _TYPES = {1: "tensorflow"}
 
@@ -69,7 +70,8 @@ class ReloadRequests:
                 "Only ModelConfigList is currently supported",
             )
         before = {served.model.name: served.model for served in self._manager.models}
-        models = models_of(config.model_config_list.config, before, self._like)
+        logs = f"{self._reloader.config.server.state_dir}/logs"
+        models = models_of(config.model_config_list.config, before, logs, self._like)
         # Labels wait for their versions; the others first.
         given = {model.name: dict(model.labels) for model in models}
         await self._reloader.models(
@@ -105,17 +107,25 @@ class ReloadRequests:
             await self._manager.set_labels(name, wanted, removed)
 
 
-def models_of(configs: Sequence[Any], before: Mapping[str, Model], like: Model | None = None) -> list[Model]:
+def models_of(
+    configs: Sequence[Any], before: Mapping[str, Model], logs: str, like: Model | None = None
+) -> list[Model]:
     """The models that a ModelConfigList names. What it cannot say is as `before`, or for new ones as in
-    `like`, or default. Refused in TensorFlow Serving's words."""
+    `like`, or default; request logs whose prefix is relative go below the directory `logs`. Refused in
+    TensorFlow Serving's words."""
     names = [config.name for config in configs]
     for name in names:
         if names.count(name) > 1:
             raise Refused(INVALID_ARGUMENT, f"Illegal to list model {name} multiple times in config list")
-    return [_model(config, before.get(config.name), like) for config in configs]
+    models = [_model(config, before.get(config.name), logs, like) for config in configs]
+    prefixes = [model.logging.filename_prefix for model in models if model.logging.sampling_rate]
+    for prefix in prefixes:
+        if prefixes.count(prefix) > 1:
+            raise Refused(INVALID_ARGUMENT, f"Illegal to log several models to {prefix}: a prefix for each")
+    return models
 
 
-def _model(config: Any, before: Model | None, like: Model | None) -> Model:
+def _model(config: Any, before: Model | None, logs: str, like: Model | None) -> Model:
     if config.model_type and config.model_platform:
         raise Refused(
             INVALID_ARGUMENT,
@@ -144,8 +154,15 @@ def _model(config: Any, before: Model | None, like: Model | None) -> Model:
     if not config.name or any(char in "/:" or not char.isprintable() for char in config.name):
         raise Refused(INVALID_ARGUMENT, f'Illegal model name "{config.name}": no "/" and no ":"')
     model = before or new_model(config.name, config.base_path, like)
+    try:
+        logging = logging_of(config, model.logging, logs)
+    except NoCollector as error:
+        raise Refused(NOT_FOUND, str(error)) from None
+    except ValueError as error:
+        raise Refused(INVALID_ARGUMENT, str(error)) from None
     return replace(
         model,
+        logging=logging,
         platform=platform,
         base_path=os.path.normpath(config.base_path) if "://" not in config.base_path else config.base_path,
         versions=_versions(config.model_version_policy, model.versions),

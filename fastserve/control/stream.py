@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import msgspec
 from msgspec.structs import replace
 
-from fastserve.config import Loading, Model, Rollout, Versions
+from fastserve.config import Loading, Logging, Model, Rollout, Versions
 from fastserve.control.policy import permitted
 from fastserve.errors import CoreError, CoreLost, FastServeError, ModelError
 from fastserve.extensions import Aspired, Snapshot, State, Step, VersionPath, VersionPolicy
@@ -84,6 +84,7 @@ def settings_of(model: Model) -> str:
         options={},
         versions=Versions(),
         rollout=Rollout(),
+        logging=Logging(),
         labels={},
         trial_timeout_s=1.0,
     )

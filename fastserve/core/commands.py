@@ -27,6 +27,8 @@ class Commands:
         self._replacements: dict[tuple[str, int], Answer] = {}
         self._loaded: dict[tuple[str, int], Answer] = {}
         self._opening = asyncio.Lock()
+        self._recordings: dict[str, asyncio.TimerHandle] = {}
+        self._ending: asyncio.Task[Any] | None = None
         self._ops: dict[str, Callable[[Command], Awaitable[Answer]]] = {
             "load": self._load,
             "publish": self._publish,
@@ -35,6 +37,9 @@ class Commands:
             "close": self._close,
             "labels": self._labels,
             "route": self._route,
+            "logging": self._logging,
+            "record": self._record,
+            "log_stats": self._log_stats,
             "rollout_stats": self._rollout_stats,
             "hurry": self._hurry,
             "list": self._list,
@@ -130,6 +135,29 @@ class Commands:
         stats: Answer = self._core.engine.rollout_stats(command["model"])
         return stats
 
+    async def _logging(self, command: Command) -> Answer:
+        await self._core.engine.log(command["model"], command["settings"])
+        return {}
+
+    async def _record(self, command: Command) -> Answer:
+        model, settings = command["model"], command["settings"]
+        if (timer := self._recordings.pop(model, None)) is not None:
+            timer.cancel()
+        recorded = await self._core.engine.record(model, settings)
+        if settings is not None:
+            # Whoever asked for it may be gone before it is over.
+            self._recordings[model] = asyncio.get_running_loop().call_later(
+                settings["timeout_s"], self._end_recording, model
+            )
+        return {"recorded": recorded}
+
+    def _end_recording(self, model: str) -> None:
+        del self._recordings[model]
+        self._ending = asyncio.create_task(self._core.engine.record(model, None), name="end-recording")
+
+    async def _log_stats(self, command: Command) -> Answer:
+        return {"logs": self._core.engine.log_stats()}
+
     async def _list(self, command: Command) -> Answer:
         return {"servables": self._core.engine.versions()}
 
@@ -157,6 +185,7 @@ class Commands:
             "bytes_in_flight": core.front_end.bytes_in_flight(),
             "threads": _thread_cpu_us(),
             "signatures": core.engine.stats(),
+            "logs": core.engine.log_stats(),
         }
 
     async def _status(self, command: Command) -> Answer:
@@ -195,6 +224,7 @@ def _thread_cpu_us() -> dict[str, int]:
         "fs-io": "io",
         "fs-unpack": "unpacker",
         "fs-shadow": "shadows",
+        "fs-log": "logger",
     }
     tick_us = 1_000_000 // os.sysconf("SC_CLK_TCK")
     used: dict[str, int] = {}

@@ -22,6 +22,8 @@ from fastserve.core.successor import Successor, send_output_to
 from fastserve.version import __version__
 
 CONTROL_FD = "FASTSERVE_CONTROL_FD"
+# The control process gives a core five seconds after its drain.
+_CLOSE_LOGS_S = 3.0
 
 
 async def serve(control_fd: int) -> int:
@@ -44,6 +46,7 @@ async def serve(control_fd: int) -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     channel.serve(core.commands.run, core.control_lost, core.successor.next if core.successor else None)
     await core.drain.done.wait()
+    await core.close_logs()
     core.close()
     await channel.close()
     return 0
@@ -72,6 +75,8 @@ class Core:
                 nice=self.engine.nice,
                 configured=loading["nice"],
             )
+        self._log = channel.log
+        self.engine.tell_losses(self._tell_loss)
         self.health = Health()
         self.model_service = ModelService(self.engine.versions, channel.send)
         methods = [*self.health.methods(), *self.model_service.methods()]
@@ -111,6 +116,28 @@ class Core:
             "listeners": [address for address, _ in sockets],
         }
         return hello, [*(fd for _, fd in sockets), self.successor.fileno()]
+
+    def _tell_loss(self, stats: dict[str, Any]) -> None:
+        """A request log loses what it should have."""
+        recording = stats["recording"] or {}
+        self._log(
+            "warning",
+            "requests are not logged",
+            model=stats["model"],
+            failed=stats["failed"] + recording.get("failed", 0),
+            why=stats["error"] or recording.get("error", ""),
+            dropped=stats["dropped"],
+            skipped=stats["skipped"],
+            written=stats["records"],
+        )
+
+    async def close_logs(self) -> None:
+        """Brings what was logged to the disk, unless that takes too long."""
+        try:
+            async with asyncio.timeout(_CLOSE_LOGS_S):
+                await self.engine.close_logs()
+        except TimeoutError:
+            self._log("warning", "request logs were not closed in time", seconds=_CLOSE_LOGS_S)
 
     def close(self) -> None:
         self.listener.close()

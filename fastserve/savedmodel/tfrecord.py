@@ -1,4 +1,4 @@
-"""TFRecord files, read without TensorFlow: records of bytes, each with checksums.
+"""TFRecord files, read and written without TensorFlow: records of bytes, each with checksums.
 
 A record is its length (8 bytes, little-endian), the masked CRC-32C of that, its bytes, and theirs.
 """
@@ -6,10 +6,10 @@ A record is its length (8 bytes, little-endian), the masked CRC-32C of that, its
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,16 @@ def read_records(path: str | Path) -> Iterator[bytes]:
                 raise TFRecordError(f"corrupted record at {offset + _HEADER.size}")
             yield data
             offset = file.tell()
+
+
+def write_records(file: BinaryIO, records: Iterable[bytes]) -> int:
+    """Writes records to an open file. How many there were. OSError."""
+    count = 0
+    for record in records:
+        length = struct.pack("<Q", len(record))
+        file.write(length + _FOOTER.pack(_masked(length)) + record + _FOOTER.pack(_masked(record)))
+        count += 1
+    return count
 
 
 def crc32c(data: bytes) -> int:

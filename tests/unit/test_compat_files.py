@@ -140,6 +140,34 @@ def test_models_with_versions_and_labels() -> None:
     assert served.draft.notes == []
 
 
+def test_a_models_requests_are_logged_where_it_says(here: Path) -> None:
+    served = read(
+        "model_config_file",
+        """model_config_list {
+          config { name: "a" base_path: "/a" model_platform: "tensorflow"
+            logging_config { log_collector_config { filename_prefix: "some" }
+              sampling_config { sampling_rate: 0.25 } } }
+          config { name: "b" base_path: "/b" model_platform: "tensorflow" }
+          config { name: "c" base_path: "/c" model_platform: "tensorflow"
+            logging_config { log_collector_config { type: "file" filename_prefix: "/var/log/c" }
+              sampling_config { sampling_rate: 1 } } }
+        }""",
+    )
+    a, b, c = (model.logging for model in served.config.models)
+    assert (a.sampling_rate, a.filename_prefix) == (0.25, f"{served.config.server.state_dir}/logs/some")
+    assert b.sampling_rate == 0
+    assert (c.sampling_rate, c.filename_prefix) == (1, "/var/log/c")
+
+
+def test_a_log_collector_that_there_is_not_is_told() -> None:
+    (problem,) = problems(
+        "model_config_file",
+        'model_config_list { config { name: "a" base_path: "/a" model_platform: "tensorflow"\n'
+        'logging_config { log_collector_config { type: "kafka" } } } }',
+    )
+    assert problem == "f:1: Cannot find LogCollector::Factory for type: kafka"
+
+
 def test_a_list_without_models_is_served_until_there_are_some() -> None:
     assert read("model_config_file", "model_config_list {}").config.models == ()
 

@@ -20,7 +20,8 @@ FILES = {
     "models.config": """model_config_list {
   config { name: "a" base_path: "/models/a" model_platform: "tensorflow"
     model_version_policy { specific { versions: 3 versions: 4 } }
-    version_labels { key: "stable" value: 3 } version_labels { key: "canary" value: 4 } }
+    version_labels { key: "stable" value: 3 } version_labels { key: "canary" value: 4 }
+    logging_config { log_collector_config { filename_prefix: "a" } sampling_config { sampling_rate: 0.5 } } }
   config { name: "b \\"quoted\\" \\\\ back" base_path: "gs://bucket/b" model_platform: "tensorflow"
     model_version_policy { all {} } }
 }

@@ -31,6 +31,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "[models.warmup]": config.Warmup,
     "[models.versions]": config.Versions,
     "[models.rollout]": config.Rollout,
+    "[models.logging]": config.Logging,
 }
 
 # Defaults that depend on the machine or on other keys: the README has them in words.
@@ -38,6 +39,7 @@ IN_WORDS = {
     "admin_socket",
     "allowed_batch_sizes",
     "cache_dir",
+    "filename_prefix",
     "gpu_memory_fraction",
     "library_dir",
     "max_execution_batch_size",
