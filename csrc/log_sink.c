@@ -75,9 +75,26 @@ static void close_file(fs_log_sink *sink, int64_t now_us)
         fs_log_files_prune(sink->settings->path, sink->settings->keep_files);
 }
 
+/* A recording has all that it will get. */
+static void finish(fs_log_sink *sink, int64_t now_us)
+{
+    share(sink, 0);
+    close_file(sink, now_us);
+    /* release: who sees it sees the file. */
+    atomic_store_explicit(&sink->finished, true, memory_order_release);
+}
+
+static bool records_some(const fs_log_sink *sink)
+{
+    return sink->settings != NULL && sink->settings->max_records > 0;
+}
+
 void fs_log_sink_close(fs_log_sink *sink)
 {
-    close_file(sink, 0);
+    if (records_some(sink))
+        finish(sink, 0); /* it has one file and no other */
+    else
+        close_file(sink, 0);
 }
 
 void fs_log_sink_set(fs_log_sink *sink, fs_log_settings *settings)
@@ -121,17 +138,6 @@ static int open_file(fs_log_sink *sink, int64_t now_us)
     return error;
 }
 
-/* The last of max_records is there. */
-static void finish(fs_log_sink *sink, int64_t now_us)
-{
-    if (sink->settings->max_records == 0 || sink->file.records < sink->settings->max_records)
-        return;
-    share(sink, 0);
-    close_file(sink, now_us);
-    /* release: who sees it sees the file. */
-    atomic_store_explicit(&sink->finished, true, memory_order_release);
-}
-
 void fs_log_sink_write(fs_log_sink *sink, const fs_crc32c *crc, const fs_slice *pieces, int n, int64_t now_us)
 {
     uint64_t lost = 1;
@@ -153,16 +159,18 @@ void fs_log_sink_write(fs_log_sink *sink, const fs_crc32c *crc, const fs_slice *
     count(&sink->tally.bytes, sink->file.bytes - before);
     if (sink->file.buffered > 0 && sink->flush_us == INT64_MAX)
         sink->flush_us = now_us + FS_LOG_FLUSH_US;
-    if (sink->settings->max_records == 0 && sink->file.bytes >= sink->settings->max_file_bytes)
+    if (records_some(sink)) {
+        if (sink->file.records >= sink->settings->max_records)
+            finish(sink, now_us);
+    } else if (sink->file.bytes >= sink->settings->max_file_bytes) {
         close_file(sink, now_us);
-    else
-        finish(sink, now_us);
+    }
 }
 
 /* When the file is too old. */
 static int64_t ends_us(const fs_log_sink *sink)
 {
-    int64_t age_us = sink->settings->max_file_age_us;
+    int64_t age_us = records_some(sink) ? INT64_MAX : sink->settings->max_file_age_us;
     return age_us > INT64_MAX - sink->opened_us ? INT64_MAX : sink->opened_us + age_us;
 }
 

@@ -21,7 +21,7 @@ typedef struct fs_log_settings {
     uint64_t max_file_bytes; /* another file after so many, */
     int64_t max_file_age_us; /*   or after so long; INT64_MAX: never */
     uint32_t keep_files;     /* the newest so many stay; 0: all */
-    uint64_t max_records;    /* above 0: so many, in one file whose name is `path` and no prefix */
+    uint64_t max_records;    /* above 0: a recording: so many, in one file whose name is `path` and no prefix */
     char path[PATH_MAX];     /* the prefix of the files' names */
     size_t sampling_len;
     uint8_t sampling[];      /* what LogMetadata says of them: see fs_prediction_log_wrap */
@@ -63,7 +63,7 @@ void fs_log_sink_write(fs_log_sink *sink, const fs_crc32c *crc, const fs_slice *
 /* Writes and closes what is due; returns when it wants to be called again, INT64_MAX: it does not. */
 int64_t fs_log_sink_tick(fs_log_sink *sink, int64_t now_us);
 
-/* Closes the file; the next record begins another. */
+/* Closes the file; the next record begins another, save that a recording is over. */
 void fs_log_sink_close(fs_log_sink *sink);
 
 #endif

@@ -1,4 +1,4 @@
-"""The `fastserve` command: serve, check, inspect, predict, version, bench, warmup, and words to a running daemon.
+"""The `fastserve` command: serve, check, inspect, predict, bench, warmup, ..., and words to a running daemon.
 
 Only arguments and exit codes are here. Each command imports what it needs when it runs, so that
 `fastserve --help` is there at once. Exit codes: 0 done, 1 it did not work, 2 the command line or the

@@ -175,10 +175,10 @@ def _notes(model: Answer) -> Iterator[Text]:
 
 def _log(row: Answer) -> Text:
     """A model's request log in a line; what was lost stands out."""
-    written = f"{row.get('records')} records, {_size(row.get('bytes') or 0)}"
+    share, written = f"{row.get('sampling_rate') or 0:.3g}", _size(row.get("bytes") or 0)
     text = Text(
-        f"{row.get('model')}: logs {row.get('sampling_rate') or 0:.3g} of its requests to {row.get('path')}-*, "
-        f"{written}",
+        f"{row.get('model')}: logs {share} of its requests to {row.get('path')}-*, "
+        f"{row.get('records')} records, {written}",
         style="dim",
     )
     lost = [f"{row[key]} {key}" for key in ("dropped", "skipped", "failed") if row.get(key)]

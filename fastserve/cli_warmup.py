@@ -1,7 +1,8 @@
-"""The `fastserve warmup` commands: record, make, show. They write and read warm-up files, which a version brings along.
+"""The `fastserve warmup` commands: record, make, show. They write and read warm-up files, which a version
+brings along.
 
-Only arguments are here; cli_warmup_record, cli_warmup_make and cli_warmup_show do the work. Exit codes: 0 done, 1 it
-did not work, 2 the command line or the file given is wrong.
+Only arguments are here; cli_warmup_record, cli_warmup_make and cli_warmup_show do the work. Exit codes: 0
+done, 1 it did not work, 2 the command line or the file given is wrong.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ def warmup() -> None:
     """Make, record and look into warm-up requests, which a version runs before it is served.
 
     A version brings them along in assets.extra/tf_serving_warmup_requests: a TFRecord file of up to 1000
-    PredictionLogs, as TensorFlow Serving has it, and as request logs ([models.logging]) are written. They run when
-    the version is tried and again when it is loaded; one that fails, fails the version.
+    PredictionLogs, as TensorFlow Serving has it, and as request logs ([models.logging]) are written. They run
+    when the version is tried and again when it is loaded; one that fails, fails the version.
 
     \b
     Real ones, from a daemon that serves the version before:
@@ -80,13 +81,13 @@ def record(
 ) -> None:
     """Record the next requests that a running daemon answers for MODEL.
 
-    Asks the daemon that runs with --config, over its admin socket, to keep the next requests of MODEL that it answers
-    without an error, whatever [models.logging] says, and writes them to one file. Callers notice nothing. Ctrl-C
-    writes what has come so far. The directory of the file must be there; assets.extra of a version's directory is
-    made.
+    Asks the daemon that runs with --config, over its admin socket, to keep the next requests of MODEL that it
+    answers without an error, whatever [models.logging] says, and writes them to one file. Callers notice
+    nothing. Ctrl-C writes what has come so far. The directory of the file must be there; assets.extra of a
+    version's directory is made.
 
-    A daemon loads a version anew when files in its directory change: record for the next version, before it is
-    renamed into place.
+    A daemon loads a version anew when files in its directory change: record for the next version, before it
+    is renamed into place.
 
     \b
     Examples:
@@ -146,12 +147,13 @@ def make(
 ) -> None:
     """Write a warm-up file for the SavedModel in VERSION_DIR.
 
-    Without --rows, one request of made-up values for every signature and batch size: numbers around 0, small ids, short
-    strings. A model may refuse these (parsed examples, checked ranges): then give it --rows of its own. With them, the
-    rows are cut into requests of the batch sizes in turn, for one signature (default: serving_default, or the one that
-    the JSON file names).
+    Without --rows, one request of made-up values for every signature and batch size: numbers around 0, small
+    ids, short strings. A model may refuse these (parsed examples, checked ranges): then give it --rows of its
+    own. With them, the rows are cut into requests of the batch sizes in turn, for one signature (default:
+    serving_default, or the one that the JSON file names).
 
-    Nothing runs here and TensorFlow is not needed; `fastserve serve` runs the requests when it tries the version.
+    Nothing runs here and TensorFlow is not needed; `fastserve serve` runs the requests when it tries the
+    version.
 
     \b
     Examples:
@@ -172,8 +174,9 @@ def make(
 def show(path: Path, as_json: bool, limit: int | None) -> None:
     """Show the requests in a warm-up file, or in a request log.
 
-    One row for each record: its kind, model, version and signature, and the inputs' dtypes and shapes. Reads to the end
-    and says which record is damaged (exit code 1): a bad checksum, a cut-off end, bytes that are no PredictionLog.
+    One row for each record: its kind, model, version and signature, and the inputs' dtypes and shapes. Reads
+    to the end and says which record is damaged (exit code 1): a bad checksum, a cut-off end, bytes that are
+    no PredictionLog.
 
     \b
     Examples:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from fastserve.errors import FastServeError
 
@@ -27,14 +27,12 @@ def check_place(path: Path, *, force: bool) -> None:
         raise OutputError(f"{parent}: no such directory; make it first")
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Has `write` fill a file beside `path`, which then takes its name. OutputError; what `write` raises."""
     made = None
     try:
         path.parent.mkdir(exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             made = file.name
             write(file)
             file.flush()

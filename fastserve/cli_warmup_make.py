@@ -1,4 +1,5 @@
-"""`fastserve warmup make`: warm-up requests from a SavedModel's signatures, or from rows that somebody has."""
+"""`fastserve warmup make`: warm-up requests from a SavedModel's signatures, or from rows that somebody
+has."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fastserve._native.codec import CodecError, encode_tensor, parse_predict
 
+from fastserve._native.codec import CodecError, encode_tensor, parse_predict
 from fastserve.cli_predict import InputError, read_inputs, to_arrays
 from fastserve.cli_warmup_file import check_place, write_whole
 from fastserve.control.trial_records import MAX_RECORDS
@@ -54,8 +55,8 @@ def make_file(wanted: Made, rows: Path | None, output: Path, *, force: bool) -> 
     requests = list(_made_up(wanted, saved_model) if rows is None else _of_rows(wanted, saved_model, rows))
     if len(requests) > MAX_RECORDS:
         raise MakeError(
-            f"{len(requests)} requests, but a version takes {MAX_RECORDS} at most; give fewer rows, or a larger "
-            "--batch-size"
+            f"{len(requests)} requests, but a version takes {MAX_RECORDS} at most; give fewer rows, or a "
+            "larger --batch-size"
         )
     write_whole(output, lambda file: _write(file, requests))
     count = len(requests)
@@ -74,14 +75,16 @@ def _made_up(wanted: Made, saved_model: SavedModel) -> Iterator[bytes]:
     style = Style(_SPREAD, wanted.inner)
     for signature in _signatures(wanted, saved_model):
         # A signature without a row dimension gets one request, whatever the batch sizes.
-        rows = [1] if not any(port.dims is None or port.dims[:1] == (-1,) for port in signature.inputs) else None
+        rows = (
+            [1] if not any(port.dims is None or port.dims[:1] == (-1,) for port in signature.inputs) else None
+        )
         for size in rows or wanted.batch_sizes:
             try:
                 inputs = {port.alias: sample(port, size, style, rng) for port in signature.inputs}
             except KeyError:
                 raise MakeError(
-                    f"signature {signature.name} has an input of a dtype that no values can be made up for; leave it "
-                    "out: name the others with --signature"
+                    f"signature {signature.name} has an input of a dtype that no values can be made up for; "
+                    "leave it out: name the others with --signature"
                 ) from None
             yield _log(signature, inputs)
 
@@ -109,9 +112,7 @@ def _of_rows(wanted: Made, saved_model: SavedModel, source: Path) -> Iterator[by
     if content.examples is not None:
         raise InputError(f"{source} has examples: give the inputs of a signature, serialized Examples as b64")
     name = (wanted.signatures or (content.signature or _DEFAULT_SIGNATURE,))[0]
-    (signature,) = _signatures(
-        Made(wanted.directory, wanted.tags, (name,), wanted.batch_sizes), saved_model
-    )
+    (signature,) = _signatures(Made(wanted.directory, wanted.tags, (name,), wanted.batch_sizes), saved_model)
     tensors = _tensors(source, signature, content.arrays, content.columns)
     total = _count(source, tensors)
     at = 0
@@ -137,9 +138,13 @@ def _tensors(
     if missing or extra:
         says = [f"lacks {', '.join(sorted(missing))}"] if missing else []
         says += [f"has {', '.join(sorted(extra))}, which the signature has not"] if extra else []
-        raise MakeError(f"{source}: signature {signature.name} takes {', '.join(known)}; the file {'; '.join(says)}")
+        raise MakeError(
+            f"{source}: signature {signature.name} takes {', '.join(known)}; the file {'; '.join(says)}"
+        )
     return {
-        port.alias: _tensor(source, port, arrays[port.alias]) for port in signature.inputs if port.alias in arrays
+        port.alias: _tensor(source, port, arrays[port.alias])
+        for port in signature.inputs
+        if port.alias in arrays
     }
 
 
@@ -150,10 +155,12 @@ def _numpy_name(port: Port) -> str:
 
 def _tensor(source: Path, port: Port, array: Any) -> Tensor:
     if port.dims is not None and (
-        array.ndim != len(port.dims) or any(d not in (-1, n) for d, n in zip(port.dims[1:], array.shape[1:], strict=True))
+        array.ndim != len(port.dims)
+        or any(d not in (-1, n) for d, n in zip(port.dims[1:], array.shape[1:], strict=True))
     ):
         raise MakeError(
-            f"{source}: input {port.alias} has the shape {list(array.shape)}; the signature takes {port.shape}"
+            f"{source}: input {port.alias} has the shape {list(array.shape)}; the signature takes "
+            f"{port.shape}"
         )
     if port.dtype == STRING:
         strings = np.empty(array.shape, dtype=object)
@@ -190,7 +197,9 @@ def _log(signature: Signature, inputs: Mapping[str, Tensor]) -> bytes:
     request = log.predict_log.request
     request.model_spec.signature_name = signature.name
     for alias, tensor in inputs.items():
-        request.inputs[alias].ParseFromString(encode_tensor(tensor.native(), as_content=tensor.dtype != STRING))
+        request.inputs[alias].ParseFromString(
+            encode_tensor(tensor.native(), as_content=tensor.dtype != STRING)
+        )
     try:
         parse_predict(request.SerializeToString())
     except CodecError as error:  # beyond what a request may be

@@ -1,4 +1,5 @@
-"""`fastserve warmup record`: asks a daemon to keep the next requests of a model, waits, and fetches the file."""
+"""`fastserve warmup record`: asks a daemon to keep the next requests of a model, waits, and fetches the
+file."""
 
 from __future__ import annotations
 
@@ -103,8 +104,8 @@ def _fetch(wanted: Recording, done: Answer, output: Path) -> str:
         raise FastServeError(f"the daemon could not write them to {done['file']}: {done['error']}")
     if not done["records"]:
         raise FastServeError(
-            f"no request of {wanted.model} was answered in {wanted.timeout_s:g} s; send some meanwhile, or wait "
-            "longer with --timeout"
+            f"no request of {wanted.model} was answered in {wanted.timeout_s:g} s; send some meanwhile, or "
+            "wait longer with --timeout"
         )
     source = Path(done["file"])
     try:
@@ -112,8 +113,8 @@ def _fetch(wanted: Recording, done: Answer, output: Path) -> str:
             write_whole(output, lambda file: shutil.copyfileobj(recorded, file))
     except OSError as error:
         raise FastServeError(
-            f"{source}, which the daemon has written, cannot be read: {error.strerror}; run this where the daemon "
-            "runs, as its user"
+            f"{source}, which the daemon has written, cannot be read: {error.strerror}; run this where the "
+            "daemon runs, as its user"
         ) from None
     with suppress(OSError):
         source.unlink()

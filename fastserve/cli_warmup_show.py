@@ -1,4 +1,5 @@
-"""`fastserve warmup show`: what is in a file of PredictionLogs, record by record, as a table or as JSON lines."""
+"""`fastserve warmup show`: what is in a file of PredictionLogs, record by record, as a table or as JSON
+lines."""
 
 from __future__ import annotations
 
@@ -86,7 +87,8 @@ def _row(path: Path, number: int, record: bytes) -> Row:
         log = message("tensorflow.serving.PredictionLog").FromString(record)
     except DecodeError:
         raise Damaged(
-            f"{path}: record {number} is no PredictionLog ({len(record)} bytes); a warm-up file has nothing else"
+            f"{path}: record {number} is no PredictionLog ({len(record)} bytes); a warm-up file has nothing "
+            "else"
         ) from None
     field = log.WhichOneof("log_type")
     row: Row = {"record": number, "kind": _KINDS.get(field, "empty"), "bytes": len(record)}
@@ -133,9 +135,7 @@ def _table(path: Path, rows: list[Row]) -> Table:
             column, overflow="fold", justify="right" if column in ("record", "version") else "left"
         )
     for row in rows:
-        inputs = ", ".join(
-            f"{alias} {port['dtype']}{port['shape']}" for alias, port in row["inputs"].items()
-        )
+        inputs = ", ".join(f"{alias} {port['dtype']}{port['shape']}" for alias, port in row["inputs"].items())
         table.add_row(
             str(row["record"]),
             row["kind"],

@@ -55,7 +55,7 @@ cdef fs_log_settings *settings_of(dict settings) except NULL:
     cdef fs_log_settings c
     cdef bytes path = os.fsencode(settings["path"])
     cdef fs_slice[64] tags
-    cdef list names = [tag.encode() for tag in settings.get("tags", ())]
+    cdef list names = [text.encode() for text in settings.get("tags", ())]
     cdef bytes tag
     memset(&c, 0, sizeof(fs_log_settings))
     c.sampling_rate = settings.get("sampling_rate", 1.0)

@@ -1,5 +1,5 @@
-"""What the admin socket's verbs do: status, reload, load, unload, labels, recordings, and the core's own list and
-stats.
+"""What the admin socket's verbs do: status, reload, load, unload, labels, recordings, and the core's own list
+and stats.
 
 Called by the admin socket with a request's object; an answer is an object, too. Owned by the daemon, on the
 event loop. The commands of the shell that use them are in cli_admin.

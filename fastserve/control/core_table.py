@@ -1,4 +1,5 @@
-"""What the core is told of models beside their versions: labels, request logs, the states behind GetModelStatus.
+"""What the core is told of models beside their versions: labels, request logs, the states behind
+GetModelStatus.
 
 The core answers GetModelStatus from the table that it was told last, also when this process has gone. Owned
 by the manager, on the event loop; one task tells what is new, and a new core is told everything.

@@ -1,7 +1,9 @@
-"""Recording: the next requests that a model answers, in a file, for whoever asks for them over the admin socket.
+"""Recording: the next requests that a model answers, in a file, for whoever asks for them over the admin
+socket.
 
-The core writes them to a directory of the state directory, and ends by itself when it has as many as were wanted, or
-after a while. Used by the admin verbs, on the event loop; what becomes of the file is the caller's affair.
+The core writes them to a directory of the state directory, and ends by itself when it has as many as were
+wanted, or after a while. Used by the admin verbs, on the event loop; what becomes of the file is the caller's
+affair.
 """
 
 from __future__ import annotations
@@ -63,8 +65,8 @@ class Recorder:
         return recording
 
     async def end(self, model: str) -> Answer:
-        """Ends it: what there is is in the file, which is not there when that is nothing. CoreError when it is over
-        already."""
+        """Ends it: what there is is in the file, which is not there when that is nothing. CoreError when it
+        is over already."""
         answer = await self._core.call("record", model=model, settings=None)
         recorded = answer["recorded"]
         if recorded is None:

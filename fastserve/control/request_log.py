@@ -32,8 +32,9 @@ def log_settings(model: Model) -> dict[str, Any] | None:
 
 
 def logging_of(config: Any, before: Logging, root: str) -> Logging:
-    """What a ModelConfig asks for. Without a logging_config, or at a sampling rate of 0, nothing is logged; what
-    LoggingConfig cannot say is as `before`. A relative prefix starts in directory `root`. NoCollector, ValueError."""
+    """What a ModelConfig asks for. Without a logging_config, or at a sampling rate of 0, nothing is logged;
+    what LoggingConfig cannot say is as `before`. A relative prefix starts in directory `root`. NoCollector,
+    ValueError."""
     if not config.HasField("logging_config"):
         return replace(before, sampling_rate=0.0)
     collector = config.logging_config.log_collector_config

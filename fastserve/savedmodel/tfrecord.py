@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +51,7 @@ def read_records(path: str | Path) -> Iterator[bytes]:
             offset = file.tell()
 
 
-def write_records(file: BinaryIO, records: Iterable[bytes]) -> int:
+def write_records(file: IO[bytes], records: Iterable[bytes]) -> int:
     """Writes records to an open file. How many there were. OSError."""
     count = 0
     for record in records:

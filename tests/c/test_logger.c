@@ -418,9 +418,10 @@ static void test_a_recording_of_so_many(void)
     CHECK_EQ(folder_count(&l.folder, "taken"), 1);
     read_back(&l);
     CHECK_EQ(l.records.n, 8); /* 5 of m-..., then 3 of "taken" */
-    check_record(&l, 7, &frame, NULL);
     CHECK_EQ(field(field(record(&l, 4), 6), 2).len > 0, 1);
-    CHECK_EQ(field(field(record(&l, 7), 6), 2).len, 0); /* without answers */
+    fs_slice predict = field(record(&l, 7), 6);
+    check_equal(field(predict, 1), frame.data + FS_GRPC_PREFIX_BYTES, frame.len - FS_GRPC_PREFIX_BYTES);
+    CHECK_EQ(field(predict, 2).len, 0); /* without answers */
     free(frame.data);
     /* Another one, which is ended before it has all. */
     snprintf(recording.path, sizeof recording.path, "%s/again", l.folder.path);

@@ -1,5 +1,5 @@
-"""Request logs and warm-up files with a real daemon: what is logged under load is read by TensorFlow, switched on and
-off by reloads of both kinds, and warms the next version up.
+"""Request logs and warm-up files with a real daemon: what is logged under load is read by TensorFlow,
+switched on and off by reloads of both kinds, and warms the next version up.
 """
 
 from __future__ import annotations
@@ -139,7 +139,10 @@ def test_reloads_of_both_kinds_switch_it(serving: Serving) -> None:
     assert serving.daemon.log.count("published servable=m:1") == 1  # nothing was loaded anew
     assert "renewed" not in serving.daemon.log
     places = [serving.directory / "logs", serving.directory / "other", serving.directory / "state" / "logs"]
-    found = [[float(r.predict_log.request.inputs["x"].float_val[0]) for r in logs(sorted(p.iterdir()))] for p in places]
+    found = [
+        [float(r.predict_log.request.inputs["x"].float_val[0]) for r in logs(sorted(p.iterdir()))]
+        for p in places
+    ]
     assert found == [[2.0], [4.0], [6.0]]
 
 
@@ -227,7 +230,7 @@ def test_status_tells_what_is_lost(serving: Serving) -> None:
             client.outputs(request("m", {"x": [float(i)]}))
     serving.daemon.until(lambda: log(serving)["failed"] == 10)
     assert serving.daemon.log.count("requests are not logged") <= 4
-    assert "requests are not logged model=m" in serving.daemon.log
+    assert "requests are not logged process=core model=m" in serving.daemon.log
     done = subprocess.run(
         [sys.executable, "-m", "fastserve", "status"],
         cwd=serving.directory,

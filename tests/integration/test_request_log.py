@@ -1,5 +1,5 @@
-"""Request logs of a core, over gRPC: what is in the files, as TensorFlow Serving's own messages read it, while the
-log is switched on and off, the core drains or dies.
+"""Request logs of a core, over gRPC: what is in the files, as TensorFlow Serving's own messages read it,
+while the log is switched on and off, the core drains or dies.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ def test_losses_are_told_once_for_each_doubling(client: Client, tmp_path: Path) 
     eventually(lambda: client.log()["failed"] == 40)
     told = [event, *(e for e in client.core.events if e["event"] == "log")]
     counts = [e["fields"]["failed"] for e in told]
-    assert all(b >= 2 * a for a, b in zip(counts, counts[1:], strict=False))
+    assert all(b >= 2 * a for a, b in pairwise(counts))
     assert client.log()["error"] == event["fields"]["why"]
 
 

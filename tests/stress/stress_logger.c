@@ -47,8 +47,10 @@ static void *send_calls(void *arg)
     for (long i = 0; i < s->calls; i++) {
         fs_request_log *log = s->logs[next_random(&s->seed) % LOGS];
         uint8_t sinks = fs_request_log_draw(log, &random);
-        if (sinks == 0)
+        if (sinks == 0) { /* it is off: until somebody turns it on again */
+            nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
             continue;
+        }
         size_t len = 16 + next_random(&s->seed) % (i % 64 == 0 ? 60000 : 200);
         fs_rpc rpc = {.message_len = len};
         fs_call call = {.rpc = &rpc, .owner = &s->owner, .log = fs_request_log_ref(log), .log_sinks = sinks,
@@ -70,7 +72,7 @@ static void *send_calls(void *arg)
             s->posted++;
             fs_logger_post(s->logger, entry);
         }
-        if (next_random(&s->seed) % 64 == 0)
+        if (next_random(&s->seed) % 16 == 0)
             nanosleep(&(struct timespec){.tv_nsec = next_random(&s->seed) % 100000}, NULL);
     }
     atomic_fetch_sub_explicit(&senders_left, 1, memory_order_release);
@@ -194,8 +196,10 @@ int main(int argc, char **argv)
     fs_request_log *logs[LOGS];
     REQUIRE(logger != NULL);
     uint32_t seed = 42;
-    for (int i = 0; i < LOGS; i++)
+    for (int i = 0; i < LOGS; i++) {
         REQUIRE((logs[i] = fs_request_log_new(&home, on_loss, NULL)) != NULL);
+        give(logger, &home, logs[i], FS_LOG_STANDING, settings(&f, i == 0 ? "a" : "b", &seed), 0);
+    }
 
     static sender senders[OWNERS];
     atomic_init(&senders_left, OWNERS);

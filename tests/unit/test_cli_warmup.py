@@ -1,4 +1,5 @@
-"""`fastserve warmup`: files made of signatures and rows, recorded from a daemon that is made up, and shown."""
+"""`fastserve warmup`: files made of signatures and rows, recorded from a daemon that is made up, and
+shown."""
 
 from __future__ import annotations
 
@@ -153,7 +154,9 @@ def test_rows_are_cut_into_requests(version: Path, tmp_path: Path) -> None:
 
 def test_rows_as_json(version: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.json"
-    rows.write_text(json.dumps({"instances": [{"dense": [1, 2, 3], "ids": 7}, {"dense": [4, 5, 6], "ids": 8}]}))
+    rows.write_text(
+        json.dumps({"instances": [{"dense": [1, 2, 3], "ids": 7}, {"dense": [4, 5, 6], "ids": 8}]})
+    )
     assert call("make", version, "--rows", rows, "--batch-size", 2).exit_code == 0
     (warmup,) = read_requests(version, read(version))
     assert warmup.inputs[0].array.tolist() == [[1, 2, 3], [4, 5, 6]]

@@ -1,4 +1,5 @@
-"""Request logs on the control side: from the configuration and from LoggingConfig to what the core is told."""
+"""Request logs on the control side: from the configuration and from LoggingConfig to what the core is
+told."""
 
 from __future__ import annotations
 
@@ -75,7 +76,7 @@ def test_what_cannot_be_is_refused(keys: str, problem: str) -> None:
 def test_two_models_do_not_share_files() -> None:
     table = '[models.logging]\nsampling_rate = 1.0\nfilename_prefix = "logs"\n'
     other = MODEL.replace('"m"', '"n"', 1)
-    with pytest.raises(ConfigError, match="filename_prefix is m's, too: give each model its own"):
+    with pytest.raises(ConfigError, match="filename_prefix: is m's, too: give each model its own"):
         read(MODEL + table + other + table)
     read(MODEL + table + other + table.replace("1.0", "0.0"))
 
@@ -89,9 +90,7 @@ def test_a_version_is_not_loaded_anew_for_its_log() -> None:
 
 
 def reloaded(before: Logging | None = None, **logging: Any) -> Logging:
-    config = message("tensorflow.serving.ModelConfig")(
-        name="m", base_path="/m", model_platform="tensorflow"
-    )
+    config = message("tensorflow.serving.ModelConfig")(name="m", base_path="/m", model_platform="tensorflow")
     if logging:
         config.logging_config.log_collector_config.type = logging.pop("type", "")
         config.logging_config.log_collector_config.filename_prefix = logging.pop("prefix", "")
@@ -218,6 +217,14 @@ class RecordingCore:
         return {"recorded": before}
 
 
+def leave_behind(path: str) -> None:
+    Path(path).write_text("of an earlier recording")
+
+
+def is_there(path: str) -> bool:
+    return Path(path).exists()
+
+
 def recorder(core: RecordingCore, tmp_path: Path) -> Recorder:
     return Recorder(core, core, str(tmp_path))  # type: ignore[arg-type]
 
@@ -234,7 +241,7 @@ def test_a_recording_from_its_begin_to_its_end(tmp_path: Path) -> None:
         assert (await one.progress("m"))["records"] == 0
         with pytest.raises(CoreError, match="requests of m are being recorded already"):
             await one.begin("m", 5, 1.0, 10.0)
-        Path(begun["file"]).write_text("left behind")
+        leave_behind(begun["file"])
         assert (await one.end("m"))["file"] == begun["file"]
         with pytest.raises(CoreError, match="no requests of m are being recorded"):
             await one.end("m")
@@ -242,7 +249,7 @@ def test_a_recording_from_its_begin_to_its_end(tmp_path: Path) -> None:
             await one.progress("m")
         again = await one.begin("m", 5, 1.0, 10.0)
         assert again["file"] != begun["file"]
-        assert not Path(begun["file"]).exists()
+        assert not is_there(begun["file"])
 
     asyncio.run(run())
 
