@@ -180,7 +180,7 @@ FLAGS: tuple[Flag, ...] = (
     _no_effect("prefer_tflite_model", "bool", False, _NO_TFLITE),
     _no_effect("num_tflite_pools", "int32", None, _NO_TFLITE),
     _no_effect("num_tflite_interpreters_per_pool", "int32", 1, _NO_TFLITE),
-    _works("enable_signature_method_name_check", "bool", False, "[models] check_method_names"),
+    _works("enable_signature_method_name_check", "bool", False, "[server] check_method_names"),
     _no_effect(
         "xla_cpu_compilation_enabled",
         "bool",

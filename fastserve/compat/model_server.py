@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fastserve.compat.batching import add_batching
 from fastserve.compat.channel import add_limits
 from fastserve.compat.draft import Draft, Entry
-from fastserve.compat.flag_table import BY_NAME, FLAGS, Verdict
+from fastserve.compat.flag_table import FLAGS, Verdict
 from fastserve.compat.flags import Flags
 from fastserve.compat.models import add_models
 from fastserve.compat.platform import add_platform, set_iterations
@@ -162,7 +162,7 @@ def _add_settings(draft: Draft, flags: Flags) -> None:
 def _add_method_check(draft: Draft, flags: Flags) -> None:
     name = "enable_signature_method_name_check"
     on = flags.is_on(name)
-    if "check_method_names" in Model.__struct_fields__:
-        draft.set_every_model("", "check_method_names", on, f"--{name}")
+    if "check_method_names" in Server.__struct_fields__:
+        draft.set("server", "check_method_names", on, f"--{name}")
     elif on:
-        draft.note(f"--{name} has no effect: {BY_NAME[name].text}")
+        draft.note(f"--{name} has no effect: method names are not looked at in this version")

@@ -222,6 +222,13 @@ def test_a_model_that_a_client_adds_gets_the_same_settings() -> None:
     assert (new.batching, new.warmup, new.tags) == (configured.batching, configured.warmup, configured.tags)
 
 
+def test_method_names_are_checked_or_it_is_said_that_they_are_not() -> None:
+    served = read("--enable_signature_method_name_check")
+    checked = getattr(served.config.server, "check_method_names", False)
+    assert [note for note in served.draft.notes if "method names" in note] == served.draft.notes
+    assert checked == (not served.draft.notes)
+
+
 # ---- flags that do not go together -------------------------------------------------------------
 
 
