@@ -14,6 +14,7 @@ import click
 
 from fastserve.cli_admin import labels, load, reload, status, unload
 from fastserve.cli_bench import bench
+from fastserve.cli_tfserving import import_, tfserving
 from fastserve.cli_tune import tune
 from fastserve.cli_warmup import warmup
 from fastserve.errors import FastServeError
@@ -226,5 +227,5 @@ def version() -> None:
         click.echo(f"{name:{width}}  {text}")
 
 
-for command in (bench, tune, status, reload, load, unload, labels, warmup):
+for command in (tfserving, import_, bench, tune, status, reload, load, unload, labels, warmup):
     main.add_command(command)

@@ -166,6 +166,8 @@ class TensorFlow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Annotated[float, Meta(gt=0, le=1, description="a number above 0, up to 1")] | None
     ) = None
     gpu_allow_growth: bool = True
+    # Further settings of TensorFlow's sessions: a ConfigProto as text. What has a key here is not in there.
+    session_config: str = ""
     # Keep what XLA has compiled, for the core and for later versions.
     xla_cache: bool = True
 
@@ -188,6 +190,9 @@ class Batching(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pad_variable_length_inputs: bool = False
     # Answer requests of more rows than max_batch_size, and what has no rows to batch, with INVALID_ARGUMENT.
     refuse_larger: bool = False
+    # A file in a version's directory, BatchingParameters as text, which takes the place of all this where
+    # it is there. TensorFlow Serving's is called "batching_params.pbtxt".
+    version_file: str = ""
 
     @property
     def largest_batch(self) -> int:

@@ -12,17 +12,24 @@ from typing import Any
 
 from fastserve.config import Batching, Config, Model
 from fastserve.config_address import check_unix_path, parse_address
+from fastserve.errors import ConfigError
 from fastserve.toml_tables import Problem, Where
 
 # As in csrc/policy.h.
 MAX_BUCKETS = 32
 # What a log adds to it still makes a name that Linux takes.
 MAX_PREFIX_BYTES = 3900
+_NO_MODEL = Problem(
+    (), "there is no model to serve: expected at least one [[models]] with name and base_path"
+)
 
 
-def check(config: Config, tables: dict[str, Any]) -> list[Problem]:
-    """Everything that is wrong with `config`, whose file held `tables`."""
+def check(config: Config, tables: dict[str, Any], *, may_be_empty: bool = False) -> list[Problem]:
+    """Everything that is wrong with `config`, whose file held `tables`. `may_be_empty`: models may come
+    later."""
+    empty = not config.models and not may_be_empty
     return [
+        *([_NO_MODEL] if empty else []),
         *_server(config),
         *_server_tls(config),
         *_reload_rpc(config),
@@ -118,13 +125,19 @@ def _tensorflow(config: Config) -> Iterator[Problem]:
         yield Problem(
             ("tensorflow", "visible_devices"), 'means nothing with device = "cpu"; remove one of the two'
         )
+    if not tensorflow.session_config:
+        return
+    # protobuf is not loaded for files that do not need it.
+    from fastserve.session_config import parse_session_config
+
+    try:
+        parse_session_config(tensorflow.session_config)
+    except ConfigError as error:
+        for text in error.problems:
+            yield Problem(("tensorflow", "session_config"), text, show_value=False)
 
 
 def _models(config: Config, tables: dict[str, Any]) -> Iterator[Problem]:
-    if not config.models:
-        yield Problem(
-            (), "there is no model to serve: expected at least one [[models]] with name and base_path"
-        )
     first: dict[str, int] = {}
     prefixes: dict[str, str] = {}
     for i, model in enumerate(config.models):
@@ -191,6 +204,8 @@ def _logging(model: Model, prefixes: dict[str, str], where: Where) -> Iterator[P
 
 
 def _batching(batching: Batching, given: dict[str, Any], where: Where) -> Iterator[Problem]:
+    if "/" in batching.version_file:
+        yield Problem((*where, "version_file"), "expected the name of a file, without a path")
     execution = batching.max_execution_batch_size
     if execution is not None and not batching.split_large_batches:
         yield Problem(

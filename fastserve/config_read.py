@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -100,11 +101,21 @@ def parse_config(text: str, file: str, listen: tuple[str, ...] = ()) -> Config:
             f"unix:{os.path.abspath(text[5:])}" if len(text) > 5 and text.startswith("unix:") else text
             for text in listen
         ]
+    return _config(tables, text, file)
+
+
+def config_of(tables: dict[str, Any], whence: str) -> Config:
+    """The configuration in tables that stand in no file of ours; `whence` is what errors name. Without a
+    model, too."""
+    return _config(tables, "", whence, may_be_empty=True)
+
+
+def _config(tables: dict[str, Any], text: str, file: str, *, may_be_empty: bool = False) -> Config:
     problems: list[Problem] = []
     config = build(_SCHEMA, Config, tables, (), problems)
     if config is not None and not problems:
         config = _resolve(config, Path(file).resolve())
-        problems = check(config, tables)
+        problems = check(config, tables, may_be_empty=may_be_empty)
     if config is None or problems:
         raise refuse(problems, _SCHEMA, text, file, tables)
     return config
@@ -197,7 +208,11 @@ def _path(base: Path, text: str) -> str:
 
 def _default_state_dir(file: Path) -> str:
     """A directory of this configuration file's own, the same at every start."""
-    home = os.environ.get("XDG_STATE_HOME", "")
-    state_home = Path(home) if os.path.isabs(home) else Path("~/.local/state").expanduser()
     digest = hashlib.sha256(os.fsencode(file)).hexdigest()[:16]
-    return str(state_home / "fastserve" / digest)
+    return str(state_home() / "fastserve" / digest)
+
+
+def state_home() -> Path:
+    """Where programs keep their state for the user."""
+    home = os.environ.get("XDG_STATE_HOME", "")
+    return Path(home) if os.path.isabs(home) else Path("~/.local/state").expanduser()

@@ -16,7 +16,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 
 @cache
-def _pool() -> Any:
+def pool() -> Any:
+    """The pool itself, for texts that name messages: `[type.googleapis.com/NAME] { ... }`."""
     pool = descriptor_pool.DescriptorPool()
     files = descriptor_pb2.FileDescriptorSet.FromString(Path(__file__).with_suffix(".binpb").read_bytes())
     for file in files.file:
@@ -27,4 +28,4 @@ def _pool() -> Any:
 @cache
 def message(name: str) -> Any:
     """The class of message `name`, "tensorflow.SavedModel" say. KeyError when protos/ does not define it."""
-    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(name))
+    return message_factory.GetMessageClass(pool().FindMessageTypeByName(name))

@@ -98,6 +98,7 @@ def expect(what: str, got: str, wanted: str) -> None:
 def check_install(env: Environment, wheel: Path) -> None:
     env.install(wheel.resolve())
     print(env.run("fastserve", "version"))
+    print(env.run("tensorflow_model_server", "--version"))
     libraries = env.python(LOADED_LIBRARIES).split()
     bundled = [path for path in libraries if path.startswith(str(env.folder))]
     if not libraries or libraries != bundled:

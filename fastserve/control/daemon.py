@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from fastserve.config import Config, Server
+from fastserve.config import Config, Model, Server
 from fastserve.config_address import UnixAddress
 from fastserve.control.admin import AdminSocket
 from fastserve.control.admin_verbs import AdminVerbs
@@ -62,6 +63,12 @@ class ServeOptions:
     # Where the configuration comes from, and how it is read again.
     file: str | None = None
     read: Callable[[], Config] | None = None
+    # A start waits for models that have no version yet, instead of failing.
+    wait: bool = False
+    # Written to stderr, too, when it is ready.
+    ready_words: str = ""
+    # What HandleReloadConfigRequest adds has this model's settings; None: defaults.
+    new_model: Model | None = None
 
 
 def serve(config: Config, options: ServeOptions, log: Log) -> int:
@@ -127,7 +134,7 @@ async def run(
         work = VersionWork(tensorflow, config.loading, core, trials, state, memory, cache, log)
         manager = Manager(config.loading, core, work, log)
         reloader = Reloader(config, manager, credentials, options.read, log)
-        requests = ReloadRequests(reloader, manager)
+        requests = ReloadRequests(reloader, manager, options.new_model)
         verbs = AdminVerbs(core, manager, memory, reloader)
         admin = AdminSocket(server.admin_socket, verbs.table())
         await admin.open()
@@ -192,9 +199,11 @@ async def _start(
             group.create_task(manager.settled(), name="first-versions")
     except BaseExceptionGroup as group:
         raise next((e for e in group.exceptions if isinstance(e, FastServeError)), group) from None
+    if options.wait:
+        await manager.populated()
     if options.strict and manager.failed:
         raise StartError("not every model can be served, and --strict was given: " + _failures(manager))
-    if not manager.available:
+    if config.models and not manager.available:
         raise StartError("no model can be served: " + _failures(manager))
     listeners.listen()
     await core.serve()
@@ -364,6 +373,9 @@ def _announce(
             print(line, flush=True)
     else:
         log.info("ready", **fields, seconds=round(seconds, 3), pid=os.getpid(), core_pid=core.pid)
+    if options.ready_words:
+        with suppress(OSError):
+            print(options.ready_words, file=sys.stderr, flush=True)
 
 
 def _write_whole(path: str, text: str) -> None:

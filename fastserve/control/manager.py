@@ -109,6 +109,11 @@ class Manager:
         served = [self._models[name] for name in self._models if names is None or name in names]
         await asyncio.gather(*(s.stream.settled() for s in served))
 
+    async def populated(self) -> None:
+        """As settled, but a model that has no version yet is waited for, and one that fails until it is given
+        up."""
+        await asyncio.gather(*(served.stream.populated() for served in self.models))
+
     async def recover(self, core: CoreProcess) -> None:
         """Brings everything that was available into a core that is new. CoreLost when that one dies too."""
         lost: list[tuple[ServableStream, Harness, str]] = []

@@ -40,9 +40,11 @@ class Refused(Exception):
 class ReloadRequests:
     """Answers the requests that the core passes on: (gRPC code, message, reply)."""
 
-    def __init__(self, reloader: Reloader, manager: Manager) -> None:
+    def __init__(self, reloader: Reloader, manager: Manager, like: Model | None = None) -> None:
+        """`like`: a model whose settings those get that are new; None: defaults."""
         self._reloader = reloader
         self._manager = manager
+        self._like = like
 
     async def answer(self, method: str, request: bytes) -> tuple[int, str, bytes]:
         """The hook of core_process.OnRequest."""
@@ -71,7 +73,7 @@ class ReloadRequests:
             )
         before = {served.model.name: served.model for served in self._manager.models}
         logs = f"{self._reloader.config.server.state_dir}/logs"
-        models = models_of(config.model_config_list.config, before, logs)
+        models = models_of(config.model_config_list.config, before, logs, self._like)
         roots = self._reloader.config.server.reload_roots
         check_roots(models, before, roots)
         check_log_places(models, before, roots, logs)
@@ -110,14 +112,17 @@ class ReloadRequests:
             await self._manager.set_labels(name, wanted, removed)
 
 
-def models_of(configs: Sequence[Any], before: Mapping[str, Model], logs: str) -> list[Model]:
-    """The models that a ModelConfigList names. What it cannot say is as `before`, or default; request logs
-    whose prefix is relative go below the directory `logs`. Refused in TensorFlow Serving's words."""
+def models_of(
+    configs: Sequence[Any], before: Mapping[str, Model], logs: str, like: Model | None = None
+) -> list[Model]:
+    """The models that a ModelConfigList names. What it cannot say is as `before`, or for new ones as in
+    `like`, or default; request logs whose prefix is relative go below the directory `logs`. Refused in
+    TensorFlow Serving's words."""
     names = [config.name for config in configs]
     for name in names:
         if names.count(name) > 1:
             raise Refused(INVALID_ARGUMENT, f"Illegal to list model {name} multiple times in config list")
-    models = [_model(config, before.get(config.name), logs) for config in configs]
+    models = [_model(config, before.get(config.name), logs, like) for config in configs]
     prefixes = [model.logging.filename_prefix for model in models if model.logging.sampling_rate]
     for prefix in prefixes:
         if prefixes.count(prefix) > 1:
@@ -173,7 +178,7 @@ def _is_below(path: str, root: str) -> bool:
     return os.path.commonpath([real, real_root]) == real_root
 
 
-def _model(config: Any, before: Model | None, logs: str) -> Model:
+def _model(config: Any, before: Model | None, logs: str, like: Model | None) -> Model:
     if config.model_type and config.model_platform:
         raise Refused(
             INVALID_ARGUMENT,
@@ -201,7 +206,7 @@ def _model(config: Any, before: Model | None, logs: str) -> Model:
         )
     if not config.name or any(char in "/:" or not char.isprintable() for char in config.name):
         raise Refused(INVALID_ARGUMENT, f'Illegal model name "{config.name}": no "/" and no ":"')
-    model = before or _default(config.name, config.base_path)
+    model = before or new_model(config.name, config.base_path, like)
     try:
         logging = logging_of(config, model.logging, logs)
     except NoCollector as error:
@@ -218,7 +223,10 @@ def _model(config: Any, before: Model | None, logs: str) -> Model:
     )
 
 
-def _default(name: str, base_path: str) -> Model:
+def new_model(name: str, base_path: str, like: Model | None = None) -> Model:
+    """A model with the settings of another, or with the defaults."""
+    if like is not None:
+        return replace(like, name=name, base_path=base_path)
     model = Model(name=name, base_path=base_path)
     sizes = powers_of_two(model.batching.largest_batch)
     return replace(model, batching=replace(model.batching, allowed_batch_sizes=sizes))

@@ -144,6 +144,7 @@ class ServableStream:
         self._tasks: dict[Harness, asyncio.Task[None]] = {}
         self._proofs: dict[Harness, asyncio.Task[None]] = {}
         self._settled = asyncio.Event()
+        self._populated = asyncio.Event()
         self._idle = asyncio.Event()
         self._removed = False
         self._closed = False
@@ -162,6 +163,10 @@ class ServableStream:
     async def settled(self) -> None:
         """Waits until the source has looked and every aspired version is available or has failed once."""
         await self._settled.wait()
+
+    async def populated(self) -> None:
+        """Waits until it is settled with a version that is available or has been given up."""
+        await self._populated.wait()
 
     # ---- what others say -----------------------------------------------------------------
 
@@ -455,6 +460,8 @@ class ServableStream:
         first = any(h.attempts <= 1 and h.state is State.LOADING for h in working)
         if self._looked and not first and not (waiting and working):
             self._settled.set()
+            if any(h.state in (State.AVAILABLE, State.END) for h in self.versions):
+                self._populated.set()
         if not self._tasks and all(h.state is State.END for h in self.versions):
             self._idle.set()
         else:

@@ -44,6 +44,7 @@ from fastserve.control.trial_session import may_use_gpu, session_config
 from fastserve.control.trial_tensors import Style, Tensor
 from fastserve.control.trial_verdict import Verdict, signature_spec
 from fastserve.control.trial_xla import Findings, compiled_pays, examine, why_not_compilable
+from fastserve.control.version_files import disables_meta_optimizer
 from fastserve.errors import FastServeError, ModelError
 from fastserve.savedmodel import SavedModel, Signature, map_of_signatures, prepare, read
 
@@ -78,6 +79,9 @@ class TrialRun:
         self._no_twin: dict[str, str] = {}
         self._single_threaded = request.model.runtime == "tensorflow" and not may_use_gpu(request.tensorflow)
         self._cache: CacheWatch | None = None
+        # What the version's saved_model_config.pb asks for, and what of it has no effect.
+        self._no_meta_optimizer = False
+        self._ignored: list[str] = []
         # What the version brought along to be run, and rows of it.
         self._requests: list[WarmupRequest] = []
         self._recorded: dict[str, tuple[Tensor, ...]] = {}
@@ -88,6 +92,8 @@ class TrialRun:
         asked = self._request.model
         with self._stage("read"):
             self._saved_model = self._read()
+            if asked.runtime == "tensorflow":
+                self._no_meta_optimizer, self._ignored = disables_meta_optimizer(asked.path)
             if self._request.warmup_records and asked.runtime == "tensorflow":
                 self._requests = read_requests(asked.path, self._saved_model)
                 self._recorded = sample_rows(self._requests)
@@ -139,6 +145,7 @@ class TrialRun:
                     "compiled": self._cache.compiled if self._cache else 0,
                 },
                 "warmup": warmup,
+                "ignored": self._ignored,
                 "signatures": [verdict.report() for verdict in verdicts],
             },
         }
@@ -206,9 +213,14 @@ class TrialRun:
 
     def _spec(self) -> dict[str, Any]:
         """The servable before anything is known about its signatures."""
-        plain = session_config(self._request.tensorflow, single_threaded=self._single_threaded)
+        settings, as_it_is = self._request.tensorflow, self._no_meta_optimizer
+        plain = session_config(
+            settings, single_threaded=self._single_threaded, disable_meta_optimizer=as_it_is
+        )
         # The clustered graph has switches that the executor for one thread does not know.
-        cluster = session_config(self._request.tensorflow, single_threaded=False, cluster=True)
+        cluster = session_config(
+            settings, single_threaded=False, cluster=True, disable_meta_optimizer=as_it_is
+        )
         asked = self._request.model
         if asked.runtime != "tensorflow":
             plain = cluster = b""

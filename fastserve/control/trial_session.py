@@ -6,25 +6,31 @@ from pathlib import Path
 from typing import Any
 
 from fastserve.config import TensorFlow
-from fastserve.protos import message
+from fastserve.session_config import parse_session_config
 
 SINGLE_THREADED = "SINGLE_THREADED_EXECUTOR"
 
 
-def session_config(settings: TensorFlow, *, single_threaded: bool, cluster: bool = False) -> bytes:
+def session_config(
+    settings: TensorFlow,
+    *,
+    single_threaded: bool,
+    cluster: bool = False,
+    disable_meta_optimizer: bool = False,
+) -> bytes:
     """A serialized ConfigProto.
 
     `single_threaded`: ops of a run go one after the other through an executor that keeps no books about what
     runs in parallel. All runs here stay in their thread anyway, and each is some microseconds cheaper; but
     graphs with TensorFlow 1's control flow or reference variables, or over several devices, cannot use it.
-    `cluster`: XLA compiles what parts of the graph it can.
+    `cluster`: XLA compiles what parts of the graph it can. `disable_meta_optimizer`: the graph stays as it is
+    in the file.
     """
-    config = message("tensorflow.ConfigProto")(
-        intra_op_parallelism_threads=settings.intra_op_threads,
-        inter_op_parallelism_threads=settings.inter_op_threads,
-        # Ops without a kernel for the device they were exported for run on another.
-        allow_soft_placement=True,
-    )
+    config = parse_session_config(settings.session_config)
+    config.intra_op_parallelism_threads = settings.intra_op_threads
+    config.inter_op_parallelism_threads = settings.inter_op_threads
+    # Ops without a kernel for the device they were exported for run on another.
+    config.allow_soft_placement = True
     if settings.device == "cpu":
         config.device_count["GPU"] = 0
     config.gpu_options.allow_growth = settings.gpu_allow_growth
@@ -36,6 +42,8 @@ def session_config(settings: TensorFlow, *, single_threaded: bool, cluster: bool
         options: Any = config.graph_options.optimizer_options
         options.global_jit_level = options.ON_2
         options.cpu_global_jit = True
+    if disable_meta_optimizer:
+        config.graph_options.rewrite_options.disable_meta_optimizer = True
     data: bytes = config.SerializeToString(deterministic=True)
     return data
 

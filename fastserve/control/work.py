@@ -27,6 +27,7 @@ from fastserve.control.state import StateDir
 from fastserve.control.stream import Harness, Rejected
 from fastserve.control.supervisor import CoreSupervisor
 from fastserve.control.trial_runner import Trial, TrialRunner, trial_request
+from fastserve.control.version_files import with_version_batching
 from fastserve.control.xla_cache import XlaCache
 from fastserve.errors import CoreError, CoreLost, ModelError
 from fastserve.extensions import Prepared
@@ -184,6 +185,8 @@ class VersionWork:
 
     async def _try(self, harness: Harness, prepared: Prepared | None, plan: str) -> Trial:
         model = harness.model if plan != "plain" else replace(harness.model, xla="off")
+        if model.batching.version_file:
+            model = await asyncio.to_thread(with_version_batching, model, harness.path.path)
         auto = model.xla == "auto"
         request = trial_request(
             model,
@@ -240,6 +243,10 @@ class VersionWork:
         self._log.info(
             "trial passed", servable=harness, seconds=seconds, memory_bytes=trial.report.get("memory_bytes")
         )
+        for ignored in trial.report.get("ignored") or ():
+            self._log.warning(
+                "has no effect", servable=harness, file="assets.extra/saved_model_config.pb", what=ignored
+            )
         for signature in trial.servable.get("signatures") or ():
             name = str(signature.get("name"))
             if name.startswith(_INTERNAL):

@@ -313,3 +313,35 @@ def test_tensorflow_is_never_imported() -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60)
     assert ran.stdout.strip() == "False", ran.stderr
+
+
+# ---- session settings ---------------------------------------------------------------------
+
+
+def session(servable: dict[str, Any]) -> Any:
+    return message("tensorflow.ConfigProto").FromString(b64decode(servable["session_config"]))
+
+
+def test_further_session_settings_reach_tensorflow(tmp_path: Path) -> None:
+    text = "graph_options { rewrite_options { auto_mixed_precision_onednn_bfloat16: ON } }"
+    found = tried(model_path("half_plus_two"), tmp_path, tensorflow={"session_config": text})
+    rewrite = session(found.servable).graph_options.rewrite_options
+    assert rewrite.auto_mixed_precision_onednn_bfloat16 == rewrite.ON
+    inputs = [(1, (1,), np.array([1.0], np.float32).tobytes())]
+    ((_, _, data),) = open_and_run(found.servable, "serving_default", inputs, compiled=False)
+    assert np.frombuffer(data, np.float32).tolist() == [2.5]
+
+
+def test_a_version_may_keep_its_graph_as_it_is(tmp_path: Path) -> None:
+    version = tmp_path / "1"
+    shutil.copytree(model_path("half_plus_two"), version)
+    config = message("tensorflow.serving.SavedModelConfig")()
+    config.session_overrides.disable_meta_optimizer = True
+    config.session_overrides.batch_op_rewriter_config = b""
+    (version / "assets.extra").mkdir()
+    (version / "assets.extra" / "saved_model_config.pb").write_bytes(config.SerializeToString())
+    found = tried(version, tmp_path / "prepared")
+    assert session(found.servable).graph_options.rewrite_options.disable_meta_optimizer
+    assert found.answer["report"]["ignored"] == ["session_overrides.batch_op_rewriter_config"]
+    (version / "assets.extra" / "saved_model_config.pb").write_bytes(b"\xff")
+    assert "Unable to parse SavedModelConfig" in tried(version, tmp_path / "prepared").answer["error"]

@@ -53,6 +53,18 @@ def problems(text: str) -> list[str]:
             "c.toml:4: [[models]] ranker, max_batch_size: no such key here; it belongs in [models.batching]",
         ),
         (
+            MODEL + '[tensorflow]\nsession_config = "gpu_options {\\n allow_grwth: true }"\n',
+            "c.toml:5: [tensorflow] session_config: its text:2: GPUOptions has no field allow_grwth; did you mean allow_growth?",
+        ),
+        (
+            MODEL + '[tensorflow]\nsession_config = "gpu_options { allow_growth: true }"\n',
+            "c.toml:5: [tensorflow] session_config: gpu_options.allow_growth: [tensorflow] gpu_allow_growth says this",
+        ),
+        (
+            MODEL + '[models.batching]\nversion_file = "a/b"\n',
+            'c.toml:5: [models.batching] of ranker, version_file = "a/b": expected the name of a file, without a path',
+        ),
+        (
             MODEL + "[models.batching]\nmax_batch_size = 0\n",
             "c.toml:5: [models.batching] of ranker, max_batch_size = 0: expected a number of rows, 1 to 1000000",
         ),

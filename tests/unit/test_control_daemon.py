@@ -162,6 +162,37 @@ async def test_a_whole_life(daemon: Daemon, capsys: pytest.CaptureFixture[str]) 
     assert daemon.events()[-2:] == ["draining", "stopped"]
 
 
+async def test_a_start_can_wait_for_a_model_that_is_still_to_come(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon.model("there", {})
+    daemon.models += (
+        f'[[models]]\nname = "late"\nbase_path = "{daemon.root}/late"\n'
+        '[models.versions]\ncomplete_marker = "trial.json"\n[loading]\npoll_s = 0.02\n'
+    )
+    running = daemon.start(wait=True, strict=True, ready_words="Running here ...")
+    async with asyncio.timeout(20):
+        while not {"published", "source problem"} <= {*daemon.events()}:  # noqa: ASYNC110 - only the log tells
+            await asyncio.sleep(0.01)
+    assert not daemon.served.is_set()
+    version = daemon.root / "late" / "3"
+    version.mkdir(parents=True)
+    (version / "trial.json").write_text("{}")
+    ready = await daemon.ready(running)
+    assert [model.partition(" ")[0] for model in ready["models"]] == ["there:1", "late:3"]
+    term()
+    assert await running == 0
+    assert "Running here ...\n" in capsys.readouterr().err
+
+
+async def test_a_start_does_not_wait_for_a_model_that_has_been_given_up(daemon: Daemon) -> None:
+    daemon.model("broken", {"error": "it is"})
+    daemon.models += "[loading]\nretries = 0\n"
+    with pytest.raises(StartError, match="broken:1: it is"):
+        await daemon.run(wait=True, strict=True)
+    assert daemon.leftovers() == []
+
+
 async def test_json_says_ready_in_the_log(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     daemon.model("m", {})
     running = daemon.start(announce=False)

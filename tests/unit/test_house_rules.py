@@ -17,7 +17,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 PACKAGE = REPO / "fastserve"
-OUR_FOLDERS = ("csrc", "fastserve", "protos", "tests", "bench", "examples", "tools", ".ci")
+OUR_FOLDERS = ("csrc", "docs", "fastserve", "protos", "tests", "bench", "examples", "tools", ".ci")
 OUR_SUFFIXES = {".py", ".pyx", ".pxd", ".pyi", ".c", ".h", ".proto", ".toml", ".md", ".sh", ".html", ""}
 
 PYTHON = sorted(PACKAGE.rglob("*.py"))
@@ -26,12 +26,14 @@ CSRC = sorted((REPO / "csrc").glob("*.[ch]"))
 
 # What each room may not import. Rooms that are not named are leaves: they are used from everywhere.
 ROOMS = {
-    "control": ("fastserve.cli", "fastserve.client", "fastserve.bench"),
-    "core": ("fastserve.cli", "fastserve.control", "fastserve.client", "fastserve.bench"),
-    "client": ("fastserve.cli", "fastserve.control", "fastserve.core", "fastserve.bench"),
-    "bench": ("fastserve.cli", "fastserve.control", "fastserve.core"),
+    "compat": ("fastserve.cli", "fastserve.core", "fastserve.client", "fastserve.bench"),
+    "control": ("fastserve.cli", "fastserve.compat", "fastserve.client", "fastserve.bench"),
+    "core": ("fastserve.cli", "fastserve.compat", "fastserve.control", "fastserve.client", "fastserve.bench"),
+    "client": ("fastserve.cli", "fastserve.compat", "fastserve.control", "fastserve.core", "fastserve.bench"),
+    "bench": ("fastserve.cli", "fastserve.compat", "fastserve.control", "fastserve.core"),
     "_native": (
         "fastserve.cli",
+        "fastserve.compat",
         "fastserve.control",
         "fastserve.core",
         "fastserve.client",
@@ -39,6 +41,7 @@ ROOMS = {
     ),
     "": (
         "fastserve.cli",
+        "fastserve.compat",
         "fastserve.control",
         "fastserve.core",
         "fastserve.client",

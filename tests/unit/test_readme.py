@@ -15,6 +15,7 @@ import pytest
 
 from fastserve import config
 from fastserve.cli import main
+from fastserve.compat.flag_table import FLAGS
 from fastserve.config_read import parse_config, parse_size
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
@@ -124,9 +125,9 @@ def test_the_commands_are_those_there_are() -> None:
 
 
 def test_the_options_that_are_named_exist() -> None:
-    used = set(re.findall(r"`(--[a-z-]+)", README))
+    used = set(re.findall(r"`(--[a-z_-]+)", README)) - {"--name"}
     commands = list(main.commands.values())
     for group in main.commands.values():
         commands += getattr(group, "commands", {}).values()
     known = {name for command in commands for option in command.params for name in option.opts}
-    assert used <= known | {"--help"}
+    assert used <= known | {"--help"} | {f"--{flag.name}" for flag in FLAGS}

@@ -95,6 +95,18 @@ def test_session_settings() -> None:
     assert not gpu.gpu_options.allow_growth
     assert gpu.graph_options.optimizer_options.global_jit_level == 2
     assert gpu.graph_options.optimizer_options.cpu_global_jit
+    assert not gpu.graph_options.HasField("rewrite_options")
+
+
+def test_further_session_settings_come_first_and_ours_count() -> None:
+    text = "operation_timeout_in_ms: 7\ngraph_options { rewrite_options { constant_folding: OFF } }"
+    found = config(
+        TensorFlow(session_config=text, intra_op_threads=2), single_threaded=True, disable_meta_optimizer=True
+    )
+    assert (found.operation_timeout_in_ms, found.intra_op_parallelism_threads) == (7, 2)
+    rewrite = found.graph_options.rewrite_options
+    assert rewrite.constant_folding == rewrite.OFF and rewrite.disable_meta_optimizer
+    assert found.experimental.executor_type == "SINGLE_THREADED_EXECUTOR"
 
 
 def test_a_gpu_is_looked_for_unless_the_device_is_configured(tmp_path: Path) -> None:
