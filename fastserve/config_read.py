@@ -120,7 +120,7 @@ def _resolve(config: Config, file: Path) -> Config:
         for text in server.listen
     )
     total = limits.max_total_bytes or max(available_memory_bytes() // 4, limits.max_message_bytes)
-    library_dir = config.tensorflow.library_dir
+    library_dir, litert_dir = config.tensorflow.library_dir, config.litert.library_dir
     cache_dir = config.loading.cache_dir
     return replace(
         config,
@@ -129,7 +129,16 @@ def _resolve(config: Config, file: Path) -> Config:
         loading=replace(
             config.loading, cache_dir=_path(base, cache_dir) if cache_dir else f"{state_dir}/models"
         ),
-        tensorflow=replace(config.tensorflow, library_dir=_path(base, library_dir) if library_dir else ""),
+        tensorflow=replace(
+            config.tensorflow,
+            library_dir=_path(base, library_dir) if library_dir else "",
+            op_libraries=tuple(_path(base, library) for library in config.tensorflow.op_libraries),
+        ),
+        litert=replace(
+            config.litert,
+            library_dir=_path(base, litert_dir) if litert_dir else "",
+            interpreters=config.litert.interpreters or config.executor.threads,
+        ),
         models=tuple(
             replace(
                 model,

@@ -26,9 +26,12 @@ from fastserve.control.allocator import allocator_environment
 from fastserve.control.child_output import CoreChild, Output, output_pipe, pipe_reader
 from fastserve.control.core_process import Process, Spawn
 from fastserve.control.environment import (
+    LITERT_LIBRARY,
+    check_op_libraries,
     child_argv,
     child_environment,
     library_version,
+    optional_litert_dir,
     tensorflow_dir,
     with_xla_cache,
 )
@@ -81,6 +84,7 @@ async def run(
     stop = StopSignals()
     server = config.server
     installed = tensorflow_dir(config.tensorflow)
+    check_op_libraries(config.tensorflow)
     tensorflow = replace(config.tensorflow, library_dir=installed)
     env = child_environment(tensorflow, config.models)
     cache = open_cache(server.state_dir, tensorflow, config.models, env, log)
@@ -100,6 +104,8 @@ async def run(
         listeners = stack.enter_context(_bind(server.listen, state, first))
         configure = configure_command(config, listeners, installed)
         library = f"{installed} {library_version(installed)}"
+        if lite := configure["litert"]["library_dir"]:
+            library += f" {lite} {library_version(lite, LITERT_LIBRARY)}"
         stack.callback(first.choose(configure, core_env, library, listeners).close)
         core = CoreSupervisor(
             spawn_core or core_spawner(core_env, log),
@@ -120,7 +126,9 @@ async def run(
         )
         trials.give_way = bool(first.listeners)
         memory = MemoryBudget(config.loading.memory_limit_bytes, lambda: core.pid)
-        work = VersionWork(tensorflow, config.loading, core, trials, state, memory, cache, log)
+        work = VersionWork(
+            tensorflow, config.loading, core, trials, state, memory, cache, log, config.litert
+        )
         manager = Manager(config.loading, core, work, log)
         reloader = Reloader(config, manager, options.read, log)
         requests = ReloadRequests(reloader, manager)
@@ -249,6 +257,11 @@ def configure_command(config: Config, listeners: Listeners, library_dir: str) ->
         "loading": {"nice": config.loading.nice},
         "ablate": ablated(),
         "tensorflow": {**msgspec.to_builtins(config.tensorflow), "library_dir": library_dir},
+        # Only models that need it say that it is missing.
+        "litert": {
+            **msgspec.to_builtins(config.litert),
+            "library_dir": optional_litert_dir(config.litert),
+        },
     }
 
 
