@@ -135,7 +135,7 @@ class Core:
         environment: Mapping[str, str] | None = None,
         **settings: dict[str, Any],
     ) -> None:
-        """settings: server, limits, executor, loading and tensorflow, each with what differs from the usual.
+        """settings: server, limits, executor, loading, tensorflow and litert, each with what differs from the usual.
         environment: what is added to this process's."""
         self._folder = tempfile.TemporaryDirectory(prefix="fastserve-core-")
         self.unix_address = f"unix:{self._folder.name}/core.sock"
@@ -170,6 +170,7 @@ class Core:
                 limits={**LIMITS, **settings.get("limits", {})},
                 executor={**EXECUTOR, **settings.get("executor", {})},
                 tensorflow={"library_dir": "", **settings.get("tensorflow", {})},
+                litert={"library_dir": "", "threads": 1, "interpreters": 1, **settings.get("litert", {})},
                 loading={"nice": 19, **settings.get("loading", {})},
                 ablate=list(ablate),
                 policy_library=policy_library,

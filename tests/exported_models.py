@@ -15,6 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 EXPORTER = HERE / "export_saved_models.py"
 SERVED = HERE / "export_served_models.py"
+TFLITE = HERE / "export_tflite_models.py"
 
 
 @cache

@@ -399,6 +399,10 @@ cdef class Engine:
         for: made here, they have this process's priority, whatever the thread that loads the first model has.
         `op_libraries` are loaded before. RuntimeFailure when something cannot be opened."""
         cdef Runtime runtime = Runtime.__new__(Runtime)
+        if not library_dir:
+            raise RuntimeFailure(
+                "FAILED_PRECONDITION", "no model needed TensorFlow when the core started: restart fastserve"
+            )
         config = b64decode(spec.get("session_config") or "", validate=True)
         with quiet_stderr():
             paths = b"".join([path.encode() + b"\0" for path in op_libraries]) + b"\0"

@@ -31,6 +31,7 @@ from fastserve.control.environment import (
     child_argv,
     child_environment,
     library_version,
+    needs_tensorflow,
     optional_litert_dir,
     tensorflow_dir,
     with_xla_cache,
@@ -83,9 +84,11 @@ async def run(
     check_plugins(config)
     stop = StopSignals()
     server = config.server
-    installed = tensorflow_dir(config.tensorflow)
+    installed = tensorflow_dir(config.tensorflow) if needs_tensorflow(config.models) else ""
     check_op_libraries(config.tensorflow)
-    tensorflow = replace(config.tensorflow, library_dir=installed)
+    tensorflow = replace(
+        config.tensorflow, library_dir=installed, xla_cache=config.tensorflow.xla_cache and bool(installed)
+    )
     env = child_environment(tensorflow, config.models)
     cache = open_cache(server.state_dir, tensorflow, config.models, env, log)
     without = ablated()
@@ -103,7 +106,7 @@ async def run(
         stack.push_async_callback(first.leave)
         listeners = stack.enter_context(_bind(server.listen, state, first))
         configure = configure_command(config, listeners, installed)
-        library = f"{installed} {library_version(installed)}"
+        library = f"{installed} {library_version(installed)}" if installed else ""
         if lite := configure["litert"]["library_dir"]:
             library += f" {lite} {library_version(lite, LITERT_LIBRARY)}"
         stack.callback(first.choose(configure, core_env, library, listeners).close)

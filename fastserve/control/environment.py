@@ -81,6 +81,11 @@ def installed_litert() -> str:
     return ""
 
 
+def needs_tensorflow(models: tuple[Model, ...]) -> bool:
+    """Whether any model may. What plug-ins' loaders prepare may be anything."""
+    return any(model.platform != "tflite" for model in models)
+
+
 def litert_dir(config: LiteRT) -> str:
     """The directory whose library is opened. StartError says how to get one."""
     if config.library_dir:
