@@ -156,7 +156,7 @@ class TrialRun:
         if asked.signatures is not None:
             return SavedModel(asked.path, asked.tags, "", asked.signatures)
         if asked.runtime == "litert":
-            found = tflite.read(asked.path)
+            found = tflite.read(asked.path, asked.tflite_aliases)
             self._as_written = {signature.name: signature for signature in found.signatures}
             rows = tuple(tflite.with_rows(signature) or signature for signature in found.signatures)
             return replace(found, signatures=rows)

@@ -27,6 +27,7 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     # What opens `path`: "tensorflow", "litert", or a plug-in's library by its path.
     runtime: str = "tensorflow"
     runtime_library: str = ""
+    tflite_aliases: Literal["signatures", "tensors"] = "signatures"
     # What the version offers, where its loader says so; None: the model is read, a SavedModel or model.tflite.
     signatures: tuple[Signature, ...] | None = None
 

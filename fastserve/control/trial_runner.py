@@ -80,6 +80,7 @@ def trial_request(
             "weight": model.weight,
             "reserved_executors": model.reserved_executors,
             "runtime": built_in_runtime(model, version.path),
+            "tflite_aliases": model.tflite_aliases,
         },
         "batching": msgspec.to_builtins(model.batching),
         "tensorflow": msgspec.to_builtins(tensorflow),

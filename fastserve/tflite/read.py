@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from fastserve.errors import ModelError
 from fastserve.savedmodel.signature import Port, SavedModel, Signature, dtype_name
@@ -43,16 +44,18 @@ class TFLiteError(ModelError):
     """A file is no TFLite model that can be served. The text names the file and the remedy."""
 
 
-def read(path: str | Path) -> SavedModel:
+def read(path: str | Path, aliases: Literal["signatures", "tensors"] = "signatures") -> SavedModel:
     """The signatures of model.tflite in directory `path`.
 
-    A model without signatures has one, serving_default, whose aliases are the names of its tensors. TFLiteError
-    when the file is not there, is no TFLite model, or has no signature that can run.
+    A model without signatures, or any model when `aliases` are those of "tensors", has one, serving_default, whose
+    aliases are the names of its first subgraph's tensors. TFLiteError when the file is not there, is no TFLite
+    model, or has no signature that can run.
     """
     file = Path(path) / MODEL
     try:
         with _opened(file) as model:
-            signatures = tuple(sorted(_signatures(model), key=lambda signature: signature.name))
+            found = _signatures(model, named=aliases == "signatures")
+            signatures = tuple(sorted(found, key=lambda signature: signature.name))
     except BadFlatbuffer as error:
         raise TFLiteError(f"{file}: not a TFLite model, or cut short: {error}; convert or copy it again") from None
     except FileNotFoundError:
@@ -105,7 +108,7 @@ def why_cut_short(file: str | Path) -> str:
                 end = buffer.uint64(_BUFFER_OFFSET) + buffer.uint64(_BUFFER_SIZE)
                 if buffer.uint64(_BUFFER_OFFSET) > 1 and end > model.data.size:
                     return f"a buffer ends at byte {end}, and the file at {model.data.size}"
-            if not any(True for _ in _signatures(model)):
+            if not any(True for _ in _signatures(model, named=True)):
                 return "it has no subgraph"
     except BadFlatbuffer as error:
         return str(error)
@@ -124,10 +127,10 @@ def _opened(file: str | Path) -> Iterator[Table]:
 # ---- signatures ------------------------------------------------------------------------------
 
 
-def _signatures(model: Table) -> Iterator[Signature]:
+def _signatures(model: Table, *, named: bool) -> Iterator[Signature]:
     subgraphs = list(model.tables(_MODEL_SUBGRAPHS))
-    named = list(model.tables(_MODEL_SIGNATURES))
-    for signature in named:
+    signatures = list(model.tables(_MODEL_SIGNATURES)) if named else []
+    for signature in signatures:
         number = signature.uint32(_SIGNATURE_SUBGRAPH)
         if number >= len(subgraphs):
             raise BadFlatbuffer(f"a signature is of subgraph {number}, and there are {len(subgraphs)}")
@@ -138,7 +141,7 @@ def _signatures(model: Table) -> Iterator[Signature]:
             inputs=_ports(signature, _SIGNATURE_INPUTS, tensors),
             outputs=_ports(signature, _SIGNATURE_OUTPUTS, tensors),
         )
-    if not named and subgraphs:
+    if not signatures and subgraphs:
         tensors = list(subgraphs[0].tables(_SUBGRAPH_TENSORS))
         yield Signature(
             name=_SIGNATURE,

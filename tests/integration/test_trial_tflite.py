@@ -41,6 +41,11 @@ def test_a_model_is_tried_as_any_other(tmp_path: Path) -> None:
     assert found.stderr == ""
 
 
+def test_inputs_may_be_called_by_their_tensors(tmp_path: Path) -> None:
+    found = tried_tflite("half_plus_two", tmp_path, tflite_aliases="tensors").signature()
+    assert found["batched"] and found["inputs"][0]["alias"] == "serving_default_x"
+
+
 def test_rows_that_depend_on_each_other_are_not_batched(tmp_path: Path) -> None:
     found = tried_tflite("centred", tmp_path).signature()
     assert not found["batched"] and "rows" in found["why"]

@@ -69,6 +69,13 @@ def test_a_model_without_signatures_has_its_tensors_names_as_aliases(tmp_path: P
     )
 
 
+def test_tensors_names_may_be_preferred(tmp_path: Path) -> None:
+    found = read(write(tmp_path, half_plus_two()), "tensors").signatures
+    assert [(s.name, s.inputs[0].alias, s.outputs[0].alias) for s in found] == [
+        ("serving_default", "serving_default_x", "StatefulPartitionedCall")
+    ]
+
+
 def test_a_batch_of_exactly_one_row_may_grow() -> None:
     def signature(*dims: tuple[int, ...] | None) -> Signature:
         ports = tuple(Port(f"p{i}", f"t{i}", 1, each) for i, each in enumerate(dims))
