@@ -9,9 +9,10 @@
  * With one thread for each run, ops run in the thread that calls.
  *
  * LiteRT writes outputs to memory that it is given, so their shapes must be known before a run. One more
- * interpreter, the scout, never runs and says what they are for shapes of inputs, once for each. (The others
- * cannot be asked: they would compare the new shapes with the memory of their last run.) Outputs whose shapes
- * depend on values are never written there, nor can they be had otherwise. */
+ * interpreter, the scout, never runs and says what they are for shapes of inputs. (The others cannot be asked: they
+ * would compare the new shapes with the memory of their last run.) It may be wrong where shapes in the middle of the
+ * model depend on values: the first run of each shape proves or corrects it. An output that is such a tensor itself
+ * is never written to memory of ours, nor can it be had otherwise. */
 #ifndef FS_LITERT_OWN_H
 #define FS_LITERT_OWN_H
 
@@ -43,7 +44,6 @@ typedef struct lite_runtime {
 typedef struct lite_shape {
     uint64_t hash;
     bool kept;          /* in the signature's table, until the model is closed */
-    atomic_bool proven; /* a run has written every output */
     size_t *output_bytes;
     LiteRtRankedTensorType *outputs;
     LiteRtRankedTensorType inputs[];
@@ -97,9 +97,19 @@ int32_t lite_element_type(int32_t dtype);
 
 /* ---- litert_shapes.c --------------------------------------------------------------------- */
 
-/* What is known for inputs of these shapes, found out if it is the first time: then it takes a mutex. 0 or -code
- * with *err. *out is the caller's to free when it is not kept. */
-int lite_shape_of(fs_model *model, lite_signature *sig, const fs_tensor *inputs, lite_shape **out, fs_error *err);
+/* What is known for inputs of these shapes; NULL when nothing is. */
+lite_shape *lite_shape_find(const lite_signature *sig, const fs_tensor *inputs);
+
+/* A guess at it: what the scout says, under a mutex. 0 or -code with *err; *out is the caller's to free. */
+int lite_shape_new(fs_model *model, const lite_signature *sig, const fs_tensor *inputs, lite_shape **out,
+                   fs_error *err);
+
+/* Takes over what an interpreter says of its outputs after a run. Whether that is something else. */
+bool lite_shape_correct(const lite_signature *sig, lite_shape *shape, const LiteRtLayout *layouts);
+
+/* Lets others find a guess that a run has proven, if nobody was faster and there is room: shape->kept says whether
+ * the model owns it from now on. Under the mutex. */
+void lite_shape_keep(fs_model *model, lite_signature *sig, lite_shape *shape, const fs_tensor *inputs);
 
 /* Sets an interpreter, which is the caller's alone, to a shape. 0 or LiteRT's status. */
 int lite_set_inputs(const lite_api *api, LiteRtCompiledModel compiled, const lite_signature *sig,

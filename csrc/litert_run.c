@@ -3,7 +3,7 @@
  * Memory: inputs are lent where they lie, unless they are not aligned as LiteRT wants it; an interpreter keeps their
  * address, and looks there no more once it has returned. Outputs are buffers of ours. What is written to none of them
  * is found by the first run of each shape: they are filled with a pattern before, and if it still stands afterwards,
- * the signature fails. */
+ * the run fails. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +11,7 @@
 
 enum {
     PORTS_ON_STACK = 32,
+    CORRECTIONS = 2, /* of a guess at the outputs' shapes */
     THREAD_CACHE_BYTES = 4 << 20, /* free blocks that a thread keeps: outputs, and copies of inputs */
 };
 
@@ -86,6 +87,8 @@ typedef struct lite_job {
     uint32_t n_inputs, n_outputs;
     LiteRtTensorBuffer *buffers;
     fs_buf **memory; /* copies of inputs, NULL for those that are lent; outputs */
+    fs_slab *slab;
+    bool corrected;  /* the shapes of outputs were others than guessed: it has to run again */
 } lite_job;
 
 /* Stands behind an output's elements, in the same fs_buf, which is its fs_tensor.handle. */
@@ -108,7 +111,7 @@ static int wrap(const lite_api *api, const LiteRtRankedTensorType *type, void *d
     return status == LITERT_OK ? 0 : lite_fail_status(status, "wrap a tensor", err);
 }
 
-static int prepare(const lite_api *api, fs_slab *slab, const lite_signature *sig, const lite_shape *shape,
+static int prepare(const lite_api *api, const lite_signature *sig, const lite_shape *shape,
                    const fs_tensor *inputs, lite_job *job, fs_error *err)
 {
     for (uint32_t i = 0; i < job->n_inputs; i++) {
@@ -116,7 +119,7 @@ static int prepare(const lite_api *api, fs_slab *slab, const lite_signature *sig
         void *data = in->data;
         /* Vector code reads a little beyond the end, which every fs_buf has room for (slab.h). */
         if (in->buf == NULL || (uintptr_t)data % LITERT_ALIGNMENT != 0) {
-            job->memory[i] = fs_buf_new(slab, in->bytes);
+            job->memory[i] = fs_buf_new(job->slab, in->bytes);
             if (job->memory[i] == NULL)
                 return lite_fail_memory(err);
             data = memcpy(job->memory[i]->data, in->data, in->bytes);
@@ -127,7 +130,7 @@ static int prepare(const lite_api *api, fs_slab *slab, const lite_signature *sig
     }
     for (uint32_t i = 0; i < job->n_outputs; i++) {
         size_t bytes = shape->output_bytes[i];
-        fs_buf *buf = fs_buf_new(slab, bytes + 8 + LITERT_MAX_RANK * sizeof(int64_t));
+        fs_buf *buf = fs_buf_new(job->slab, bytes + 8 + LITERT_MAX_RANK * sizeof(int64_t));
         if (buf == NULL)
             return lite_fail_memory(err);
         job->memory[job->n_inputs + i] = buf;
@@ -152,55 +155,89 @@ static int fail_unwritten(const lite_signature *sig, uint32_t output, fs_error *
                    sig->spec->outputs[sig->fetches[output]].alias);
 }
 
-/* Runs. The first time for a shape it makes sure that outputs are written: what looks untouched is run again over
- * another pattern. */
-static int run_job(const lite_api *api, LiteRtCompiledModel compiled, const lite_signature *sig, lite_shape *shape,
-                   lite_job *job, fs_error *err)
+static int run_once(const lite_api *api, LiteRtCompiledModel compiled, const lite_signature *sig, lite_job *job)
+{
+    return api->RunCompiledModel(compiled, sig->number, job->n_inputs, job->buffers, job->n_outputs,
+                                 job->buffers + job->n_inputs);
+}
+
+/* After a run: corrects the guess, if that is what it takes. */
+static int compare_shapes(const lite_api *api, LiteRtCompiledModel compiled, const lite_signature *sig,
+                          lite_shape *shape, lite_job *job, fs_error *err)
+{
+    if (job->n_outputs == 0)
+        return 0;
+    LiteRtLayout *layouts = fs_slab_alloc(job->slab, job->n_outputs * sizeof *layouts);
+    if (layouts == NULL)
+        return lite_fail_memory(err);
+    int status = api->GetCompiledModelOutputTensorLayouts(compiled, sig->number, job->n_outputs, layouts, false);
+    if (status == LITERT_OK)
+        job->corrected = lite_shape_correct(sig, shape, layouts);
+    fs_slab_free(layouts);
+    return status == LITERT_OUT_OF_MEMORY ? lite_fail_memory(err) : 0;
+}
+
+/* The first run of a shape: makes sure that the guess is right and that outputs are written. What looks untouched
+ * is run again over another pattern. */
+static int run_to_prove(const lite_api *api, LiteRtCompiledModel compiled, const lite_signature *sig,
+                        lite_shape *shape, lite_job *job, fs_error *err)
 {
     fs_buf **outputs = job->memory + job->n_inputs;
-    /* relaxed: it only saves work. */
-    bool proven = atomic_load_explicit(&shape->proven, memory_order_relaxed);
     uint32_t unwritten = 0;
     for (size_t round = 0; round < sizeof PATTERNS; round++) {
-        for (uint32_t i = 0; i < job->n_outputs && !proven; i++)
+        for (uint32_t i = 0; i < job->n_outputs; i++)
             memset(outputs[i]->data, PATTERNS[round], shape->output_bytes[i]);
-        int status = api->RunCompiledModel(compiled, sig->number, job->n_inputs, job->buffers, job->n_outputs,
-                                           job->buffers + job->n_inputs);
-        if (status != LITERT_OK && round == 0)
-            return lite_fail_compiled(api, compiled, status, FS_INTERNAL, "Failed to invoke TfLite interpreter", err);
+        int status = run_once(api, compiled, sig, job);
+        if (round == 0) {
+            int rc = compare_shapes(api, compiled, sig, shape, job, err);
+            if (rc != 0 || job->corrected) {
+                api->CompiledModelClearErrors(compiled);
+                return rc;
+            }
+            if (status != LITERT_OK)
+                return lite_fail_compiled(api, compiled, status, FS_INTERNAL,
+                                          "Failed to invoke TfLite interpreter", err);
+        }
         if (status != LITERT_OK) {
             api->CompiledModelClearErrors(compiled); /* it misses the memory of what has none */
             break;
         }
-        if (proven)
-            return 0;
         unwritten = 0;
         while (unwritten < job->n_outputs &&
                !untouched(outputs[unwritten]->data, shape->output_bytes[unwritten], PATTERNS[round]))
             unwritten++;
-        if (unwritten == job->n_outputs) {
-            atomic_store_explicit(&shape->proven, true, memory_order_relaxed);
+        if (unwritten == job->n_outputs)
             return 0;
-        }
     }
     return fail_unwritten(sig, unwritten, err);
 }
 
-static int run_on(fs_model *model, lite_interpreter *one, uint32_t number, lite_shape *shape, lite_job *job,
-                  fs_error *err)
+static int run_on(fs_model *model, lite_interpreter *one, uint32_t number, lite_shape *shape,
+                  const fs_tensor *inputs, lite_job *job, fs_error *err)
 {
     const lite_api *api = &model->runtime->api;
-    const lite_signature *sig = &model->signatures[number];
+    lite_signature *sig = &model->signatures[number];
     /* relaxed: whoever has the interpreter alone writes this, and others only guess by it. */
     if (!shape->kept || atomic_load_explicit(&one->current[number], memory_order_relaxed) != shape) {
         atomic_store_explicit(&one->current[number], NULL, memory_order_relaxed);
         int status = lite_set_inputs(api, one->compiled, sig, shape);
         if (status != LITERT_OK)
             return lite_fail_compiled(api, one->compiled, status, FS_INVALID_ARGUMENT,
-                                 "the model does not take inputs of these shapes", err);
+                                      "the model does not take inputs of these shapes", err);
     }
-    int rc = run_job(api, one->compiled, sig, shape, job, err);
-    atomic_store_explicit(&one->current[number], rc == 0 && shape->kept ? shape : NULL, memory_order_relaxed);
+    int rc = 0;
+    if (shape->kept) {
+        int status = run_once(api, one->compiled, sig, job);
+        if (status != LITERT_OK)
+            rc = lite_fail_compiled(api, one->compiled, status, FS_INTERNAL, "Failed to invoke TfLite interpreter",
+                                    err);
+    } else {
+        rc = run_to_prove(api, one->compiled, sig, shape, job, err);
+        if (rc == 0 && !job->corrected)
+            lite_shape_keep(model, sig, shape, inputs);
+    }
+    bool set = rc == 0 && shape->kept;
+    atomic_store_explicit(&one->current[number], set ? shape : NULL, memory_order_relaxed);
     return rc;
 }
 
@@ -226,29 +263,48 @@ static void give_outputs(const lite_signature *sig, const lite_shape *shape, lit
     }
 }
 
-static int run_with(fs_model *model, fs_slab *slab, uint32_t number, lite_shape *shape, const fs_tensor *inputs,
-                    lite_job *job, fs_tensor *outputs, fs_error *err)
+static int run_with(fs_model *model, uint32_t number, lite_shape *shape, const fs_tensor *inputs, lite_job *job,
+                    fs_tensor *outputs, fs_error *err)
 {
     const lite_api *api = &model->runtime->api;
     const lite_signature *sig = &model->signatures[number];
-    int rc = prepare(api, slab, sig, shape, inputs, job, err);
+    int rc = prepare(api, sig, shape, inputs, job, err);
     if (rc == 0) {
         lite_interpreter *one = take_interpreter(model, number, shape);
-        rc = run_on(model, one, number, shape, job, err);
+        rc = run_on(model, one, number, shape, inputs, job, err);
         give_interpreter(model, one);
     }
-    if (rc == 0)
+    if (rc == 0 && !job->corrected)
         give_outputs(sig, shape, job, outputs);
     for (uint32_t i = 0; i < job->n_inputs + job->n_outputs; i++) {
         if (job->buffers[i] != NULL)
             api->DestroyTensorBuffer(job->buffers[i]);
         fs_buf_unref(job->memory[i]);
+        job->buffers[i] = NULL;
+        job->memory[i] = NULL;
     }
     return rc;
 }
 
+/* Runs, and again when the shapes of outputs were guessed wrong. */
+static int run_until_right(fs_model *model, uint32_t number, lite_shape *shape, const fs_tensor *inputs, lite_job *job,
+                           fs_tensor *outputs, fs_error *err)
+{
+    for (int corrections = 0; corrections <= CORRECTIONS; corrections++) {
+        job->corrected = false;
+        int rc = run_with(model, number, shape, inputs, job, outputs, err);
+        if (rc == 0 && !job->corrected)
+            return 0;
+        if (rc != 0 && (corrections == 0 || rc == -FS_RESOURCE_EXHAUSTED))
+            return rc;
+        if (rc != 0)
+            break;
+    }
+    return fail_unwritten(&model->signatures[number], 0, err);
+}
+
 int lite_run(fs_model *model, uint32_t number, enum fs_run_variant variant, const fs_tensor *inputs,
-                    fs_tensor *outputs, fs_error *err)
+             fs_tensor *outputs, fs_error *err)
 {
     (void)variant; /* there is one only */
     lite_signature *sig = &model->signatures[number];
@@ -257,15 +313,15 @@ int lite_run(fs_model *model, uint32_t number, enum fs_run_variant variant, cons
     fs_slab *slab = slab_get(model->runtime);
     if (slab == NULL)
         return lite_fail_memory(err);
-    lite_shape *shape;
-    int rc = lite_shape_of(model, sig, inputs, &shape, err);
+    lite_shape *shape = lite_shape_find(sig, inputs);
+    int rc = shape == NULL ? lite_shape_new(model, sig, inputs, &shape, err) : 0;
     if (rc != 0)
         return rc;
 
     LiteRtTensorBuffer buffers[PORTS_ON_STACK] = {0};
     fs_buf *memory[PORTS_ON_STACK] = {0};
     lite_job job = {.n_inputs = sig->spec->n_inputs, .n_outputs = sig->spec->n_outputs, .buffers = buffers,
-                    .memory = memory};
+                    .memory = memory, .slab = slab};
     size_t ports = (size_t)job.n_inputs + job.n_outputs;
     void *more = NULL;
     if (ports > PORTS_ON_STACK) {
@@ -278,7 +334,7 @@ int lite_run(fs_model *model, uint32_t number, enum fs_run_variant variant, cons
     }
     rc = ports > PORTS_ON_STACK && more == NULL
              ? lite_fail_memory(err)
-             : run_with(model, slab, number, shape, inputs, &job, outputs, err);
+             : run_until_right(model, number, shape, inputs, &job, outputs, err);
     fs_slab_free(more);
     if (!shape->kept)
         free(shape);

@@ -114,6 +114,25 @@ int lite_set_inputs(const lite_api *api, LiteRtCompiledModel compiled, const lit
     return LITERT_OK;
 }
 
+bool lite_shape_correct(const lite_signature *sig, lite_shape *shape, const LiteRtLayout *layouts)
+{
+    bool changed = false;
+    for (uint32_t i = 0; i < sig->spec->n_outputs; i++) {
+        LiteRtLayout layout = {.rank = layouts[i].rank <= LITERT_MAX_RANK ? layouts[i].rank : 0};
+        for (unsigned k = 0; k < layout.rank; k++)
+            layout.dims[k] = layouts[i].dims[k] > 0 ? layouts[i].dims[k] : 1; /* to have something to begin with */
+        size_t bytes = bytes_of(&layout, sig->spec->outputs[sig->fetches[i]].dtype);
+        LiteRtLayout *known = &shape->outputs[i].layout;
+        if (bytes == 0 || (shape->output_bytes[i] == bytes && known->rank == layout.rank &&
+                           memcmp(known->dims, layout.dims, sizeof layout.dims) == 0))
+            continue;
+        changed = true;
+        *known = layout;
+        shape->output_bytes[i] = bytes;
+    }
+    return changed;
+}
+
 /* Asks the scout what the outputs will be. Under `learning`. */
 static int ask_scout(fs_model *model, const lite_signature *sig, lite_shape *shape, fs_error *err)
 {
@@ -121,52 +140,53 @@ static int ask_scout(fs_model *model, const lite_signature *sig, lite_shape *sha
     const fs_signature *spec = sig->spec;
     for (uint32_t i = 0; i < spec->n_outputs; i++)
         shape->outputs[i].element_type = lite_element_type(spec->outputs[sig->fetches[i]].dtype);
-    LiteRtLayout *layouts = calloc((size_t)spec->n_outputs + 1, sizeof *layouts);
-    if (layouts == NULL)
-        return lite_fail_memory(err);
     int status = lite_set_inputs(api, model->scout, sig, shape);
-    if (status == LITERT_OK)
-        status = api->GetCompiledModelOutputTensorLayouts(model->scout, sig->number, spec->n_outputs, layouts, true);
-    int rc = 0;
-    if (status != LITERT_OK)
-        rc = lite_fail_compiled(api, model->scout, status, FS_INVALID_ARGUMENT, "the model does not take inputs of these shapes",
-                           err);
-    for (uint32_t i = 0; i < spec->n_outputs && rc == 0; i++) {
-        const fs_port *port = &spec->outputs[sig->fetches[i]];
-        shape->outputs[i].layout.rank = layouts[i].rank;
-        memcpy(shape->outputs[i].layout.dims, layouts[i].dims, sizeof layouts[i].dims);
-        if (layouts[i].rank <= LITERT_MAX_RANK)
-            shape->output_bytes[i] = bytes_of(&layouts[i], port->dtype);
-        if (shape->output_bytes[i] == 0)
-            rc = fs_fail(err, FS_UNIMPLEMENTED, "output '%s' has no shape before the model has run", port->alias);
+    if (status == LITERT_OK && spec->n_outputs > 0) {
+        LiteRtLayout *layouts = calloc(spec->n_outputs, sizeof *layouts);
+        if (layouts == NULL)
+            return lite_fail_memory(err);
+        status = api->GetCompiledModelOutputTensorLayouts(model->scout, sig->number, spec->n_outputs, layouts,
+                                                          true);
+        if (status == LITERT_OK)
+            lite_shape_correct(sig, shape, layouts);
+        free(layouts);
     }
-    free(layouts);
-    return rc;
+    if (status != LITERT_OK)
+        return lite_fail_compiled(api, model->scout, status, FS_INVALID_ARGUMENT,
+                                  "the model does not take inputs of these shapes", err);
+    for (uint32_t i = 0; i < spec->n_outputs; i++)
+        if (shape->output_bytes[i] == 0)
+            return fs_fail(err, FS_UNIMPLEMENTED, "output '%s' has a shape that no tensor has",
+                           spec->outputs[sig->fetches[i]].alias);
+    return 0;
 }
 
-/* What is known for inputs of these shapes, found out if it is the first time. *out is the caller's to free when it
- * is not kept. */
-int lite_shape_of(fs_model *model, lite_signature *sig, const fs_tensor *inputs, lite_shape **out, fs_error *err)
+lite_shape *lite_shape_find(const lite_signature *sig, const fs_tensor *inputs)
 {
-    uint64_t hash = hash_shapes(sig, inputs);
-    *out = find_shape(sig, hash, inputs);
-    if (*out != NULL)
-        return 0;
+    return find_shape(sig, hash_shapes(sig, inputs), inputs);
+}
+
+int lite_shape_new(fs_model *model, const lite_signature *sig, const fs_tensor *inputs, lite_shape **out,
+                   fs_error *err)
+{
     lite_shape *shape = NULL;
-    int rc = shape_new(sig, hash, inputs, &shape, err);
+    int rc = shape_new(sig, hash_shapes(sig, inputs), inputs, &shape, err);
     if (rc != 0)
         return rc;
     pthread_mutex_lock(&model->learning);
-    lite_shape *meanwhile = find_shape(sig, hash, inputs);
-    if (meanwhile == NULL) {
-        rc = ask_scout(model, sig, shape, err);
-        if (rc == 0)
-            keep_shape(sig, shape);
-    }
+    rc = ask_scout(model, sig, shape, err);
     pthread_mutex_unlock(&model->learning);
-    if (meanwhile != NULL || rc != 0)
+    if (rc != 0)
         free(shape);
-    *out = meanwhile != NULL ? meanwhile : shape;
+    else
+        *out = shape;
     return rc;
 }
 
+void lite_shape_keep(fs_model *model, lite_signature *sig, lite_shape *shape, const fs_tensor *inputs)
+{
+    pthread_mutex_lock(&model->learning);
+    if (find_shape(sig, shape->hash, inputs) == NULL)
+        keep_shape(sig, shape);
+    pthread_mutex_unlock(&model->learning);
+}

@@ -9,7 +9,7 @@
  *   "mix"     b, a: float -> sum: a + b, half: 0.5 a + 2     NaN in a fails the run, unequal shapes are refused
  *   "bytes"   x: any type -> y: the same                     ranks up to 8
  *   "values"  x: float -> y: float                           y is never written
- *   "open"    x: float -> y: float                           y has no shape before a run
+ *   "late"    x: float -> y: the same                        the shape of y is not known before a run
  *   "wide"    20 in, 20 out                                  each is passed on
  *
  * A file that is not there is no model; one that begins with "bad" cannot be made an interpreter of; one that begins
@@ -91,7 +91,7 @@ static void gone(void *object)
 /* ---- what the models are ------------------------------------------------------------------ */
 
 struct LiteRtTensorT {
-    char name[8];
+    char name[16];
 };
 
 struct LiteRtSubgraphT {
@@ -121,9 +121,9 @@ static void signature(struct LiteRtSignatureT *sig, const char *key, size_t n_in
     sig->subgraph.n[0] = n_in;
     sig->subgraph.n[1] = n_out;
     for (size_t i = 0; i < n_in; i++)
-        snprintf(sig->subgraph.tensors[0][i].name, 8, "%s", in[i]);
+        snprintf(sig->subgraph.tensors[0][i].name, 16, "%s", in[i]);
     for (size_t i = 0; i < n_out; i++)
-        snprintf(sig->subgraph.tensors[1][i].name, 8, "%s", out[i]);
+        snprintf(sig->subgraph.tensors[1][i].name, 16, "%s", out[i]);
 }
 
 int LiteRtCreateEnvironment(int n, const LiteRtEnvOption *options, LiteRtEnvironment *out)
@@ -166,10 +166,10 @@ int LiteRtCreateModelFromFile(LiteRtEnvironment environment, const char *path, L
     model->bad = strncmp(text, "bad", 3) == 0;
     static const char *const x[] = {"x"}, *const y[] = {"y"}, *const ba[] = {"b", "a"}, *const sh[] = {"sum", "half"};
     const char *wide_in[WIDE], *wide_out[WIDE];
-    char names[2][WIDE][8];
+    char names[2][WIDE][16];
     for (int i = 0; i < WIDE; i++) {
-        snprintf(names[0][i], 8, "in%d", i);
-        snprintf(names[1][i], 8, "out%d", i);
+        snprintf(names[0][i], 16, "in%d", i);
+        snprintf(names[1][i], 16, "out%d", i);
         wide_in[i] = names[0][i];
         wide_out[i] = names[1][i];
     }
@@ -183,7 +183,7 @@ int LiteRtCreateModelFromFile(LiteRtEnvironment environment, const char *path, L
     signature(&model->signatures[0], "mix", 2, ba, 2, sh);
     signature(&model->signatures[1], "bytes", 1, x, 1, y);
     signature(&model->signatures[2], "values", 1, x, 1, y);
-    signature(&model->signatures[3], "open", 1, x, 1, y);
+    signature(&model->signatures[3], "late", 1, x, 1, y);
     signature(&model->signatures[4], "wide", WIDE, wide_in, WIDE, wide_out);
     *out = model;
     return LITERT_OK;
@@ -428,9 +428,9 @@ int LiteRtGetCompiledModelOutputTensorLayouts(LiteRtCompiledModel compiled, size
     if (fails())
         return leave(compiled, LITERT_OUT_OF_MEMORY);
     const char *key = key_of(compiled, sig);
-    if (!update || n != compiled->model->signatures[sig].subgraph.n[1])
+    if (n != compiled->model->signatures[sig].subgraph.n[1])
         abort();
-    if (compiled->lent[sig] != 0)
+    if (update && compiled->lent[sig] != 0)
         return refuse(compiled, "Custom allocation is too small for tensor idx: 0");
     if (strcmp(key, "mix") == 0 && !same(&compiled->inputs[sig][0], &compiled->inputs[sig][1]))
         return refuse(compiled, "a and b have unequal shapes");
@@ -439,10 +439,12 @@ int LiteRtGetCompiledModelOutputTensorLayouts(LiteRtCompiledModel compiled, size
         memset(&out[i], 0xee, sizeof out[i]);
         out[i].rank = layout.rank;
         memcpy(out[i].dims, layout.dims, sizeof layout.dims);
-        if (strcmp(key, "open") == 0)
+        /* Before a run it is not known that there are as many. */
+        if (strcmp(key, "late") == 0 && update)
             out[i].dims[0] = 0;
     }
-    atomic_fetch_add(&scouted, 1);
+    if (update)
+        atomic_fetch_add(&scouted, 1);
     return leave(compiled, LITERT_OK);
 }
 
