@@ -10,8 +10,8 @@
  *
  * LiteRT writes outputs to memory that it is given, so their shapes must be known before a run. One more
  * interpreter, the scout, never runs and says what they are for shapes of inputs. (The others cannot be asked: they
- * would compare the new shapes with the memory of their last run.) It may be wrong where shapes in the middle of the
- * model depend on values: the first run of each shape proves or corrects it. An output that is such a tensor itself
+ * would compare the new shapes with the memory of their last run.) It may be wrong where shapes
+ * depend on values: every run compares, and the first of each shape corrects it. An output that is such a tensor itself
  * is never written to memory of ours, nor can it be had otherwise. */
 #ifndef FS_LITERT_OWN_H
 #define FS_LITERT_OWN_H
@@ -56,6 +56,7 @@ typedef struct lite_signature {
     uint32_t *fetches;  /* and its output i is output fetches[i] */
     fs_error *broken;   /* why every run of it fails, or NULL */
     uint32_t n_shapes;  /* guarded by the model's `learning` */
+    atomic_bool varying; /* shapes of outputs depend on values: nothing is known beforehand */
     _Atomic(lite_shape *) *shapes; /* FS_LITE_SHAPES places, by hash. Set once: release -> acquire of a search */
 } lite_signature;
 
@@ -106,6 +107,9 @@ int lite_shape_new(fs_model *model, const lite_signature *sig, const fs_tensor *
 
 /* Takes over what an interpreter says of its outputs after a run. Whether that is something else. */
 bool lite_shape_correct(const lite_signature *sig, lite_shape *shape, const LiteRtLayout *layouts);
+
+/* Whether an interpreter says of its outputs what is known. */
+bool lite_shape_holds(const lite_signature *sig, const lite_shape *shape, const LiteRtLayout *layouts);
 
 /* Lets others find a guess that a run has proven, if nobody was faster and there is room: shape->kept says whether
  * the model owns it from now on. Under the mutex. */

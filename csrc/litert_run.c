@@ -161,9 +161,10 @@ static int run_once(const lite_api *api, LiteRtCompiledModel compiled, const lit
                                  job->buffers + job->n_inputs);
 }
 
-/* After a run: corrects the guess, if that is what it takes. */
-static int compare_shapes(const lite_api *api, LiteRtCompiledModel compiled, const lite_signature *sig,
-                          lite_shape *shape, lite_job *job, fs_error *err)
+/* After a run: corrects a guess, if that is what it takes. What was proven and is wrong all the same, will be for
+ * other values, too. */
+static int compare_shapes(const lite_api *api, LiteRtCompiledModel compiled, lite_signature *sig, lite_shape *shape,
+                          lite_job *job, fs_error *err)
 {
     if (job->n_outputs == 0)
         return 0;
@@ -171,16 +172,20 @@ static int compare_shapes(const lite_api *api, LiteRtCompiledModel compiled, con
     if (layouts == NULL)
         return lite_fail_memory(err);
     int status = api->GetCompiledModelOutputTensorLayouts(compiled, sig->number, job->n_outputs, layouts, false);
-    if (status == LITERT_OK)
+    if (status == LITERT_OK && !shape->kept) {
         job->corrected = lite_shape_correct(sig, shape, layouts);
+    } else if (status == LITERT_OK && !lite_shape_holds(sig, shape, layouts)) {
+        job->corrected = true;
+        atomic_store_explicit(&sig->varying, true, memory_order_relaxed);
+    }
     fs_slab_free(layouts);
     return status == LITERT_OUT_OF_MEMORY ? lite_fail_memory(err) : 0;
 }
 
 /* The first run of a shape: makes sure that the guess is right and that outputs are written. What looks untouched
  * is run again over another pattern. */
-static int run_to_prove(const lite_api *api, LiteRtCompiledModel compiled, const lite_signature *sig,
-                        lite_shape *shape, lite_job *job, fs_error *err)
+static int run_to_prove(const lite_api *api, LiteRtCompiledModel compiled, lite_signature *sig, lite_shape *shape,
+                        lite_job *job, fs_error *err)
 {
     fs_buf **outputs = job->memory + job->n_inputs;
     uint32_t unwritten = 0;
@@ -228,7 +233,10 @@ static int run_on(fs_model *model, lite_interpreter *one, uint32_t number, lite_
     int rc = 0;
     if (shape->kept) {
         int status = run_once(api, one->compiled, sig, job);
-        if (status != LITERT_OK)
+        rc = compare_shapes(api, one->compiled, sig, shape, job, err);
+        if (rc == 0 && job->corrected)
+            api->CompiledModelClearErrors(one->compiled);
+        else if (rc == 0 && status != LITERT_OK)
             rc = lite_fail_compiled(api, one->compiled, status, FS_INTERNAL, "Failed to invoke TfLite interpreter",
                                     err);
     } else {
@@ -236,7 +244,7 @@ static int run_on(fs_model *model, lite_interpreter *one, uint32_t number, lite_
         if (rc == 0 && !job->corrected)
             lite_shape_keep(model, sig, shape, inputs);
     }
-    bool set = rc == 0 && shape->kept;
+    bool set = rc == 0 && shape->kept && !job->corrected;
     atomic_store_explicit(&one->current[number], set ? shape : NULL, memory_order_relaxed);
     return rc;
 }
@@ -303,20 +311,43 @@ static int run_until_right(fs_model *model, uint32_t number, lite_shape *shape, 
     return fail_unwritten(&model->signatures[number], 0, err);
 }
 
+/* For inputs that nothing is known of. */
+static int run_new(fs_model *model, uint32_t number, const fs_tensor *inputs, lite_job *job, fs_tensor *outputs,
+                   fs_error *err)
+{
+    lite_signature *sig = &model->signatures[number];
+    lite_shape *shape = NULL;
+    int rc = lite_shape_new(model, sig, inputs, &shape, err);
+    if (rc != 0)
+        return rc;
+    rc = run_until_right(model, number, shape, inputs, job, outputs, err);
+    if (!shape->kept)
+        free(shape);
+    return rc;
+}
+
+static int run_known_or_new(fs_model *model, uint32_t number, const fs_tensor *inputs, lite_job *job,
+                            fs_tensor *outputs, fs_error *err)
+{
+    lite_shape *shape = lite_shape_find(&model->signatures[number], inputs);
+    if (shape != NULL) {
+        int rc = run_with(model, number, shape, inputs, job, outputs, err);
+        if (rc != 0 || !job->corrected)
+            return rc;
+    }
+    return run_new(model, number, inputs, job, outputs, err);
+}
+
 int lite_run(fs_model *model, uint32_t number, enum fs_run_variant variant, const fs_tensor *inputs,
              fs_tensor *outputs, fs_error *err)
 {
     (void)variant; /* there is one only */
-    lite_signature *sig = &model->signatures[number];
+    const lite_signature *sig = &model->signatures[number];
     if (sig->broken != NULL)
         return fs_fail_text(err, (enum fs_code)sig->broken->code, sig->broken->msg, sig->broken->len);
     fs_slab *slab = slab_get(model->runtime);
     if (slab == NULL)
         return lite_fail_memory(err);
-    lite_shape *shape = lite_shape_find(sig, inputs);
-    int rc = shape == NULL ? lite_shape_new(model, sig, inputs, &shape, err) : 0;
-    if (rc != 0)
-        return rc;
 
     LiteRtTensorBuffer buffers[PORTS_ON_STACK] = {0};
     fs_buf *memory[PORTS_ON_STACK] = {0};
@@ -326,18 +357,13 @@ int lite_run(fs_model *model, uint32_t number, enum fs_run_variant variant, cons
     void *more = NULL;
     if (ports > PORTS_ON_STACK) {
         more = fs_slab_alloc(slab, ports * 2 * sizeof(void *));
-        if (more != NULL) {
-            memset(more, 0, ports * 2 * sizeof(void *));
-            job.buffers = more;
-            job.memory = (fs_buf **)more + ports;
-        }
+        if (more == NULL)
+            return lite_fail_memory(err);
+        memset(more, 0, ports * 2 * sizeof(void *));
+        job.buffers = more;
+        job.memory = (fs_buf **)more + ports;
     }
-    rc = ports > PORTS_ON_STACK && more == NULL
-             ? lite_fail_memory(err)
-             : run_until_right(model, number, shape, inputs, &job, outputs, err);
+    int rc = run_known_or_new(model, number, inputs, &job, outputs, err);
     fs_slab_free(more);
-    if (!shape->kept)
-        free(shape);
     return rc;
 }
-

@@ -54,7 +54,7 @@ static lite_shape *find_shape(const lite_signature *sig, uint64_t hash, const fs
 
 static void keep_shape(lite_signature *sig, lite_shape *shape)
 {
-    if (sig->n_shapes >= SHAPES_KEPT)
+    if (sig->n_shapes >= SHAPES_KEPT || atomic_load_explicit(&sig->varying, memory_order_relaxed))
         return;
     size_t at = shape->hash;
     /* relaxed: only holders of `learning` write. */
@@ -161,8 +161,22 @@ static int ask_scout(fs_model *model, const lite_signature *sig, lite_shape *sha
     return 0;
 }
 
+bool lite_shape_holds(const lite_signature *sig, const lite_shape *shape, const LiteRtLayout *layouts)
+{
+    for (uint32_t i = 0; i < sig->spec->n_outputs; i++) {
+        const LiteRtLayout *known = &shape->outputs[i].layout;
+        if (known->rank != layouts[i].rank ||
+            memcmp(known->dims, layouts[i].dims, known->rank * sizeof known->dims[0]) != 0)
+            return false;
+    }
+    return true;
+}
+
 lite_shape *lite_shape_find(const lite_signature *sig, const fs_tensor *inputs)
 {
+    /* relaxed: who has not heard of it finds out. */
+    if (atomic_load_explicit(&sig->varying, memory_order_relaxed))
+        return NULL;
     return find_shape(sig, hash_shapes(sig, inputs), inputs);
 }
 

@@ -182,7 +182,9 @@ def main(target: Path) -> None:
     floats = tf.TensorSpec([None, 3], tf.float32, name="x")
     one_function(target / "centred", lambda x: x - tf.reduce_mean(x, 0), floats, rows)
     one_function(target / "positive", lambda x: tf.boolean_mask(x, x > 3.0), floats, rows)
-    one_function(target / "shape_of_batch", lambda x: tf.reshape(x, [tf.shape(x)[0], 3, 1]), floats, rows)
+    # A shape that depends on values at the end, and in the middle.
+    one_function(target / "shaped", lambda x: tf.reshape(x, [tf.shape(x)[0], 3, 1]), floats, rows)
+    one_function(target / "passing", lambda x: 2.0 * tf.reshape(x, [tf.shape(x)[0], 3, 1]) + 1.0, floats, rows)
     text = tf.TensorSpec([None], tf.string, name="x")
     one_function(target / "strings", lambda x: tf.gather(x, [0]), text, np.array(["a", "b"]))
 

@@ -10,6 +10,7 @@
  *   "bytes"   x: any type -> y: the same                     ranks up to 8
  *   "values"  x: float -> y: float                           y is never written
  *   "late"    x: float -> y: the same                        the shape of y is not known before a run
+ *   "some"    x: float -> y: those above 0                   always at least one
  *   "wide"    20 in, 20 out                                  each is passed on
  *
  * A file that is not there is no model; one that begins with "bad" cannot be made an interpreter of; one that begins
@@ -26,7 +27,7 @@
 FS_LITERT_FUNCTIONS(DECLARE)
 #undef DECLARE
 
-enum { WIDE = 20, PORTS = 24, SIGNATURES = 5 };
+enum { WIDE = 20, PORTS = 24, SIGNATURES = 6 };
 
 static atomic_long live;            /* objects that have not been destroyed */
 static atomic_long until_failure;   /* calls that may fail, until one does; 0: none does */
@@ -184,6 +185,7 @@ int LiteRtCreateModelFromFile(LiteRtEnvironment environment, const char *path, L
     signature(&model->signatures[1], "bytes", 1, x, 1, y);
     signature(&model->signatures[2], "values", 1, x, 1, y);
     signature(&model->signatures[3], "late", 1, x, 1, y);
+    signature(&model->signatures[5], "some", 1, x, 1, y);
     signature(&model->signatures[4], "wide", WIDE, wide_in, WIDE, wide_out);
     *out = model;
     return LITERT_OK;
@@ -331,6 +333,7 @@ struct LiteRtTensorBufferT {
 struct LiteRtCompiledModelT {
     LiteRtModel model;
     LiteRtLayout inputs[SIGNATURES][PORTS];
+    int some;                /* values above 0 in the last run of "some" */
     size_t lent[SIGNATURES]; /* bytes of the first input's memory in the last run; 0: it has not run */
     char errors[256];
     atomic_bool in_use;
@@ -442,6 +445,8 @@ int LiteRtGetCompiledModelOutputTensorLayouts(LiteRtCompiledModel compiled, size
         /* Before a run it is not known that there are as many. */
         if (strcmp(key, "late") == 0 && update)
             out[i].dims[0] = 0;
+        if (strcmp(key, "some") == 0)
+            out[i].dims[0] = update ? 1 : compiled->some;
     }
     if (update)
         atomic_fetch_add(&scouted, 1);
@@ -517,6 +522,19 @@ int LiteRtRunCompiledModel(LiteRtCompiledModel compiled, size_t sig, size_t n_in
         for (size_t i = 0; i < elements(&in[1]->type.layout); i++)
             if (isnan(((const float *)in[1]->data)[i]))
                 return refuse(compiled, "a has a NaN");
+    if (strcmp(key, "some") == 0) {
+        const float *from = in[0]->data;
+        compiled->some = 0;
+        for (size_t i = 0; i < in[0]->bytes / sizeof(float); i++)
+            compiled->some += from[i] > 0;
+        if (out[0]->bytes < (size_t)compiled->some * sizeof(float))
+            return refuse(compiled, "Custom allocation is too small");
+        float *to = out[0]->data;
+        for (size_t i = 0; i < in[0]->bytes / sizeof(float); i++)
+            if (from[i] > 0)
+                *to++ = from[i];
+        return leave(compiled, LITERT_OK);
+    }
     for (size_t i = 0; i < n_out && strcmp(key, "values") != 0; i++) {
         if (out[i]->bytes != in[like(key, i)]->bytes)
             return refuse(compiled, "Custom allocation is too small");

@@ -106,13 +106,14 @@ static fs_port other_in[] = {{"z", "z", FS_DT_FLOAT, 1, unknown}};
 static fs_port wide_in[WIDE], wide_out[WIDE];
 static char wide_names[2][WIDE][16];
 
-enum { MIX, BYTES, VALUES, LATE, WIDE_SIG, SIGNATURES };
+enum { MIX, BYTES, VALUES, LATE, WIDE_SIG, SOME, SIGNATURES };
 
 static fs_signature signatures[SIGNATURES] = {
     [MIX] = {"mix", mix_in, 2, mix_out, 2, NULL},
     [BYTES] = {"bytes", byte_in, 1, byte_out, 1, NULL},
     [VALUES] = {"values", float_in, 1, float_out, 1, NULL},
     [LATE] = {"late", float_in, 1, float_out, 1, NULL},
+    [SOME] = {"some", float_in, 1, float_out, 1, NULL},
     [WIDE_SIG] = {"wide", wide_in, WIDE, wide_out, WIDE, NULL},
 };
 
@@ -392,6 +393,32 @@ static void test_outputs_outlive_later_runs(void)
     CHECK_EQ(live(), 0);
 }
 
+/* As many as there are, whatever another run had for a shape. */
+static void test_shapes_that_depend_on_values(void)
+{
+    fs_runtime runtime = open_runtime(2);
+    fs_model *model = open_model(&runtime);
+    fs_slab *slab = fs_slab_new(1 << 20);
+    const int64_t dims[] = {8};
+    for (int round = 0; round < 3; round++)
+        for (int above = 1; above <= 8; above++) {
+            int n = round == 1 ? 9 - above : above;
+            fs_tensor in = floats(slab, dims, 1, (float)(n - 8) + 0.5f), out;
+            CHECK_OK(runtime.ops->run(model, SOME, FS_RUN_PLAIN, &in, &out, NULL));
+            CHECK_EQ(out.elements, n);
+            CHECK_EQ(out.dims[0], n);
+            CHECK_EQ(out.bytes, n * 4);
+            for (int i = 0; i < n; i++)
+                CHECK(((float *)out.data)[i] == (float)i + 0.5f);
+            runtime.ops->release(&out);
+            fs_buf_unref(in.buf);
+        }
+    runtime.ops->close(model);
+    fs_runtime_litert_free(&runtime);
+    fs_slab_release(slab);
+    CHECK_EQ(live(), 0);
+}
+
 static void test_what_cannot_be_served_says_why(void)
 {
     fs_runtime runtime = open_runtime(1);
@@ -642,6 +669,7 @@ int main(void)
     test_shapes_that_cannot_be();
     test_memory_that_is_not_aligned_is_copied();
     test_outputs_outlive_later_runs();
+    test_shapes_that_depend_on_values();
     test_what_cannot_be_served_says_why();
     test_a_model_without_signatures_has_one();
     test_steady_state_allocates_nothing_of_ours();
