@@ -11,7 +11,7 @@
  * LiteRT writes outputs to memory that it is given, so their shapes must be known before a run. One more
  * interpreter, the scout, never runs and says what they are for shapes of inputs. (The others cannot be asked: they
  * would compare the new shapes with the memory of their last run.) It may be wrong where shapes
- * depend on values: every run compares, and the first of each shape corrects it. An output that is such a tensor itself
+ * in the middle of the model depend on values: every run compares, and the first of each shape corrects it. An output that is such a tensor itself
  * is never written to memory of ours, nor can it be had otherwise. */
 #ifndef FS_LITERT_OWN_H
 #define FS_LITERT_OWN_H
@@ -56,7 +56,7 @@ typedef struct lite_signature {
     uint32_t *fetches;  /* and its output i is output fetches[i] */
     fs_error *broken;   /* why every run of it fails, or NULL */
     uint32_t n_shapes;  /* guarded by the model's `learning` */
-    atomic_bool varying; /* shapes of outputs depend on values: nothing is known beforehand */
+    atomic_bool varying; /* an output had two shapes for one of the inputs: no run can be trusted */
     _Atomic(lite_shape *) *shapes; /* FS_LITE_SHAPES places, by hash. Set once: release -> acquire of a search */
 } lite_signature;
 

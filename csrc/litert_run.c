@@ -161,8 +161,8 @@ static int run_once(const lite_api *api, LiteRtCompiledModel compiled, const lit
                                  job->buffers + job->n_inputs);
 }
 
-/* After a run: corrects a guess, if that is what it takes. What was proven and is wrong all the same, will be for
- * other values, too. */
+/* After a run: corrects a guess, if that is what it takes. What was proven and is wrong all the same depends on
+ * values: LiteRT gives it now and then, which is no way to serve. */
 static int compare_shapes(const lite_api *api, LiteRtCompiledModel compiled, lite_signature *sig, lite_shape *shape,
                           lite_job *job, fs_error *err)
 {
@@ -175,10 +175,12 @@ static int compare_shapes(const lite_api *api, LiteRtCompiledModel compiled, lit
     if (status == LITERT_OK && !shape->kept) {
         job->corrected = lite_shape_correct(sig, shape, layouts);
     } else if (status == LITERT_OK && !lite_shape_holds(sig, shape, layouts)) {
-        job->corrected = true;
+        /* relaxed: who has not heard of it finds out. */
         atomic_store_explicit(&sig->varying, true, memory_order_relaxed);
     }
     fs_slab_free(layouts);
+    if (atomic_load_explicit(&sig->varying, memory_order_relaxed))
+        return fail_unwritten(sig, 0, err);
     return status == LITERT_OUT_OF_MEMORY ? lite_fail_memory(err) : 0;
 }
 
@@ -234,9 +236,7 @@ static int run_on(fs_model *model, lite_interpreter *one, uint32_t number, lite_
     if (shape->kept) {
         int status = run_once(api, one->compiled, sig, job);
         rc = compare_shapes(api, one->compiled, sig, shape, job, err);
-        if (rc == 0 && job->corrected)
-            api->CompiledModelClearErrors(one->compiled);
-        else if (rc == 0 && status != LITERT_OK)
+        if (rc == 0 && status != LITERT_OK)
             rc = lite_fail_compiled(api, one->compiled, status, FS_INTERNAL, "Failed to invoke TfLite interpreter",
                                     err);
     } else {
@@ -244,7 +244,7 @@ static int run_on(fs_model *model, lite_interpreter *one, uint32_t number, lite_
         if (rc == 0 && !job->corrected)
             lite_shape_keep(model, sig, shape, inputs);
     }
-    bool set = rc == 0 && shape->kept && !job->corrected;
+    bool set = rc == 0 && shape->kept;
     atomic_store_explicit(&one->current[number], set ? shape : NULL, memory_order_relaxed);
     return rc;
 }
@@ -329,13 +329,12 @@ static int run_new(fs_model *model, uint32_t number, const fs_tensor *inputs, li
 static int run_known_or_new(fs_model *model, uint32_t number, const fs_tensor *inputs, lite_job *job,
                             fs_tensor *outputs, fs_error *err)
 {
-    lite_shape *shape = lite_shape_find(&model->signatures[number], inputs);
-    if (shape != NULL) {
-        int rc = run_with(model, number, shape, inputs, job, outputs, err);
-        if (rc != 0 || !job->corrected)
-            return rc;
-    }
-    return run_new(model, number, inputs, job, outputs, err);
+    const lite_signature *sig = &model->signatures[number];
+    if (atomic_load_explicit(&sig->varying, memory_order_relaxed)) /* relaxed: as where it is set */
+        return fail_unwritten(sig, 0, err);
+    lite_shape *shape = lite_shape_find(sig, inputs);
+    return shape != NULL ? run_with(model, number, shape, inputs, job, outputs, err)
+                         : run_new(model, number, inputs, job, outputs, err);
 }
 
 int lite_run(fs_model *model, uint32_t number, enum fs_run_variant variant, const fs_tensor *inputs,

@@ -54,7 +54,7 @@ static lite_shape *find_shape(const lite_signature *sig, uint64_t hash, const fs
 
 static void keep_shape(lite_signature *sig, lite_shape *shape)
 {
-    if (sig->n_shapes >= SHAPES_KEPT || atomic_load_explicit(&sig->varying, memory_order_relaxed))
+    if (sig->n_shapes >= SHAPES_KEPT)
         return;
     size_t at = shape->hash;
     /* relaxed: only holders of `learning` write. */
@@ -174,9 +174,6 @@ bool lite_shape_holds(const lite_signature *sig, const lite_shape *shape, const 
 
 lite_shape *lite_shape_find(const lite_signature *sig, const fs_tensor *inputs)
 {
-    /* relaxed: who has not heard of it finds out. */
-    if (atomic_load_explicit(&sig->varying, memory_order_relaxed))
-        return NULL;
     return find_shape(sig, hash_shapes(sig, inputs), inputs);
 }
 

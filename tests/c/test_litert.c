@@ -393,26 +393,27 @@ static void test_outputs_outlive_later_runs(void)
     CHECK_EQ(live(), 0);
 }
 
-/* As many as there are, whatever another run had for a shape. */
+/* An output with one shape now and another then is never trusted again. */
 static void test_shapes_that_depend_on_values(void)
 {
     fs_runtime runtime = open_runtime(2);
     fs_model *model = open_model(&runtime);
     fs_slab *slab = fs_slab_new(1 << 20);
     const int64_t dims[] = {8};
-    for (int round = 0; round < 3; round++)
-        for (int above = 1; above <= 8; above++) {
-            int n = round == 1 ? 9 - above : above;
-            fs_tensor in = floats(slab, dims, 1, (float)(n - 8) + 0.5f), out;
-            CHECK_OK(runtime.ops->run(model, SOME, FS_RUN_PLAIN, &in, &out, NULL));
-            CHECK_EQ(out.elements, n);
-            CHECK_EQ(out.dims[0], n);
-            CHECK_EQ(out.bytes, n * 4);
-            for (int i = 0; i < n; i++)
+    static const int above[] = {5, 5, 6, 5};
+    for (int round = 0; round < 4; round++) {
+        fs_error err;
+        fs_tensor in = floats(slab, dims, 1, (float)(above[round] - 8) + 0.5f), out;
+        int rc = runtime.ops->run(model, SOME, FS_RUN_PLAIN, &in, &out, &err);
+        CHECK_EQ(rc, round < 2 ? 0 : -FS_UNIMPLEMENTED);
+        if (rc == 0) {
+            CHECK_EQ(out.dims[0], 5);
+            for (int i = 0; i < 5; i++)
                 CHECK(((float *)out.data)[i] == (float)i + 0.5f);
             runtime.ops->release(&out);
-            fs_buf_unref(in.buf);
         }
+        fs_buf_unref(in.buf);
+    }
     runtime.ops->close(model);
     fs_runtime_litert_free(&runtime);
     fs_slab_release(slab);

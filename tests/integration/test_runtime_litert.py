@@ -176,14 +176,19 @@ def test_values_that_cannot_be_say_why(runtime: Runtime) -> None:
     opened.check("embed")
 
 
-def test_an_output_that_has_another_shape_each_time(runtime: Runtime) -> None:
+def test_an_output_that_has_another_shape_each_time_is_no_answer(runtime: Runtime) -> None:
     opened = Opened(runtime, "positive")
     (signature,) = opened.signatures.values()
-    opened.check("serving_default")
     rng = np.random.default_rng(2)
+    answered = 0
     for _ in range(20):
         x = rng.uniform(0, 6, (4, 3)).astype(np.float32)
-        np.testing.assert_array_equal(opened.run(signature, {"x": x})["y"], x[x > 3])
+        try:
+            np.testing.assert_array_equal(opened.run(signature, {"x": x})["y"], x[x > 3])
+            answered += 1
+        except RuntimeFailure as failure:
+            assert failure.code == "UNIMPLEMENTED"
+    assert answered < 3
 
 
 def test_an_output_that_litert_does_not_give_is_no_answer(runtime: Runtime) -> None:
