@@ -599,7 +599,7 @@ int fs_runtime_tensorflow_op_library(const fs_runtime *runtime, const char *path
     }
     if (code < FS_OK || code > FS_UNAUTHENTICATED)
         code = FS_UNKNOWN;
-    return fs_fail(err, (enum fs_code)code, "TensorFlow cannot load the op library %s: %s", path,
+    return fs_fail(err, (enum fs_code)code, "the op library %s cannot be loaded: %s", path,
                    api->Message(thread->status));
 }
 

@@ -56,7 +56,9 @@ def show(config: Config) -> int:
     except StartError as error:
         problems.append(str(error))
     try:
-        find = litert_dir if any(model.platform == "tflite" for model in config.models) else optional_litert_dir
+        find = (
+            litert_dir if any(model.platform == "tflite" for model in config.models) else optional_litert_dir
+        )
         litert = find(config.litert) or litert
     except StartError as error:
         problems.append(str(error))

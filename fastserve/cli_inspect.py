@@ -73,7 +73,9 @@ def _version(directory: str) -> VersionPath:
     """The directory itself when it holds a model, else its newest version."""
     path = os.path.abspath(directory)
     names = os.listdir(path)
-    if any(name.startswith(("saved_model.", tflite.MODEL)) for name in names) or not any(map(str.isdecimal, names)):
+    if any(name.startswith(("saved_model.", tflite.MODEL)) for name in names) or not any(
+        map(str.isdecimal, names)
+    ):
         name = os.path.basename(path)
         return VersionPath(int(name) if name.isascii() and name.isdigit() else 1, path)
     return newest_version(path)

@@ -234,8 +234,8 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     options: dict[str, Any] = {}
     # Where a version has both, model.tflite is served and not the SavedModel.
     prefer_tflite: bool = False
-    # What a TFLite model's inputs and outputs are called: by its own signatures, or as TensorFlow Serving does, which
-    # does not read these: by the names of its tensors, in one signature serving_default.
+    # What a TFLite model's inputs and outputs are called: by its own signatures, or as TensorFlow Serving
+    # does, which does not read these: by the names of its tensors, in one signature serving_default.
     tflite_aliases: Literal["signatures", "tensors"] = "signatures"
     tags: tuple[Text, ...] = ("serve",)
     # "auto" measures plain and compiled once and keeps the faster for later versions too.

@@ -135,7 +135,8 @@ class Core:
         environment: Mapping[str, str] | None = None,
         **settings: dict[str, Any],
     ) -> None:
-        """settings: server, limits, executor, loading, tensorflow and litert, each with what differs from the usual.
+        """settings: server, limits, executor, loading, tensorflow and litert, each with what differs from the
+        usual.
         environment: what is added to this process's."""
         self._folder = tempfile.TemporaryDirectory(prefix="fastserve-core-")
         self.unix_address = f"unix:{self._folder.name}/core.sock"

@@ -1,7 +1,7 @@
 """Writes TFLite models for tests, with TensorFlow's own answers: python export_tflite_models.py DIR.
 
-DIR/NAME/1/model.tflite is a version, DIR/NAME/expected.npz has SIGNATURE/in/ALIAS and SIGNATURE/out/ALIAS as the
-function gave it in TensorFlow, before it was converted.
+DIR/NAME/1/model.tflite is a version, DIR/NAME/expected.npz has SIGNATURE/in/ALIAS and SIGNATURE/out/ALIAS as
+the function gave it in TensorFlow, before it was converted.
 """
 
 from __future__ import annotations
@@ -150,7 +150,9 @@ def picture(path: Path) -> None:
     concrete = tf.function(net).get_concrete_function(tf.TensorSpec([1, 16, 16, 3], tf.float32, name="image"))
     converted = tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert()
     images = rng.normal(size=(ROWS, 16, 16, 3)).astype(np.float32)
-    write(path, without_signatures(converted), {"images": images, "classes": net(tf.constant(images)).numpy()})
+    write(
+        path, without_signatures(converted), {"images": images, "classes": net(tf.constant(images)).numpy()}
+    )
 
 
 def without_signatures(model: bytes) -> bytes:
@@ -161,7 +163,9 @@ def without_signatures(model: bytes) -> bytes:
     return bytes(flatbuffer_utils.convert_object_to_bytearray(unpacked))
 
 
-def one_function(path: Path, function: Callable[[tf.Tensor], tf.Tensor], spec: tf.TensorSpec, feed: Any) -> None:
+def one_function(
+    path: Path, function: Callable[[tf.Tensor], tf.Tensor], spec: tf.TensorSpec, feed: Any
+) -> None:
     class Module(tf.Module):
         @tf.function(input_signature=[spec])
         def serve(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -184,7 +188,9 @@ def main(target: Path) -> None:
     one_function(target / "positive", lambda x: tf.boolean_mask(x, x > 3.0), floats, rows)
     # A shape that depends on values at the end, and in the middle.
     one_function(target / "shaped", lambda x: tf.reshape(x, [tf.shape(x)[0], 3, 1]), floats, rows)
-    one_function(target / "passing", lambda x: 2.0 * tf.reshape(x, [tf.shape(x)[0], 3, 1]) + 1.0, floats, rows)
+    one_function(
+        target / "passing", lambda x: 2.0 * tf.reshape(x, [tf.shape(x)[0], 3, 1]) + 1.0, floats, rows
+    )
     text = tf.TensorSpec([None], tf.string, name="x")
     one_function(target / "strings", lambda x: tf.gather(x, [0]), text, np.array(["a", "b"]))
 

@@ -1,8 +1,9 @@
 """Whether a version is complete: everything that its files name is there, in full.
 
 Called by the sources of the control process, in threads. Looks at names and sizes, the variables index, a few
-fields of saved_model.pb and the heads in model.tflite, never at weights: a look is cheap. The files may still be being written, so
-whatever they hold is a reason and no exception. What only opening the model shows is the trial's business.
+fields of saved_model.pb and the heads in model.tflite, never at weights: a look is cheap. The files may still
+be being written, so whatever they hold is a reason and no exception. What only opening the model shows is the
+trial's business.
 
 A source takes a version as complete when `why_incomplete` has no reason and
 
@@ -24,8 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from fastserve.control.version_format import SAVED_MODEL, Rule, is_tflite
 from fastserve.control.variables_index import BadIndex, Compressed, shard_sizes
+from fastserve.control.version_format import SAVED_MODEL, Rule, is_tflite
 from fastserve.control.wire import VARINT, BadWire, skip, varint
 from fastserve.tflite import MODEL as TFLITE
 from fastserve.tflite import why_cut_short
@@ -46,8 +47,8 @@ _CLOCK_SLACK_S = 0.1
 def why_incomplete(path: str | os.PathLike[str], marker: str = "", tflite: Rule = "alone") -> str:
     """Why the version in directory `path` is not complete, for people; "" when it is.
 
-    `tflite`: whether model.tflite is what is served. With `marker`, a file name within the directory, only that
-    decides. Blocks; never raises.
+    `tflite`: whether model.tflite is what is served. With `marker`, a file name within the directory, only
+    that decides. Blocks; never raises.
     """
     directory = Path(path)
 

@@ -129,9 +129,7 @@ async def run(
         )
         trials.give_way = bool(first.listeners)
         memory = MemoryBudget(config.loading.memory_limit_bytes, lambda: core.pid)
-        work = VersionWork(
-            tensorflow, config.loading, core, trials, state, memory, cache, log, config.litert
-        )
+        work = VersionWork(tensorflow, config.loading, core, trials, state, memory, cache, log, config.litert)
         manager = Manager(config.loading, core, work, log)
         reloader = Reloader(config, manager, options.read, log)
         requests = ReloadRequests(reloader, manager)

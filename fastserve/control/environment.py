@@ -1,4 +1,4 @@
-"""The environment and command lines of the child processes, and where TensorFlow and LiteRT are installed.
+"""The environment and command lines of the child processes, and where TensorFlow and LiteRT are.
 
 TensorFlow reads most of its process-wide settings from environment variables, so they are set here,
 before the core and the trials start. Called by the daemon and the command line.
@@ -99,8 +99,8 @@ def litert_dir(config: LiteRT) -> str:
     if not found:
         raise StartError(
             f"LiteRT, which runs TFLite models, is not installed for {sys.executable}: "
-            "pip install 'fastserve[tflite]', or set [litert] library_dir to the directory of an ai_edge_litert "
-            "package"
+            "pip install 'fastserve[tflite]', or set [litert] library_dir to the directory of an "
+            "ai_edge_litert package"
         )
     return found
 
@@ -115,8 +115,8 @@ def check_op_libraries(config: TensorFlow) -> None:
     for path in config.op_libraries:
         if not os.path.isfile(path) or not os.access(path, os.R_OK):
             raise StartError(
-                f"[tensorflow] op_libraries: {path}: no such file that can be read; expected a shared library of "
-                "TensorFlow ops"
+                f"[tensorflow] op_libraries: {path}: no such file that can be read; expected a shared "
+                "library of TensorFlow ops"
             )
 
 

@@ -74,7 +74,8 @@ def _source_factory(model: Model) -> Callable[[SourceContext], Source]:
 
 
 def make_loader(model: Model) -> Loader | None:
-    """None for SavedModels and TFLite models, which need no preparation. ConfigError when there is none of that name."""
+    """None for SavedModels and TFLite models, which need no preparation. ConfigError when there is none of
+    that name."""
     factory = _loader_factory(model)
     return None if factory is None else factory(model)
 

@@ -28,7 +28,7 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     runtime: str = "tensorflow"
     runtime_library: str = ""
     tflite_aliases: Literal["signatures", "tensors"] = "signatures"
-    # What the version offers, where its loader says so; None: the model is read, a SavedModel or model.tflite.
+    # What the version offers, where its loader says so; None: the model is read, which says so itself.
     signatures: tuple[Signature, ...] | None = None
 
 

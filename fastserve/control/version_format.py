@@ -1,7 +1,7 @@
 """Which file of a version is the model: saved_model.pb, or model.tflite.
 
-A pure function of the names that are there, for sources and for whoever asks for a trial. As TensorFlow Serving
-with --prefer_tflite_model, and a version that has model.tflite alone is served by it without being asked to.
+A pure function of the names that are there, for sources and for whoever asks for a trial. As TensorFlow
+Serving with --prefer_tflite_model, and a version that has model.tflite alone is served by it unasked.
 """
 
 from __future__ import annotations

@@ -167,8 +167,8 @@ class VersionWork:
             await core.call("route", model=model, route=route)
 
     async def _prepare(self, harness: Harness) -> Prepared | None:
-        """What the model's loader makes of the version; None for SavedModels and TFLite models, which need nothing
-        made."""
+        """What the model's loader makes of the version; None for SavedModels and TFLite models, which need
+        nothing made."""
         loader = make_loader(harness.model)
         if loader is None:
             size = await asyncio.to_thread(_file_bytes, harness.path.path)

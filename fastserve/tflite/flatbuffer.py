@@ -1,8 +1,8 @@
 """The few things in a flatbuffer that a TFLite model is made of: tables, vectors, strings and numbers.
 
-Used by fastserve.tflite.read. Every offset is checked before it is followed, so that whatever the bytes are, the
-worst that happens is BadFlatbuffer. Reads what is asked for, in blocks, and maps nothing: a file that somebody cuts
-short meanwhile is an error and no signal.
+Used by fastserve.tflite.read. Every offset is checked before it is followed, so that whatever the bytes are,
+the worst that happens is BadFlatbuffer. Reads what is asked for, in blocks, and maps nothing: a file that
+somebody cuts short meanwhile is an error and no signal.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _U16 = struct.Struct("<H")
 _U32 = struct.Struct("<I")
 _I32 = struct.Struct("<i")
 _U64 = struct.Struct("<Q")
-# More elements than any vector of a model has that is read: a damaged length ends in an error, not in a long walk.
+# More elements than any vector of a model has that is read: a damaged length ends in an error, not in a walk.
 _VECTOR_MAX = 1_000_000
 _BLOCK_BYTES = 1 << 14
 _BLOCKS_KEPT = 256

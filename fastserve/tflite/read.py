@@ -1,7 +1,7 @@
 """Reads model.tflite: what its signatures are, and whether all of it is there.
 
-The schema is TFLite's own (version 3, identifier TFL3); of its tables only those are looked at that say what goes
-in and what comes out.
+The schema is TFLite's own (version 3, identifier TFL3); of its tables only those are looked at that say what
+goes in and what comes out.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class TFLiteError(ModelError):
 def read(path: str | Path, aliases: Literal["signatures", "tensors"] = "signatures") -> SavedModel:
     """The signatures of model.tflite in directory `path`.
 
-    A model without signatures, or any model when `aliases` are those of "tensors", has one, serving_default, whose
-    aliases are the names of its first subgraph's tensors. TFLiteError when the file is not there, is no TFLite
-    model, or has no signature that can run.
+    A model without signatures, or any model when `aliases` are those of "tensors", has one, serving_default,
+    whose aliases are the names of its first subgraph's tensors. TFLiteError when the file is not there, is no
+    TFLite model, or has no signature that can run.
     """
     file = Path(path) / MODEL
     try:
@@ -57,7 +57,9 @@ def read(path: str | Path, aliases: Literal["signatures", "tensors"] = "signatur
             found = _signatures(model, named=aliases == "signatures")
             signatures = tuple(sorted(found, key=lambda signature: signature.name))
     except BadFlatbuffer as error:
-        raise TFLiteError(f"{file}: not a TFLite model, or cut short: {error}; convert or copy it again") from None
+        raise TFLiteError(
+            f"{file}: not a TFLite model, or cut short: {error}; convert or copy it again"
+        ) from None
     except FileNotFoundError:
         raise TFLiteError(f"{file}: no such file; name a directory that holds {MODEL}") from None
     except OSError as error:
@@ -76,15 +78,15 @@ def why_not_served(signature: Signature) -> str:
     for port in (*signature.inputs, *signature.outputs):
         if port.dtype not in _SERVED:
             return (
-                f"signature '{signature.name}': '{port.alias}' is a tensor of type {dtype_name(port.dtype)}, which "
-                "LiteRT's C API gives no access to"
+                f"signature '{signature.name}': '{port.alias}' is a tensor of type {dtype_name(port.dtype)}, "
+                "which LiteRT's C API gives no access to"
             )
     return ""
 
 
 def with_rows(signature: Signature) -> Signature | None:
-    """The signature with an unknown first dimension everywhere, where it has one of exactly 1: what converters
-    made of a batch's before they noted that it was one, and TFLite can change. None for any other signature."""
+    """The signature with an unknown first dimension everywhere, where it has one of exactly 1: what
+    converters make of a fixed batch, and TFLite can change. None for any other signature."""
     ports = (*signature.inputs, *signature.outputs)
     if not ports or any(not port.dims or port.dims[0] != 1 or min(port.dims) < 0 for port in ports):
         return None
@@ -96,9 +98,9 @@ def with_rows(signature: Signature) -> Signature | None:
 
 
 def why_cut_short(file: str | Path) -> str:
-    """Why a file is not a whole TFLite model, for people; "" when it is. Looks at heads and sizes, not at weights.
+    """Why a file is not a whole TFLite model, for people; "" when it is. Raises OSError.
 
-    Raises OSError.
+    Looks at heads and sizes, not at weights.
     """
     try:
         with _opened(file) as model:

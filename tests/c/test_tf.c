@@ -264,7 +264,7 @@ static void test_op_libraries_are_loaded_or_named(void)
     CHECK_OK(fs_runtime_tensorflow_op_library(&runtime, "/ops/mine.so", &err));
     CHECK_EQ(op_libraries(), 1);
     CHECK_EQ(fs_runtime_tensorflow_op_library(&runtime, "/ops/missing.so", &err), -FS_NOT_FOUND);
-    CHECK_STR(err.msg, "TensorFlow cannot load the op library /ops/missing.so: /ops/missing.so: cannot open shared "
+    CHECK_STR(err.msg, "the op library /ops/missing.so cannot be loaded: /ops/missing.so: cannot open shared "
                        "object file: No such file or directory");
     CHECK_EQ(fs_runtime_tensorflow_op_library(&runtime, "/ops/missing.so", NULL), -FS_NOT_FOUND);
     CHECK_OK(fs_runtime_tensorflow_op_library(&runtime, "/ops/other.so", &err)); /* a failure does not stick */

@@ -16,7 +16,9 @@ HEAD = '[server]\nlisten = ["127.0.0.1:0"]\nstate_dir = "state"\n[executor]\nthr
 
 
 def model(name: str, path: Path, more: str = "") -> str:
-    return f'[[models]]\nname = "{name}"\nbase_path = "{path}"\n{more}\n[models.batching]\nmax_batch_size = 16\n'
+    return (
+        f'[[models]]\nname = "{name}"\nbase_path = "{path}"\n{more}\n[models.batching]\nmax_batch_size = 16\n'
+    )
 
 
 @pytest.fixture

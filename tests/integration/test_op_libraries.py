@@ -36,8 +36,19 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("ops") / "libtriple.so"
     installed = tensorflow_dir(TensorFlow())
     subprocess.run(
-        ["g++", "-shared", "-fPIC", "-std=c++17", f"-I{installed}/include", str(SOURCE), "-o", str(path)]
-        + [f"-L{installed}", "-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2"],
+        [
+            *(
+                "g++",
+                "-shared",
+                "-fPIC",
+                "-std=c++17",
+                f"-I{installed}/include",
+                str(SOURCE),
+                "-o",
+                str(path),
+            ),
+            *(f"-L{installed}", "-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2"),
+        ],
         check=True,
         timeout=300,
     )
@@ -73,16 +84,18 @@ def test_without_its_library_the_version_is_refused(version: Path, tmp_path: Pat
 
 def test_a_library_that_is_none_is_named_with_tensorflows_reason(version: Path, tmp_path: Path) -> None:
     text, absent = tmp_path / "text.so", tmp_path / "absent.so"
-    text.write_text("no library")
+    text.write_text("no library, but long enough to be one" * 9)
     for path, why in [(text, "invalid ELF header"), (absent, "No such file or directory")]:
         answer = tried(version, tmp_path / "p", tensorflow={"op_libraries": [str(path)]}).answer
         assert not answer["ok"]
-        assert f"TensorFlow cannot load the op library {path}: " in answer["error"] and why in answer["error"]
+        assert f"the op library {path} cannot be loaded: " in answer["error"] and why in answer["error"]
     servable = {"model": "m", "version": 1, "path": str(version), "runtime": "tensorflow", "tags": ["serve"]}
     settings = {"library_dir": tensorflow_dir(TensorFlow()), "op_libraries": [str(text)]}
     with Core(tensorflow=settings) as core:
         for _ in range(2):
-            with pytest.raises(Refused, match=f"TensorFlow cannot load the op library {text}: .*invalid ELF header"):
+            with pytest.raises(
+                Refused, match=f"the op library {text} cannot be loaded: .*invalid ELF header"
+            ):
                 core.call("load", servable={**servable, "signatures": []})
 
 

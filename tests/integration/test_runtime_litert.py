@@ -1,6 +1,7 @@
 """The LiteRT runtime against TensorFlow: its numbers for models that its converter made.
 
-The models and the expected answers are TensorFlow's own (export_tflite_models.py); this process imports neither.
+The models and the expected answers are TensorFlow's own (export_tflite_models.py); this process imports
+neither.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from fastserve.errors import StartError
 from fastserve.savedmodel import Signature
 
 DTYPES = (
-    "float32", "float64", "float16", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool",
-    "complex64",
+    "float32", "float64", "float16", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64",
+    "bool", "complex64",
 )  # fmt: skip
 
 Array = npt.NDArray[Any]
@@ -67,7 +68,9 @@ class Opened:
 
     def feed(self, name: str) -> dict[str, Array]:
         prefix = f"{name}/in/"
-        return {key.removeprefix(prefix): value for key, value in self.expected.items() if key.startswith(prefix)}
+        return {
+            key.removeprefix(prefix): value for key, value in self.expected.items() if key.startswith(prefix)
+        }
 
     def check(self, name: str, rows: slice | Array | None = None) -> None:
         """The answers for some rows of what the model is known to take are TensorFlow's."""
@@ -155,7 +158,9 @@ def test_shapes_that_do_not_fit_say_why(runtime: Runtime) -> None:
         "input 'dense' has a dimension of size 0, and TFLite needs 1 or more"
     )
     # Where shapes depend on values it is the run that finds out.
-    assert refused(dense=np.zeros((5, 14), np.float32)).message.startswith("Failed to invoke TfLite interpreter: ")
+    assert refused(dense=np.zeros((5, 14), np.float32)).message.startswith(
+        "Failed to invoke TfLite interpreter: "
+    )
     assert refused(dense=np.zeros((1,) * 9, np.float32)).message.startswith("input 'dense' has 9 dimensions")
     opened.check("serving_default")  # a failure does not stick
     picture = Opened(runtime, "picture")
@@ -201,7 +206,9 @@ def test_an_output_that_litert_does_not_give_is_no_answer(runtime: Runtime) -> N
 
 
 def test_strings_are_refused_when_they_are_read() -> None:
-    with pytest.raises(tflite.TFLiteError, match="'x' is a tensor of type string, which LiteRT's C API gives no"):
+    with pytest.raises(
+        tflite.TFLiteError, match="'x' is a tensor of type string, which LiteRT's C API gives no"
+    ):
         tflite.read(path_of("strings") / "1")
 
 

@@ -27,7 +27,9 @@ def tried_tflite(name: str, tmp_path: Path, **settings: Any) -> Any:
 def test_a_model_is_tried_as_any_other(tmp_path: Path) -> None:
     found = tried_tflite("ranker", tmp_path, batching={"max_batch_size": 64})
     servable, report = found.servable, found.answer["report"]
-    assert servable["runtime"] == "litert" and servable["tags"] == ["serve"] and not servable["session_config"]
+    assert (
+        servable["runtime"] == "litert" and servable["tags"] == ["serve"] and not servable["session_config"]
+    )
     assert [(s["name"], s["batched"], s["compiled"]) for s in servable["signatures"]] == [
         ("embed", True, False), ("serving_default", True, False)
     ]  # fmt: skip
@@ -61,8 +63,10 @@ def test_what_cannot_run_is_told_with_the_reason(tmp_path: Path) -> None:
     assert not found["batched"]
     assert "a sample run failed: output 'y' has" in found["why"]
     refused = tried_tflite("strings", tmp_path).answer
-    assert not refused["ok"] and "cannot be served: signature 'serving_default': 'x' is a tensor of type string" in (
-        refused["error"]
+    assert (
+        not refused["ok"]
+        and "cannot be served: signature 'serving_default': 'x' is a tensor of type string"
+        in (refused["error"])
     )
     missing = tried_tflite("half_plus_two/nowhere", tmp_path).answer
     assert missing["error"].endswith("model.tflite: no such file; name a directory that holds model.tflite")

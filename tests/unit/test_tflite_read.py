@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from fastserve.control.complete import why_incomplete, why_listing_incomplete
-from fastserve.savedmodel import Port, Signature
-from fastserve.tflite import MODEL, TFLiteError, read, why_cut_short, with_rows
-from fastserve.tflite.flatbuffer import BadFlatbuffer, Bytes, root
 from unit.tflite_files import (
     BOOL,
     FLOAT,
@@ -26,6 +22,11 @@ from unit.tflite_files import (
     half_plus_two,
     tflite_bytes,
 )
+
+from fastserve.control.complete import why_incomplete, why_listing_incomplete
+from fastserve.savedmodel import Port, Signature
+from fastserve.tflite import MODEL, TFLiteError, read, why_cut_short, with_rows
+from fastserve.tflite.flatbuffer import BadFlatbuffer, Bytes, root
 
 PREDICT = "tensorflow/serving/predict"
 
@@ -107,7 +108,7 @@ def test_what_cannot_be_served_is_refused_with_the_reason(tmp_path: Path) -> Non
 
 
 def test_what_is_no_model_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(TFLiteError, match="no such file; name a directory that holds model.tflite"):
+    with pytest.raises(TFLiteError, match=r"no such file; name a directory that holds model\.tflite"):
         read(tmp_path)
     for data, why in [
         (b"", "something is said to be at byte 4, and it ends at 0"),
@@ -153,7 +154,7 @@ def test_weights_behind_the_flatbuffer_count_too(tmp_path: Path) -> None:
 
 def _read_all(data: bytes) -> None:
     """Every function of the reader over `data`, as read and why_cut_short go about it."""
-    try:
+    with suppress(BadFlatbuffer):
         model = root(Bytes(len(data), lambda count, at: data[at : at + count]), b"TFL3")
         for number in range(9):
             model.uint64(number)
@@ -165,8 +166,6 @@ def _read_all(data: bytes) -> None:
                 for inner in table.tables(0):
                     inner.string(3)
                     inner.int32s(7)
-    except BadFlatbuffer:
-        pass
 
 
 @settings(max_examples=300, deadline=None)
@@ -196,10 +195,8 @@ def test_reading_a_damaged_file_raises_nothing_else(
     data[at : at + len(garbage)] = garbage
     write(directory, bytes(data))
     assert isinstance(why_cut_short(directory / MODEL), str)
-    try:
+    with suppress(TFLiteError):
         read(directory)
-    except TFLiteError:
-        pass
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_an_error() -> None:
@@ -232,5 +229,7 @@ def test_a_version_counts_by_the_file_that_is_served(tmp_path: Path) -> None:
 def test_a_version_in_a_store_counts_by_its_name(tmp_path: Path) -> None:
     sizes = {"model.tflite": 1000, "other": 1}
     assert why_listing_incomplete("s3://m/1", sizes, tmp_path) == ""
-    assert why_listing_incomplete("s3://m/1", {"model.tflite": 0}, tmp_path, tflite="only").endswith("it is empty")
+    assert why_listing_incomplete("s3://m/1", {"model.tflite": 0}, tmp_path, tflite="only").endswith(
+        "it is empty"
+    )
     assert "model.tflite is not there yet" in why_listing_incomplete("s3://m/1", {}, tmp_path, tflite="only")

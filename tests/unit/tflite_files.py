@@ -1,4 +1,4 @@
-"""TFLite models for tests that run none: flatbuffers with the tables that say what goes in and what comes out."""
+"""TFLite models for tests that run none: flatbuffers with the tables that say what goes in and comes out."""
 
 from __future__ import annotations
 
