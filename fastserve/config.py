@@ -147,8 +147,8 @@ class LiteRT(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     # The directory of the `ai_edge_litert` package; default: that of the one installed beside fastserve.
     library_dir: str = ""
-    # Per run; the executors are what runs in parallel.
-    threads: Threads = 1
+    # Of one run; the executors are what runs in parallel.
+    run_threads: Threads = 1
     # Runs of one model at once, each with an interpreter of its own; 0: as many as [executor] threads.
     interpreters: Annotated[int, Meta(ge=0, le=64, description="a number of interpreters, 0 to 64")] = 0
 

@@ -171,7 +171,7 @@ class Core:
                 limits={**LIMITS, **settings.get("limits", {})},
                 executor={**EXECUTOR, **settings.get("executor", {})},
                 tensorflow={"library_dir": "", **settings.get("tensorflow", {})},
-                litert={"library_dir": "", "threads": 1, "interpreters": 1, **settings.get("litert", {})},
+                litert={"library_dir": "", "run_threads": 1, "interpreters": 1, **settings.get("litert", {})},
                 loading={"nice": 19, **settings.get("loading", {})},
                 ablate=list(ablate),
                 policy_library=policy_library,

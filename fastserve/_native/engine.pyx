@@ -303,7 +303,7 @@ cdef object post_litert(Engine engine, Runtime runtime, bytes directory, dict se
     if errand is NULL:
         raise MemoryError
     errand.library.path = <const char *>directory
-    errand.library.litert.threads = settings["threads"]
+    errand.library.litert.threads = settings["run_threads"]
     errand.library.litert.interpreters = settings["interpreters"]
     errand.library.runtime = &runtime.c
     errand.task.kind = FS_TASK_CALL
@@ -410,7 +410,7 @@ cdef class Engine:
         return runtime
 
     async def open_litert(self, dict settings):
-        """LiteRT's runtime, opened off the loop: `library_dir`, `threads`, `interpreters`. RuntimeFailure when it
+        """LiteRT's runtime, opened off the loop: `library_dir`, `run_threads`, `interpreters`. RuntimeFailure when it
         cannot be."""
         cdef Runtime runtime = Runtime.__new__(Runtime)
         if not settings["library_dir"]:

@@ -178,7 +178,7 @@ class TrialRun:
             return Runtime(
                 "litert",
                 library_dir=litert_dir(settings),
-                threads=settings.threads,
+                threads=settings.run_threads,
                 interpreters=settings.interpreters or 1,
             )
         return Runtime(asked.runtime, library=asked.runtime_library)
