@@ -89,8 +89,8 @@ async def run(
     tensorflow = replace(
         config.tensorflow, library_dir=installed, xla_cache=config.tensorflow.xla_cache and bool(installed)
     )
-    env = child_environment(tensorflow, config.models)
-    cache = open_cache(server.state_dir, tensorflow, config.models, env, log)
+    env = child_environment(tensorflow)
+    cache = open_cache(server.state_dir, tensorflow, env, log)
     without = ablated()
     allocator = "system" if "allocator" in without else server.allocator
     core_env = {**env, **allocator_environment(allocator, env)}
