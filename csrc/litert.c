@@ -109,8 +109,8 @@ static int compiled_new(fs_model *model, const char *cpu, LiteRtCompiledModel *o
     if (status == LITERT_OK || status == LITERT_OUT_OF_MEMORY)
         return status == LITERT_OK ? 0 : lite_fail_memory(err);
     return fs_fail(err, FS_INVALID_ARGUMENT,
-                   "LiteRT cannot make an interpreter of it (status %d): it has ops that are not among LiteRT's own, "
-                   "or the file is damaged",
+                   "LiteRT cannot make an interpreter of it (status %d): it has ops that are not among LiteRT's "
+                   "own, or the file is damaged",
                    status);
 }
 
@@ -126,7 +126,8 @@ static int set_broken(lite_signature *sig, fs_error *err, const char *fmt, const
     return 0;
 }
 
-/* Finds which of `ports` each of the subgraph's tensors is, by name. Those that are missing break the signature. */
+/* Finds which of `ports` each of the subgraph's tensors is, by name. Those that are missing break the
+ * signature. */
 static int match_ports(const lite_api *api, lite_signature *sig, LiteRtSubgraph subgraph, const fs_port *ports,
                        uint32_t n_ports, bool inputs, uint32_t *order, fs_error *err)
 {
@@ -136,7 +137,8 @@ static int match_ports(const lite_api *api, lite_signature *sig, LiteRtSubgraph 
     for (size_t i = 0; i < n && n == n_ports && status == LITERT_OK; i++) {
         LiteRtTensor tensor;
         const char *name;
-        status = inputs ? api->GetSubgraphInput(subgraph, i, &tensor) : api->GetSubgraphOutput(subgraph, i, &tensor);
+        status = inputs ? api->GetSubgraphInput(subgraph, i, &tensor)
+                        : api->GetSubgraphOutput(subgraph, i, &tensor);
         if (status == LITERT_OK)
             status = api->GetTensorName(tensor, &name);
         for (uint32_t k = 0; k < n_ports && status == LITERT_OK; k++)
@@ -162,7 +164,8 @@ static int match_ports(const lite_api *api, lite_signature *sig, LiteRtSubgraph 
 }
 
 /* LiteRT's number of the signature of this name; of the only one, when the file names none. */
-static int find_signature(const fs_model *model, const char *name, size_t *number, LiteRtSignature *out, fs_error *err)
+static int find_signature(const fs_model *model, const char *name, size_t *number, LiteRtSignature *out,
+                          fs_error *err)
 {
     const lite_api *api = &model->runtime->api;
     size_t n = 0;
@@ -249,7 +252,8 @@ static int file_open(fs_model *model, const char *dir, fs_error *err)
     if (status == LITERT_OUT_OF_MEMORY)
         rc = lite_fail_memory(err);
     else if (status != LITERT_OK)
-        rc = fs_fail(err, FS_INVALID_ARGUMENT, "%s is not there, or no TFLite model (LiteRT's status %d)", path, status);
+        rc = fs_fail(err, FS_INVALID_ARGUMENT, "%s is not there, or no TFLite model (LiteRT's status %d)", path,
+                     status);
     free(path);
     return rc;
 }
@@ -333,8 +337,8 @@ static void *library_open(const char *dir, fs_error *err)
     return library;
 }
 
-/* Before 2.3 there was no environment in front of a buffer: then the NULL is the buffer, and refused as such, before
- * anything is touched. Since then it is what lies there that is refused. */
+/* Before 2.3 there was no environment in front of a buffer: then the NULL is the buffer, and refused as such,
+ * before anything is touched. Since then it is what lies there that is refused. */
 static bool is_new_enough(const lite_api *api)
 {
     static const uint8_t no_model[64];

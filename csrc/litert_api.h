@@ -1,8 +1,10 @@
-/* litert_api: the part of LiteRT's C API that litert.c calls, declared here so that the build needs no LiteRT.
+/* litert_api: the part of LiteRT's C API that litert.c calls, declared here so that the build needs no
+ * LiteRT.
  *
- * Included by litert.c, which resolves each function by name at run time, and by the stub library of the tests,
- * which defines them. As in LiteRT 2.3: functions that make a model take the environment first since then, which
- * litert.c makes sure of. Handles are opaque, the rest is laid out as LiteRT promises to keep it. */
+ * Included by litert.c, which resolves each function by name at run time, and by the stub library of the
+ * tests, which defines them. As in LiteRT 2.3: functions that make a model take the environment first since
+ * then, which litert.c makes sure of. Handles are opaque, the rest is laid out as LiteRT promises to keep it.
+ * */
 #ifndef FS_LITERT_API_H
 #define FS_LITERT_API_H
 

@@ -4,15 +4,15 @@
  *     litert_shapes.c  what is known of a signature for inputs of certain shapes, and how it is found out
  *     litert_run.c     interpreters taken and given back, and runs
  *
- * A model is its file, mapped once, and a pool of interpreters (LiteRT's compiled models), each for one run at a
- * time. A run takes one that is free, preferably one that had these shapes last: any other is set to them first.
- * With one thread for each run, ops run in the thread that calls.
+ * A model is its file, mapped once, and a pool of interpreters (LiteRT's compiled models), each for one run
+ * at a time. A run takes one that is free, preferably one that had these shapes last: any other is set to
+ * them first. With one thread for each run, ops run in the thread that calls.
  *
  * LiteRT writes outputs to memory that it is given, so their shapes must be known before a run. One more
- * interpreter, the scout, never runs and says what they are for shapes of inputs. (The others cannot be asked: they
- * would compare the new shapes with the memory of their last run.) It may be wrong where shapes
- * in the middle of the model depend on values: every run compares, and the first of each shape corrects it. An output that is such a tensor itself
- * is never written to memory of ours, nor can it be had otherwise. */
+ * interpreter, the scout, never runs and says what they are for shapes of inputs. (The others cannot be
+ * asked: they would compare the new shapes with the memory of their last run.) It may be wrong where shapes
+ * in the middle of the model depend on values: every run compares, and the first of each shape corrects it.
+ * An output that is such a tensor itself is never written to memory of ours, nor can it be had otherwise. */
 #ifndef FS_LITERT_OWN_H
 #define FS_LITERT_OWN_H
 
@@ -57,7 +57,7 @@ typedef struct lite_signature {
     fs_error *broken;   /* why every run of it fails, or NULL */
     uint32_t n_shapes;  /* guarded by the model's `learning` */
     atomic_bool varying; /* an output had two shapes for one of the inputs: no run can be trusted */
-    _Atomic(lite_shape *) *shapes; /* FS_LITE_SHAPES places, by hash. Set once: release -> acquire of a search */
+    _Atomic(lite_shape *) *shapes; /* FS_LITE_SHAPES places, by hash: release -> acquire of a search */
 } lite_signature;
 
 typedef struct lite_interpreter {
@@ -111,8 +111,8 @@ bool lite_shape_correct(const lite_signature *sig, lite_shape *shape, const Lite
 /* Whether an interpreter says of its outputs what is known. */
 bool lite_shape_holds(const lite_signature *sig, const lite_shape *shape, const LiteRtLayout *layouts);
 
-/* Lets others find a guess that a run has proven, if nobody was faster and there is room: shape->kept says whether
- * the model owns it from now on. Under the mutex. */
+/* Lets others find a guess that a run has proven, if nobody was faster and there is room: shape->kept says
+ * whether the model owns it from now on. Under the mutex. */
 void lite_shape_keep(fs_model *model, lite_signature *sig, lite_shape *shape, const fs_tensor *inputs);
 
 /* Sets an interpreter, which is the caller's alone, to a shape. 0 or LiteRT's status. */

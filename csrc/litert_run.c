@@ -1,9 +1,9 @@
 /* litert_run: see litert_own.h.
  *
- * Memory: inputs are lent where they lie, unless they are not aligned as LiteRT wants it; an interpreter keeps their
- * address, and looks there no more once it has returned. Outputs are buffers of ours. What is written to none of them
- * is found by the first run of each shape: they are filled with a pattern before, and if it still stands afterwards,
- * the run fails. */
+ * Memory: inputs are lent where they lie, unless they are not aligned as LiteRT wants it; an interpreter
+ * keeps their address, and looks there no more once it has returned. Outputs are buffers of ours. What is
+ * written to none of them is found by the first run of each shape: they are filled with a pattern before, and
+ * if it still stands afterwards, the run fails. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,8 +60,8 @@ static lite_interpreter *take_interpreter(fs_model *model, uint32_t sig, const l
     if (one != NULL)
         return one;
     pthread_mutex_lock(&model->waiters);
-    /* seq_cst: the waiter counts itself, then looks; who gives one back frees it, then looks at the count: one of
-     * the two sees the other. */
+    /* seq_cst: the waiter counts itself, then looks; who gives one back frees it, then looks at the count:
+     * one of the two sees the other. */
     atomic_fetch_add_explicit(&model->waiting, 1, memory_order_seq_cst);
     while ((one = try_take(model, sig, shape)) == NULL)
         pthread_cond_wait(&model->freed, &model->waiters);
@@ -163,15 +163,16 @@ static int run_once(const lite_api *api, LiteRtCompiledModel compiled, const lit
 
 /* After a run: corrects a guess, if that is what it takes. What was proven and is wrong all the same depends on
  * values: LiteRT gives it now and then, which is no way to serve. */
-static int compare_shapes(const lite_api *api, LiteRtCompiledModel compiled, lite_signature *sig, lite_shape *shape,
-                          lite_job *job, fs_error *err)
+static int compare_shapes(const lite_api *api, LiteRtCompiledModel compiled, lite_signature *sig,
+                          lite_shape *shape, lite_job *job, fs_error *err)
 {
     if (job->n_outputs == 0)
         return 0;
     LiteRtLayout *layouts = fs_slab_alloc(job->slab, job->n_outputs * sizeof *layouts);
     if (layouts == NULL)
         return lite_fail_memory(err);
-    int status = api->GetCompiledModelOutputTensorLayouts(compiled, sig->number, job->n_outputs, layouts, false);
+    int status =
+        api->GetCompiledModelOutputTensorLayouts(compiled, sig->number, job->n_outputs, layouts, false);
     if (status == LITERT_OK && !shape->kept) {
         job->corrected = lite_shape_correct(sig, shape, layouts);
     } else if (status == LITERT_OK && !lite_shape_holds(sig, shape, layouts)) {
@@ -184,10 +185,10 @@ static int compare_shapes(const lite_api *api, LiteRtCompiledModel compiled, lit
     return status == LITERT_OUT_OF_MEMORY ? lite_fail_memory(err) : 0;
 }
 
-/* The first run of a shape: makes sure that the guess is right and that outputs are written. What looks untouched
- * is run again over another pattern. */
-static int run_to_prove(const lite_api *api, LiteRtCompiledModel compiled, lite_signature *sig, lite_shape *shape,
-                        lite_job *job, fs_error *err)
+/* The first run of a shape: makes sure that the guess is right and that outputs are written. What looks
+ * untouched is run again over another pattern. */
+static int run_to_prove(const lite_api *api, LiteRtCompiledModel compiled, lite_signature *sig,
+                        lite_shape *shape, lite_job *job, fs_error *err)
 {
     fs_buf **outputs = job->memory + job->n_inputs;
     uint32_t unwritten = 0;
@@ -237,8 +238,8 @@ static int run_on(fs_model *model, lite_interpreter *one, uint32_t number, lite_
         int status = run_once(api, one->compiled, sig, job);
         rc = compare_shapes(api, one->compiled, sig, shape, job, err);
         if (rc == 0 && status != LITERT_OK)
-            rc = lite_fail_compiled(api, one->compiled, status, FS_INTERNAL, "Failed to invoke TfLite interpreter",
-                                    err);
+            rc = lite_fail_compiled(api, one->compiled, status, FS_INTERNAL,
+                                    "Failed to invoke TfLite interpreter", err);
     } else {
         rc = run_to_prove(api, one->compiled, sig, shape, job, err);
         if (rc == 0 && !job->corrected)
@@ -295,8 +296,8 @@ static int run_with(fs_model *model, uint32_t number, lite_shape *shape, const f
 }
 
 /* Runs, and again when the shapes of outputs were guessed wrong. */
-static int run_until_right(fs_model *model, uint32_t number, lite_shape *shape, const fs_tensor *inputs, lite_job *job,
-                           fs_tensor *outputs, fs_error *err)
+static int run_until_right(fs_model *model, uint32_t number, lite_shape *shape, const fs_tensor *inputs,
+                           lite_job *job, fs_tensor *outputs, fs_error *err)
 {
     for (int corrections = 0; corrections <= CORRECTIONS; corrections++) {
         job->corrected = false;

@@ -74,11 +74,13 @@ static int shape_new(const lite_signature *sig, uint64_t hash, const fs_tensor *
     for (uint32_t i = 0; i < spec->n_inputs; i++) {
         const fs_tensor *in = &inputs[i];
         if (in->ndim > LITERT_MAX_RANK || (in->ndim == 0 && spec->inputs[i].ndim > 0))
-            return fs_fail(err, FS_INVALID_ARGUMENT, "input '%s' has %d dimensions, which the model does not take",
+            return fs_fail(err, FS_INVALID_ARGUMENT,
+                           "input '%s' has %d dimensions, which the model does not take",
                            spec->inputs[i].alias, in->ndim);
         for (int32_t k = 0; k < in->ndim; k++)
             if (in->dims[k] <= 0 || in->dims[k] > INT32_MAX)
-                return fs_fail(err, FS_INVALID_ARGUMENT, "input '%s' has a dimension of size %lld, and TFLite needs 1 or more",
+                return fs_fail(err, FS_INVALID_ARGUMENT,
+                               "input '%s' has a dimension of size %lld, and TFLite needs 1 or more",
                                spec->inputs[i].alias, (long long)in->dims[k]);
     }
     size_t types = ((size_t)spec->n_inputs + spec->n_outputs) * sizeof(LiteRtRankedTensorType);
@@ -120,7 +122,7 @@ bool lite_shape_correct(const lite_signature *sig, lite_shape *shape, const Lite
     for (uint32_t i = 0; i < sig->spec->n_outputs; i++) {
         LiteRtLayout layout = {.rank = layouts[i].rank <= LITERT_MAX_RANK ? layouts[i].rank : 0};
         for (unsigned k = 0; k < layout.rank; k++)
-            layout.dims[k] = layouts[i].dims[k] > 0 ? layouts[i].dims[k] : 1; /* to have something to begin with */
+            layout.dims[k] = layouts[i].dims[k] > 0 ? layouts[i].dims[k] : 1; /* to begin with something */
         size_t bytes = bytes_of(&layout, sig->spec->outputs[sig->fetches[i]].dtype);
         LiteRtLayout *known = &shape->outputs[i].layout;
         if (bytes == 0 || (shape->output_bytes[i] == bytes && known->rank == layout.rank &&

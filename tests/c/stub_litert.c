@@ -1,8 +1,9 @@
 /* stub_litert: a stand-in for LiteRT's C API, so that sanitizers see all of csrc/litert.c.
  *
- * Built as a shared library and opened by test_litert under LiteRT's own file name. It behaves as the real one where
- * that matters to its caller: shapes that have to be set before a run, outputs in memory that is given, stale memory
- * that a growing shape trips over, errors that are kept until they are asked for, interpreters for one thread each.
+ * Built as a shared library and opened by test_litert under LiteRT's own file name. It behaves as the real
+ * one where that matters to its caller: shapes that have to be set before a run, outputs in memory that is
+ * given, stale memory that a growing shape trips over, errors that are kept until they are asked for,
+ * interpreters for one thread each.
  *
  * Every model has these signatures; the order of inputs and outputs is the subgraph's, and not by name:
  *
@@ -13,8 +14,8 @@
  *   "some"    x: float -> y: those above 0                   always at least one
  *   "wide"    20 in, 20 out                                  each is passed on
  *
- * A file that is not there is no model; one that begins with "bad" cannot be made an interpreter of; one that begins
- * with "unnamed" has "bytes" only, without a name. */
+ * A file that is not there is no model; one that begins with "bad" cannot be made an interpreter of; one that
+ * begins with "unnamed" has "bytes" only, without a name. */
 #include "litert_api.h"
 
 #include <math.h>

@@ -373,7 +373,8 @@ static void test_outputs_outlive_later_runs(void)
     char words[][6] = {"first", "other", "third"};
     fs_tensor out[3];
     for (int i = 0; i < 3; i++) {
-        fs_tensor in = {.dtype = FS_DT_UINT8, .ndim = 1, .dims = dims, .elements = 5, .data = words[i], .bytes = 5};
+        fs_tensor in = {
+            .dtype = FS_DT_UINT8, .ndim = 1, .dims = dims, .elements = 5, .data = words[i], .bytes = 5};
         CHECK_OK(runtime.ops->run(model, BYTES, FS_RUN_PLAIN, &in, &out[i], NULL));
     }
     for (int i = 2; i >= 0; i--) {
@@ -448,8 +449,10 @@ static void test_what_cannot_be_served_says_why(void)
     runtime.ops->release(&out[1]);
     runtime.ops->close(model);
 
-    fs_signature strings = {"bytes", string_in, 1, byte_out, 1, NULL}, renamed = {"values", other_in, 1, float_out, 1, NULL};
-    fs_signature absent = {"absent", float_in, 1, float_out, 1, NULL}, fewer = {"mix", mix_in, 1, mix_out, 2, NULL};
+    fs_signature strings = {"bytes", string_in, 1, byte_out, 1, NULL};
+    fs_signature renamed = {"values", other_in, 1, float_out, 1, NULL};
+    fs_signature absent = {"absent", float_in, 1, float_out, 1, NULL};
+    fs_signature fewer = {"mix", mix_in, 1, mix_out, 2, NULL};
     fs_signature *odd[] = {&strings, &renamed, &fewer};
     const char *why[] = {"'x' is a tensor of type string, which LiteRT's C API gives no access to",
                          "signature 'values' does not name each input of its subgraph once",
@@ -620,7 +623,8 @@ static void *work(void *arg)
     fs_slab *slab = fs_slab_new(1 << 20);
     for (int round = 0; round < ROUNDS; round++) {
         int64_t dims[] = {1 + (round * (self->number + 1)) % 7, 2};
-        fs_tensor in[2] = {floats(slab, dims, 2, (float)self->number), floats(slab, dims, 2, (float)round)}, out[2];
+        fs_tensor in[2] = {floats(slab, dims, 2, (float)self->number), floats(slab, dims, 2, (float)round)};
+        fs_tensor out[2];
         CHECK_OK(self->runtime->ops->run(self->model, MIX, FS_RUN_PLAIN, in, out, NULL));
         CHECK_EQ(out[0].dims[0], dims[0]);
         CHECK(((float *)out[0].data)[0] == 0.5f * (float)self->number + 2.0f);

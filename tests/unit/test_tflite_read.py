@@ -5,8 +5,10 @@ from __future__ import annotations
 import struct
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.tflite_files import (
@@ -23,7 +25,10 @@ from unit.tflite_files import (
     tflite_bytes,
 )
 
+from fastserve.cli import main
+from fastserve.config import Model
 from fastserve.control.complete import why_incomplete, why_listing_incomplete
+from fastserve.control.version_format import built_in_runtime
 from fastserve.savedmodel import Port, Signature
 from fastserve.tflite import MODEL, TFLiteError, read, why_cut_short, with_rows
 from fastserve.tflite.flatbuffer import BadFlatbuffer, Bytes, root
@@ -233,3 +238,29 @@ def test_a_version_in_a_store_counts_by_its_name(tmp_path: Path) -> None:
         "it is empty"
     )
     assert "model.tflite is not there yet" in why_listing_incomplete("s3://m/1", {}, tmp_path, tflite="only")
+
+
+def test_the_runtime_goes_by_the_files_and_the_model(tmp_path: Path) -> None:
+    def runtime(**settings: Any) -> str:
+        return built_in_runtime(Model(name="m", base_path=str(tmp_path), **settings), str(tmp_path))
+
+    assert runtime() == "tensorflow"
+    assert runtime(platform="tflite") == "litert"
+    write(tmp_path, half_plus_two())
+    assert runtime() == "litert"
+    (tmp_path / "saved_model.pb").touch()
+    assert runtime() == "tensorflow"
+    assert runtime(prefer_tflite=True) == "litert"
+    assert runtime(platform="tflite") == "litert"
+
+
+def test_inspect_shows_what_a_tflite_model_offers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    version = write(tmp_path / "3", half_plus_two())
+    for directory in (version, tmp_path):
+        shown = CliRunner().invoke(main, ["inspect", str(directory)])
+        assert shown.exit_code == 0, shown.output
+        assert f"{version}  a TFLite model" in shown.output
+        assert "serving_default_x:0" in shown.output and "[?]" in shown.output
+    refused = CliRunner().invoke(main, ["inspect", "--xla", str(version)])
+    assert refused.exit_code != 0 and "XLA compiles SavedModels only" in refused.output
