@@ -343,7 +343,7 @@ fs_buf *fs_buf_new(fs_slab *slab, size_t size)
     if (size > SIZE_MAX / 4)
         return NULL;
     /* Never below ALIGNED_FROM, so that data is 64-byte aligned. */
-    size_t total = sizeof(fs_buf) + size;
+    size_t total = sizeof(fs_buf) + size + FS_BUF_SLACK;
     fs_buf *buf = fs_slab_alloc(slab, total < ALIGNED_FROM ? ALIGNED_FROM : total);
     if (buf == NULL)
         return NULL;

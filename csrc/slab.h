@@ -63,7 +63,9 @@ typedef struct fs_buf {
     _Alignas(64) uint8_t data[];
 } fs_buf;
 
-/* A buffer with one reference. NULL when out of memory. Owner. */
+/* A buffer with one reference. What follows its `size` bytes may be read for FS_BUF_SLACK bytes more, whatever
+ * stands there: the vector code of some runtimes does. NULL when out of memory. Owner. */
+#define FS_BUF_SLACK 16
 fs_buf *fs_buf_new(fs_slab *slab, size_t size);
 fs_buf *fs_buf_ref(fs_buf *buf); /* any thread that holds a reference */
 void fs_buf_unref(fs_buf *buf);  /* any thread; NULL is fine */

@@ -706,6 +706,26 @@ int fs_runtime_tensorflow(const char *library_dir, fs_runtime *out, fs_error *er
     return 0;
 }
 
+int fs_runtime_tensorflow_op_library(const fs_runtime *runtime, const char *path, fs_error *err)
+{
+    tf_runtime *self = runtime->self;
+    const tf_api *api = &self->api;
+    tf_thread *thread = thread_get(self);
+    if (thread == NULL)
+        return fail_memory(err);
+    api->SetStatus(thread->status, FS_OK, "");
+    TF_Library *library = api->LoadLibrary(path, thread->status);
+    int code = api->GetCode(thread->status);
+    if (code == FS_OK) {
+        api->DeleteLibraryHandle(library); /* the library itself stays */
+        return 0;
+    }
+    if (code < FS_OK || code > FS_UNAUTHENTICATED)
+        code = FS_UNKNOWN;
+    return fs_fail(err, (enum fs_code)code, "the op library %s cannot be loaded: %s", path,
+                   api->Message(thread->status));
+}
+
 int fs_runtime_tensorflow_prime(const fs_runtime *runtime, fs_slice session_config, fs_error *err)
 {
     tf_runtime *self = runtime->self;

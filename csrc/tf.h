@@ -17,6 +17,10 @@
  * Any thread. */
 int fs_runtime_tensorflow(const char *library_dir, fs_runtime *out, fs_error *err);
 
+/* Loads a shared library of custom ops, for all models opened from then on; it stays open. Before the first
+ * model. 0 or -code with *err, which names the library and gives TensorFlow's reason. */
+int fs_runtime_tensorflow_op_library(const fs_runtime *runtime, const char *path, fs_error *err);
+
 /* Makes what TensorFlow makes once a process and every session shares, by opening a session on an empty graph
  * with this ConfigProto and closing it: devices, and the threads of its pools. These have the priority of the
  * calling thread for good, and the numbers that this ConfigProto asks for, so it comes before the first model

@@ -15,6 +15,7 @@ typedef struct TF_Graph TF_Graph;
 typedef struct TF_Operation TF_Operation;
 typedef struct TF_Session TF_Session;
 typedef struct TF_SessionOptions TF_SessionOptions;
+typedef struct TF_Library TF_Library;
 
 typedef struct TF_Buffer {
     const void *data;
@@ -56,6 +57,8 @@ typedef struct TF_TString {
     X(void, StringDealloc, (TF_TString *))                                                              \
     X(const char *, StringGetDataPointer, (const TF_TString *))                                         \
     X(size_t, StringGetSize, (const TF_TString *))                                                      \
+    X(TF_Library *, LoadLibrary, (const char *, TF_Status *))                                           \
+    X(void, DeleteLibraryHandle, (TF_Library *))                                                        \
     X(TF_SessionOptions *, NewSessionOptions, (void))                                                   \
     X(void, DeleteSessionOptions, (TF_SessionOptions *))                                                \
     X(void, SetConfig, (TF_SessionOptions *, const void *, size_t, TF_Status *))                        \

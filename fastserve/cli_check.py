@@ -8,7 +8,13 @@ from rich.table import Table
 
 from fastserve.config import Config, Model
 from fastserve.control.credentials import read_credentials
-from fastserve.control.environment import tensorflow_dir
+from fastserve.control.environment import (
+    check_op_libraries,
+    litert_dir,
+    needs_tensorflow,
+    optional_litert_dir,
+    tensorflow_dir,
+)
 from fastserve.control.plugins import check_plugins
 from fastserve.control.remote_store import protocol_of
 from fastserve.control.source import list_versions, select, why_none
@@ -43,11 +49,21 @@ def show(config: Config) -> int:
             table.add_row(
                 escape(model.name), str(version), escape(path), model.xla, _batches(model), _weight(model)
             )
+    library, litert = "not needed", "not installed"
     try:
-        library = tensorflow_dir(config.tensorflow)
+        if needs_tensorflow(config.models):
+            library = "not found"
+            library = tensorflow_dir(config.tensorflow)
+        check_op_libraries(config.tensorflow)
     except StartError as error:
         problems.append(str(error))
-        library = "not found"
+    try:
+        find = (
+            litert_dir if any(model.platform == "tflite" for model in config.models) else optional_litert_dir
+        )
+        litert = find(config.litert) or litert
+    except StartError as error:
+        problems.append(str(error))
 
     console = Console(soft_wrap=False)
     if table.row_count:
@@ -59,6 +75,7 @@ def show(config: Config) -> int:
         ("threads", f"{executor.threads} executors, {executor.load_threads} loading, connections by {drive}"),
         ("memory", f"{config.limits.max_total_bytes >> 20} MiB for messages in flight"),
         ("tensorflow", f"{library}, device {config.tensorflow.device}"),
+        ("litert", litert),
         ("state", server.state_dir),
     ]
     if server.tls.certificate:

@@ -1,4 +1,4 @@
-"""`fastserve inspect`: what a SavedModel offers, and whether XLA compiles it."""
+"""`fastserve inspect`: what a SavedModel or a TFLite model offers, and whether XLA compiles it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fastserve import tflite
 from fastserve.config import Batching, Model, TensorFlow
 from fastserve.config_read import powers_of_two
 from fastserve.control.environment import child_argv, child_environment, tensorflow_dir
 from fastserve.control.source import newest_version
 from fastserve.control.trial_runner import Trial, TrialRunner, trial_request
+from fastserve.control.version_format import is_tflite
+from fastserve.errors import ModelError
 from fastserve.extensions import VersionPath
 from fastserve.log import Log
 from fastserve.savedmodel import Port, SavedModel, Signature, read
@@ -32,18 +35,20 @@ def show(directory: str, tags: tuple[str, ...], *, xla: bool) -> int:
     """Prints the SavedModel in `directory`, or in its newest version. The exit code: 1 when, with `xla`, no
     signature compiles."""
     version = _version(directory)
-    saved_model = read(version.path, tags)
     console = Console(highlight=False)
+    if is_tflite("alone", lambda name: os.path.exists(os.path.join(version.path, name))):
+        if xla:
+            raise ModelError(f"{version.path}: a TFLite model, and XLA compiles SavedModels only")
+        console.print(f"[bold]{escape(version.path)}[/bold]  a TFLite model", soft_wrap=True)
+        _print_signatures(console, tflite.read(version.path))
+        return 0
+    saved_model = read(version.path, tags)
     console.print(
         f"[bold]{escape(version.path)}[/bold]  tags {escape(', '.join(saved_model.tags))}, "
         f"written by TensorFlow {escape(saved_model.tensorflow_version or '(unknown)')}",
         soft_wrap=True,
     )
-    for signature in saved_model.signatures:
-        console.print()
-        console.print(_signature(signature))
-    if not saved_model.signatures:
-        console.print("no signatures: there is nothing to serve")
+    _print_signatures(console, saved_model)
     if not xla:
         return 0
     trial = asyncio.run(_try(saved_model, version))
@@ -56,11 +61,21 @@ def show(directory: str, tags: tuple[str, ...], *, xla: bool) -> int:
     return 0 if any(compiled) else 1
 
 
+def _print_signatures(console: Console, model: SavedModel) -> None:
+    for signature in model.signatures:
+        console.print()
+        console.print(_signature(signature))
+    if not model.signatures:
+        console.print("no signatures: there is nothing to serve")
+
+
 def _version(directory: str) -> VersionPath:
-    """The directory itself when it holds a SavedModel, else its newest version."""
+    """The directory itself when it holds a model, else its newest version."""
     path = os.path.abspath(directory)
     names = os.listdir(path)
-    if any(name.startswith("saved_model.") for name in names) or not any(map(str.isdecimal, names)):
+    if any(name.startswith(("saved_model.", tflite.MODEL)) for name in names) or not any(
+        map(str.isdecimal, names)
+    ):
         name = os.path.basename(path)
         return VersionPath(int(name) if name.isascii() and name.isdigit() else 1, path)
     return newest_version(path)

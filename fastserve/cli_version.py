@@ -5,24 +5,33 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import platform
+from importlib import metadata
 
-from fastserve.control.environment import installed_tensorflow
+from fastserve.control.environment import installed_litert, installed_tensorflow
 from fastserve.version import __version__
 
 
 def versions() -> list[tuple[str, str]]:
     """Names and versions, for people."""
-    tensorflow = installed_tensorflow()
+    tensorflow, litert = installed_tensorflow(), installed_litert()
     return [
         ("fastserve", __version__),
         ("python", f"{platform.python_version()} ({platform.python_implementation()})"),
         ("nghttp2", _nghttp2()),
         ("tensorflow", f"{tensorflow.version} in {tensorflow.directory}" if tensorflow else "not installed"),
+        ("litert", f"{_version('ai-edge-litert')} in {litert}" if litert else "not installed"),
         (
             "platform",
             f"{platform.system()} {platform.machine()}, {platform.libc_ver()[0]} {platform.libc_ver()[1]}",
         ),
     ]
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "unknown version"
 
 
 class _Nghttp2Info(ctypes.Structure):

@@ -170,6 +170,19 @@ class TensorFlow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     session_config: str = ""
     # Keep what XLA has compiled, for the core and for later versions.
     xla_cache: bool = True
+    # Shared libraries of custom ops, loaded in this order before any model.
+    op_libraries: tuple[Text, ...] = ()
+
+
+class LiteRT(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[litert]: the library that runs TFLite models, and its settings, one set for all of them."""
+
+    # The directory of the `ai_edge_litert` package; default: that of the one installed beside fastserve.
+    library_dir: str = ""
+    # Of one run; the executors are what runs in parallel.
+    run_threads: Threads = 1
+    # Runs of one model at once, each with an interpreter of its own; 0: as many as [executor] threads.
+    interpreters: Annotated[int, Meta(ge=0, le=64, description="a number of interpreters, 0 to 64")] = 0
 
 
 class Batching(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -267,11 +280,16 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     name: Text
     base_path: Text
-    # What prepares a version: "tensorflow", or a plug-in of the group fastserve.loaders,
+    # What prepares a version: "tensorflow", "tflite", or a plug-in of the group fastserve.loaders,
     platform: Text = "tensorflow"
     # and what finds versions: by base_path, or a plug-in of fastserve.sources. `options` are theirs.
     source: str = ""
     options: dict[str, Any] = {}
+    # Where a version has both, model.tflite is served and not the SavedModel.
+    prefer_tflite: bool = False
+    # What a TFLite model's inputs and outputs are called: by its own signatures, or as TensorFlow Serving
+    # does, which does not read these: by the names of its tensors, in one signature serving_default.
+    tflite_aliases: Literal["signatures", "tensors"] = "signatures"
     tags: tuple[Text, ...] = ("serve",)
     # "auto" measures plain and compiled once and keeps the faster for later versions too.
     xla: Literal["off", "cluster", "full", "auto"] = "off"
@@ -304,4 +322,5 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     executor: Executor = field(default_factory=Executor)
     loading: Loading = Loading()
     tensorflow: TensorFlow = TensorFlow()
+    litert: LiteRT = LiteRT()
     models: tuple[Model, ...] = ()

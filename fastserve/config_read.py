@@ -130,7 +130,7 @@ def _resolve(config: Config, file: Path) -> Config:
     state_dir, admin = _own_paths(file, server.state_dir, server.admin_socket)
     tls = server.tls
     total = limits.max_total_bytes or max(available_memory_bytes() // 4, limits.max_message_bytes)
-    library_dir = config.tensorflow.library_dir
+    library_dir, litert_dir = config.tensorflow.library_dir, config.litert.library_dir
     cache_dir = config.loading.cache_dir
     return replace(
         config,
@@ -150,7 +150,16 @@ def _resolve(config: Config, file: Path) -> Config:
         ),
         limits=replace(limits, max_total_bytes=total),
         loading=replace(config.loading, cache_dir=_optional_path(base, cache_dir) or f"{state_dir}/models"),
-        tensorflow=replace(config.tensorflow, library_dir=_optional_path(base, library_dir)),
+        tensorflow=replace(
+            config.tensorflow,
+            library_dir=_optional_path(base, library_dir),
+            op_libraries=tuple(_path(base, library) for library in config.tensorflow.op_libraries),
+        ),
+        litert=replace(
+            config.litert,
+            library_dir=_optional_path(base, litert_dir),
+            interpreters=config.litert.interpreters or config.executor.threads,
+        ),
         models=tuple(
             replace(
                 model,

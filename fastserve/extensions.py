@@ -97,8 +97,9 @@ class Source(Protocol):
 class Prepared:
     """What the runtime is to open.
 
-    path: a local file or directory. runtime: "tensorflow", or a plug-in of fastserve.runtimes.
-    signatures: None for a SavedModel, which has its own.
+    path: a local file or directory. runtime: "tensorflow", "litert" (a directory with model.tflite), or a
+    plug-in of fastserve.runtimes.
+    signatures: None for a SavedModel or a TFLite model, which have their own.
     resident_bytes: what it will take in memory where the loader knows; 0: found out by the trial.
     """
 

@@ -139,8 +139,8 @@ class Core:
         environment: Mapping[str, str] | None = None,
         **settings: dict[str, Any],
     ) -> None:
-        """settings: server, limits, executor, loading and tensorflow, each with what differs from the usual.
-        environment: what is added to this process's. tls: the TCP address speaks TLS, for which the command
+        """settings: server, limits, executor, loading, tensorflow and litert, each with what differs from the
+        usual. environment: what is added to this process's. tls: the TCP address speaks TLS, for which the command
         `credentials` is due before it serves; the unix sockets are plain in any case, and one of them is the
         admin address."""
         self._folder = tempfile.TemporaryDirectory(prefix="fastserve-core-")
@@ -185,6 +185,7 @@ class Core:
                 limits={**LIMITS, **settings.get("limits", {})},
                 executor={**EXECUTOR, **settings.get("executor", {})},
                 tensorflow={"library_dir": "", **settings.get("tensorflow", {})},
+                litert={"library_dir": "", "run_threads": 1, "interpreters": 1, **settings.get("litert", {})},
                 loading={"nice": 19, **settings.get("loading", {})},
                 ablate=list(ablate),
                 policy_library=policy_library,

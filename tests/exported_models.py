@@ -16,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 EXPORTER = HERE / "export_saved_models.py"
 SERVED = HERE / "export_served_models.py"
 INFERENCE = HERE / "export_inference_models.py"
+TFLITE = HERE / "export_tflite_models.py"
 
 
 @cache

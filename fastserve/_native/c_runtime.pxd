@@ -1,4 +1,4 @@
-# Mirror of csrc/runtime.h, runtime_null.h, tf.h and plugin_open.h. No logic.
+# Mirror of csrc/runtime.h, runtime_null.h, tf.h, litert.h and plugin_open.h. No logic.
 from fastserve._native.c_policy cimport fs_policy
 from fastserve._native.c_slab cimport fs_buf, fs_buf_new, fs_buf_unref, fs_slab, fs_slab_new, fs_slab_release
 from fastserve._native.c_status cimport fs_error, fs_slice
@@ -59,10 +59,21 @@ cdef extern from "runtime_null.h" nogil:
 
 cdef extern from "tf.h" nogil:
     int fs_runtime_tensorflow(const char *library_dir, fs_runtime *out, fs_error *err) noexcept
+    int fs_runtime_tensorflow_op_library(const fs_runtime *runtime, const char *path, fs_error *err) noexcept
     int fs_runtime_tensorflow_prime(const fs_runtime *runtime, fs_slice session_config, fs_error *err) noexcept
     void fs_runtime_tensorflow_restore_in_pool(fs_runtime *runtime) noexcept
     const char *fs_runtime_tensorflow_version(const fs_runtime *runtime) noexcept
     void fs_runtime_tensorflow_free(fs_runtime *runtime) noexcept
+
+
+cdef extern from "litert.h" nogil:
+    ctypedef struct fs_litert_options:
+        int32_t threads
+        int32_t interpreters
+
+    int fs_runtime_litert(const char *library_dir, const fs_litert_options *options, fs_runtime *out,
+                          fs_error *err) noexcept
+    void fs_runtime_litert_free(fs_runtime *runtime) noexcept
 
 
 cdef extern from "plugin_open.h" nogil:

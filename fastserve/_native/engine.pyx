@@ -8,6 +8,7 @@ cimport cython
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport strlen
 
 from fastserve._native cimport scheduler
 from fastserve._native.c_engine cimport (
@@ -54,11 +55,14 @@ from fastserve._native.c_policy cimport FS_MAX_BUCKETS, fs_policy
 from fastserve._native.c_status cimport FS_RESOURCE_EXHAUSTED, fs_fail
 from fastserve._native.c_runtime cimport (
     fs_error,
+    fs_litert_options,
     fs_plugin,
     fs_runtime,
+    fs_runtime_litert,
     fs_runtime_plugin,
     fs_runtime_tensorflow,
     fs_runtime_tensorflow_free,
+    fs_runtime_tensorflow_op_library,
     fs_runtime_tensorflow_prime,
     fs_runtime_tensorflow_restore_in_pool,
     fs_slice,
@@ -77,11 +81,13 @@ from fastserve._native.runtime import RuntimeFailure, quiet_stderr
 STAGES = ("queued", "open", "warm")  # as fs_stage has them
 
 
-# TensorFlow's library or a plug-in's, to be opened off the loop.
+# TensorFlow's library, LiteRT's or a plug-in's, to be opened off the loop.
 cdef struct Library:
     const char *path
+    fs_litert_options litert
     fs_slice session_config
     bint restore_in_pool
+    const char *op_libraries  # paths, each with its NUL, and an empty one at the end
     fs_runtime *runtime
     const fs_plugin **plugin  # set with the runtime, when it is a plug-in
 
@@ -277,7 +283,12 @@ cdef int open_library(void *arg, fs_error *err) noexcept nogil:
         return rc
     if library.restore_in_pool:
         fs_runtime_tensorflow_restore_in_pool(library.runtime)
-    rc = fs_runtime_tensorflow_prime(library.runtime, library.session_config, err)
+    cdef const char *path = library.op_libraries
+    while rc == 0 and path[0] != 0:
+        rc = fs_runtime_tensorflow_op_library(library.runtime, path, err)
+        path += strlen(path) + 1
+    if rc == 0:
+        rc = fs_runtime_tensorflow_prime(library.runtime, library.session_config, err)
     if rc != 0:
         fs_runtime_tensorflow_free(library.runtime)
     return rc
@@ -303,7 +314,30 @@ cdef object post_plug_in(Engine engine, Runtime runtime, bytes path):
     return send(engine, errand, (runtime, path))
 
 
-cdef object post_library(Engine engine, Runtime runtime, bytes directory, bytes session_config):
+cdef int open_litert_library(void *arg, fs_error *err) noexcept nogil:
+    """FS_TASK_CALL: LiteRT's library."""
+    cdef Library *library = <Library *>arg
+    return fs_runtime_litert(library.path, &library.litert, library.runtime, err)
+
+
+cdef object post_litert(Engine engine, Runtime runtime, bytes directory, dict settings):
+    """Posts the opening of LiteRT's library."""
+    cdef Errand *errand = <Errand *>calloc(1, sizeof(Errand))
+    if errand is NULL:
+        raise MemoryError
+    errand.library.path = <const char *>directory
+    errand.library.litert.threads = settings["run_threads"]
+    errand.library.litert.interpreters = settings["interpreters"]
+    errand.library.runtime = &runtime.c
+    errand.task.kind = FS_TASK_CALL
+    errand.task.call = open_litert_library
+    errand.task.arg = &errand.library
+    return send(engine, errand, (runtime, directory))
+
+
+cdef object post_library(
+    Engine engine, Runtime runtime, bytes directory, bytes session_config, bytes op_libraries
+):
     """Posts the opening of TensorFlow's library."""
     cdef Errand *errand = <Errand *>calloc(1, sizeof(Errand))
     if errand is NULL:
@@ -312,11 +346,12 @@ cdef object post_library(Engine engine, Runtime runtime, bytes directory, bytes 
     errand.library.session_config.data = <const uint8_t *><const char *>session_config
     errand.library.session_config.len = <size_t>len(session_config)
     errand.library.restore_in_pool = "pool" in engine.ablate
+    errand.library.op_libraries = <const char *>op_libraries
     errand.library.runtime = &runtime.c
     errand.task.kind = FS_TASK_CALL
     errand.task.call = open_library
     errand.task.arg = &errand.library
-    return send(engine, errand, (runtime, directory, session_config))
+    return send(engine, errand, (runtime, directory, session_config, op_libraries))
 
 
 cdef int set_access(void *arg, fs_error *err) noexcept nogil:
@@ -461,14 +496,31 @@ cdef class Engine:
             fs_engine_stop(self.c)
             self.c = NULL
 
-    async def open_tensorflow(self, str library_dir, dict spec):
+    async def open_tensorflow(self, str library_dir, dict spec, op_libraries=()):
         """TensorFlow's runtime, opened off the loop, with the devices and pools that the session of `spec` asks
         for: made here, they have this process's priority, whatever the thread that loads the first model has.
-        RuntimeFailure when it cannot be opened."""
+        `op_libraries` are loaded before. RuntimeFailure when something cannot be opened."""
         cdef Runtime runtime = Runtime.__new__(Runtime)
+        if not library_dir:
+            raise RuntimeFailure(
+                "FAILED_PRECONDITION", "no model needed TensorFlow when the core started: restart fastserve"
+            )
         config = b64decode(spec.get("session_config") or "", validate=True)
         with quiet_stderr():
-            await post_library(self, runtime, library_dir.encode(), config)
+            paths = b"".join([path.encode() + b"\0" for path in op_libraries]) + b"\0"
+            await post_library(self, runtime, library_dir.encode(), config, paths)
+        return runtime
+
+    async def open_litert(self, dict settings):
+        """LiteRT's runtime, opened off the loop: `library_dir`, `run_threads`, `interpreters`. RuntimeFailure when it
+        cannot be."""
+        cdef Runtime runtime = Runtime.__new__(Runtime)
+        if not settings["library_dir"]:
+            raise RuntimeFailure(
+                "FAILED_PRECONDITION", "LiteRT was not installed when the core started: restart fastserve"
+            )
+        with quiet_stderr():
+            await post_litert(self, runtime, settings["library_dir"].encode(), settings)
         return runtime
 
     async def open_plugin(self, str library):

@@ -24,9 +24,12 @@ from fastserve._native.c_runtime cimport (
     fs_dtype_name,
     fs_dtype_size,
     fs_error,
+    fs_litert_options,
     fs_model,
     fs_plugin,
     fs_run_variant,
+    fs_runtime_litert,
+    fs_runtime_litert_free,
     fs_runtime_null,
     fs_runtime_null_free,
     fs_runtime_ops,
@@ -34,6 +37,7 @@ from fastserve._native.c_runtime cimport (
     fs_runtime_plugin_free,
     fs_runtime_tensorflow,
     fs_runtime_tensorflow_free,
+    fs_runtime_tensorflow_op_library,
     fs_runtime_tensorflow_version,
     fs_slab_new,
     fs_slab_release,
@@ -103,16 +107,28 @@ def quiet_stderr():
 
 
 cdef class Runtime:
-    """A runtime by its kind: "tensorflow" (needs `library_dir`, the directory of the `tensorflow` package),
-    "null" (`options` as csrc/runtime_null.h has them), or the name of a plug-in, whose `library` is a path.
+    """A runtime by its kind: "tensorflow" (needs `library_dir`, the directory of the `tensorflow` package, and loads
+    `op_libraries`),
+    "litert" (that of the `ai_edge_litert` package; `threads` for each run, `interpreters` for each model), "null" (`options` as csrc/runtime_null.h has them), or the name of a plug-in, whose `library` is a path.
     Freed once its models are gone. RuntimeFailure says what is wrong with a library."""
 
-    def __init__(self, str kind, *, str library_dir="", str options="", str library=""):
+    def __init__(
+        self,
+        str kind,
+        *,
+        str library_dir="",
+        str options="",
+        str library="",
+        op_libraries=(),
+        int threads=1,
+        int interpreters=1,
+    ):
         cdef fs_error err
         cdef int rc
+        cdef fs_litert_options litert
         if self.c.ops is not NULL:
             raise RuntimeError("a Runtime is opened once")
-        text = (library or (library_dir if kind == "tensorflow" else options)).encode()
+        text = (library or (library_dir if kind in ("tensorflow", "litert") else options)).encode()
         cdef const char *argument = text
         if library:
             with nogil:
@@ -121,10 +137,25 @@ cdef class Runtime:
             with quiet_stderr():
                 with nogil:
                     rc = fs_runtime_tensorflow(argument, &self.c, &err)
+            for path in op_libraries if rc == 0 else ():
+                op_library = path.encode()
+                argument = op_library
+                with quiet_stderr():
+                    with nogil:
+                        rc = fs_runtime_tensorflow_op_library(&self.c, argument, &err)
+                if rc != 0:
+                    break
+        elif kind == "litert":
+            litert.threads, litert.interpreters = threads, interpreters
+            with quiet_stderr():
+                with nogil:
+                    rc = fs_runtime_litert(argument, &litert, &self.c, &err)
         elif kind == "null":
             rc = fs_runtime_null(argument, &self.c, &err)
         else:
-            raise ValueError(f"no such runtime: {kind!r}; there are 'tensorflow' and 'null', and plug-ins by their library")
+            raise ValueError(
+                f"no such runtime: {kind!r}; there are 'tensorflow', 'litert' and 'null', and plug-ins by their library"
+            )
         check(rc, &err)
 
     def __dealloc__(self):
@@ -134,6 +165,8 @@ cdef class Runtime:
             fs_runtime_plugin_free(self.plugin, &self.c)
         elif self.c.ops.name[0] == b"t":
             fs_runtime_tensorflow_free(&self.c)
+        elif self.c.ops.name[0] == b"l":
+            fs_runtime_litert_free(&self.c)
         else:
             fs_runtime_null_free(&self.c)
 

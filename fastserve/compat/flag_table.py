@@ -1,6 +1,6 @@
 """Every flag of tensorflow_model_server, and what becomes of it here.
 
-The names, types and defaults are TensorFlow Serving's. From this table come the parser, `--help`, the lines
+The names, types and defaults are TensorFlow Serving's, but for OWN. From this table come the parser, `--help`, the lines
 that are printed when a flag has no effect, the refusals, and docs/tfserving_flags.md. Values only.
 """
 
@@ -53,7 +53,6 @@ def _refused(name: str, kind: Kind, default: Value | None, text: str) -> Flag:
 
 
 _NO_REST = "there is no REST API in this version: put a proxy that speaks it in front of the gRPC port"
-_NO_TFLITE = "TensorFlow Lite models are not served; the saved_model.pb beside them is"
 
 FLAGS: tuple[Flag, ...] = (
     _works(
@@ -177,9 +176,16 @@ FLAGS: tuple[Flag, ...] = (
         True,
         "the serving process keeps no meta graph at all",
     ),
-    _no_effect("prefer_tflite_model", "bool", False, _NO_TFLITE),
-    _no_effect("num_tflite_pools", "int32", None, _NO_TFLITE),
-    _no_effect("num_tflite_interpreters_per_pool", "int32", 1, _NO_TFLITE),
+    _works(
+        "prefer_tflite_model",
+        "bool",
+        False,
+        '[[models]] prefer_tflite, with tflite_aliases = "tensors"; needs the extra fastserve[tflite]',
+    ),
+    _works("num_tflite_pools", "int32", None, "[litert] interpreters, 1 to 64: runs of one model at once"),
+    _no_effect(
+        "num_tflite_interpreters_per_pool", "int32", 1, "a batch is one run and not divided between several"
+    ),
     _works("enable_signature_method_name_check", "bool", False, "[server] check_method_names"),
     _no_effect(
         "xla_cpu_compilation_enabled",
@@ -202,6 +208,16 @@ FLAGS: tuple[Flag, ...] = (
     _no_effect("skip_initialize_tpu", "bool", False, "there are no TPUs here"),
     _no_effect("enable_grpc_healthcheck_service", "bool", False, "grpc.health.v1.Health is always there"),
     _works("enable_serialization_as_tensor_content", "bool", False, "[server] tensor_content_replies"),
+    _works(
+        "custom_op_library",
+        "string",
+        "",
+        "[tensorflow] op_libraries, with commas between them; TensorFlow Serving has no such flag, there "
+        "one builds the server anew",
+    ),
 )
+
+# Those that TensorFlow Serving has not.
+OWN = frozenset({"custom_op_library"})
 
 BY_NAME = {flag.name: flag for flag in FLAGS}

@@ -19,13 +19,15 @@ from fastserve.compat.flags import Flags
 from fastserve.compat.models import add_models
 from fastserve.compat.platform import add_platform, set_iterations
 from fastserve.compat.session import add_sessions
+from fastserve.compat.tflite import add_tflite
 from fastserve.compat.tls import add_tls
-from fastserve.config import Config, Model, Server
+from fastserve.config import Config, Model
 from fastserve.config_read import config_of, state_home
 from fastserve.errors import ConfigError
 from fastserve.text_proto import read_text_proto
 
 _MAX_LOAD_THREADS = 16
+_METHOD_CHECK = "enable_signature_method_name_check"
 _NEW_MODEL = {"": {"name": Entry("new"), "base_path": Entry("/")}}
 
 
@@ -44,10 +46,7 @@ def model_server(flags: Flags, *, ipv6: bool | None = None) -> ModelServer:
     draft = Draft()
     _add_verdicts(draft, flags)
     state_dir = _add_server(draft, flags, has_ipv6() if ipv6 is None else ipv6)
-    if "tls" in Server.__struct_fields__:
-        add_tls(draft, flags, state_dir)
-    elif flags.text("ssl_config_file"):
-        draft.problem("--ssl_config_file is refused: there is no TLS in this version: put a proxy in front")
+    add_tls(draft, flags, state_dir)
     add_limits(draft, flags)
     _add_loading(draft, flags)
     add_models(draft, flags, f"{state_dir}/logs")
@@ -142,13 +141,16 @@ def _add_loading(draft: Draft, flags: Flags) -> None:
 
 def _add_settings(draft: Draft, flags: Flags) -> None:
     """What every model is served with: of the platform's configuration, or of the flags."""
-    if "enable_signature_method_name_check" in flags.given:
-        _add_method_check(draft, flags)
+    if _METHOD_CHECK in flags.given:
+        draft.set("server", "check_method_names", flags.is_on(_METHOD_CHECK), f"--{_METHOD_CHECK}")
+    if libraries := [os.path.abspath(path) for path in flags.text("custom_op_library").split(",") if path]:
+        draft.set("tensorflow", "op_libraries", libraries, "--custom_op_library")
     if flags.text("platform_config_file"):
         add_platform(draft, flags)
         return
     add_batching(draft, flags)
     add_sessions(draft, flags)
+    add_tflite(draft, flags)
     if "saved_model_tags" in flags.given:
         tags = [tag for tag in flags.text("saved_model_tags").split(",") if tag] or ["serve"]
         draft.set_every_model("", "tags", list(dict.fromkeys(tags)), "--saved_model_tags")
@@ -157,12 +159,3 @@ def _add_settings(draft: Draft, flags: Flags) -> None:
     iterations = flags.number("num_request_iterations_for_warmup")
     if iterations > 0:
         set_iterations(draft, iterations, "--num_request_iterations_for_warmup")
-
-
-def _add_method_check(draft: Draft, flags: Flags) -> None:
-    name = "enable_signature_method_name_check"
-    on = flags.is_on(name)
-    if "check_method_names" in Server.__struct_fields__:
-        draft.set("server", "check_method_names", on, f"--{name}")
-    elif on:
-        draft.note(f"--{name} has no effect: method names are not looked at in this version")

@@ -12,6 +12,7 @@ from fastserve.compat.batching import add_platform_batching
 from fastserve.compat.draft import Draft
 from fastserve.compat.flags import Flags
 from fastserve.compat.session import set_session
+from fastserve.compat.tflite import prefer_tflite, set_interpreters
 from fastserve.errors import ConfigError
 from fastserve.protos import message
 from fastserve.text_proto import TextProto, read_text_proto
@@ -30,6 +31,8 @@ REPLACED = (
     "enable_model_warmup",
     "num_request_iterations_for_warmup",
     "mixed_precision",
+    "prefer_tflite_model",
+    "num_tflite_pools",
 )
 
 # By the message in the Any, which field of it is a SessionBundleConfig.
@@ -43,9 +46,7 @@ _WITHOUT_EFFECT = {
     "experimental_transient_ram_bytes_during_load": "the trial measures what a version takes",
     "enable_session_metadata": "the runtime is not told of names",
     "remove_unused_fields_from_bundle_metagraph": "the serving process keeps no meta graph at all",
-    "prefer_tflite_model": "TensorFlow Lite models are not served; the saved_model.pb beside them is",
-    "num_tflite_interpreters_per_pool": "TensorFlow Lite models are not served",
-    "num_tflite_pools": "TensorFlow Lite models are not served",
+    "num_tflite_interpreters_per_pool": "a batch is one run and not divided between several",
     "resource_estimation_uses_validation_result": "the trial measures what a version takes",
     "wrap_session_with_no_threading_params": "a run stays in its executor's thread",
 }
@@ -110,6 +111,10 @@ def _add(draft: Draft, source: TextProto, field: str, bundle: Any) -> None:
     iterations = bundle.model_warmup_options.num_request_iterations.value
     if iterations > 0:
         set_iterations(draft, iterations, source.at("num_request_iterations"))
+    if bundle.prefer_tflite_model:
+        prefer_tflite(draft, source.at("prefer_tflite_model"))
+    if bundle.num_tflite_pools > 0:
+        set_interpreters(draft, bundle.num_tflite_pools, source.at("num_tflite_pools"))
     for name, reason in _WITHOUT_EFFECT.items():
         if any(known.name == name for known, _ in bundle.ListFields()):
             draft.note(f"{source.at(name)}: {name} has no effect: {reason}")

@@ -22,7 +22,8 @@ _TENSORFLOW = re.compile(
     r"(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: )?([IWEF])(?:\d{4} \d\d:\d\d:\d| \S+\.(?:cc|h):\d+\] )"
 )
 _NOTES = re.compile(
-    r"WARNING: All log messages before absl::InitializeLog\(\)|To enable the following instructions: "
+    r"WARNING: All log messages before absl::InitializeLog\(\)|To enable the following instructions: |"
+    r"INFO: Created TensorFlow Lite \w+ delegate "  # LiteRT, once a process
 )
 _SEVERITIES = "IWEF"
 _LEVELS: dict[str, Level] = {"I": "info", "W": "warning", "E": "error", "F": "error"}

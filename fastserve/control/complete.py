@@ -1,8 +1,9 @@
 """Whether a version is complete: everything that its files name is there, in full.
 
-Called by the sources of the control process, in threads. Looks at names and sizes, the variables index and
-a few fields of saved_model.pb, never at weights: a look is cheap. The files may still be being written, so
-whatever they hold is a reason and no exception. What only opening the model shows is the trial's business.
+Called by the sources of the control process, in threads. Looks at names and sizes, the variables index, a few
+fields of saved_model.pb and the heads in model.tflite, never at weights: a look is cheap. The files may still
+be being written, so whatever they hold is a reason and no exception. What only opening the model shows is the
+trial's business.
 
 A source takes a version as complete when `why_incomplete` has no reason and
 
@@ -25,9 +26,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fastserve.control.variables_index import BadIndex, Compressed, shard_sizes
+from fastserve.control.version_format import SAVED_MODEL, Rule, is_tflite
 from fastserve.control.wire import VARINT, BadWire, skip, varint
+from fastserve.tflite import MODEL as TFLITE
+from fastserve.tflite import why_cut_short
 
-MODEL = "saved_model.pb"
+MODEL = SAVED_MODEL
 INDEX = "variables/variables.index"
 # What must be read, not only listed, to say whether a version is complete.
 HEADS = (MODEL, INDEX)
@@ -40,10 +44,11 @@ _HEAD_BYTES = 20  # tag and length
 _CLOCK_SLACK_S = 0.1
 
 
-def why_incomplete(path: str | os.PathLike[str], marker: str = "") -> str:
-    """Why the SavedModel in directory `path` is not complete, for people; "" when it is.
+def why_incomplete(path: str | os.PathLike[str], marker: str = "", tflite: Rule = "alone") -> str:
+    """Why the version in directory `path` is not complete, for people; "" when it is.
 
-    With `marker`, a file name within the directory, only that decides. Blocks; never raises.
+    `tflite`: whether model.tflite is what is served. With `marker`, a file name within the directory, only
+    that decides. Blocks; never raises.
     """
     directory = Path(path)
 
@@ -60,23 +65,27 @@ def why_incomplete(path: str | os.PathLike[str], marker: str = "") -> str:
     def names() -> list[str]:
         return [f"variables/{name}" for name in os.listdir(directory / "variables")]
 
-    return _reason(_Files(str(directory), directory, size, names), marker)
+    return _reason(_Files(str(directory), directory, size, names, tflite), marker)
 
 
 def why_listing_incomplete(
-    where: str, sizes: Mapping[str, int | None], fetched: str | os.PathLike[str], marker: str = ""
+    where: str,
+    sizes: Mapping[str, int | None],
+    fetched: str | os.PathLike[str],
+    marker: str = "",
+    tflite: Rule = "alone",
 ) -> str:
     """As why_incomplete, of a version elsewhere: `where`, for people. Blocks; never raises.
 
     `sizes` has its files by their path below it, None where the size is not known. Of those in HEADS, the
-    ones that it has must lie below `fetched`.
+    ones that it has must lie below `fetched`; a model.tflite that does not is taken as whole.
     """
 
     def size(name: str) -> int | None:
         there = sizes.get(name, -1)
         return sys.maxsize if there is None else None if there < 0 else there
 
-    return _reason(_Files(where, Path(fetched), size, lambda: sizes), marker)
+    return _reason(_Files(where, Path(fetched), size, lambda: sizes, tflite), marker)
 
 
 def fingerprint(path: str | os.PathLike[str]) -> str:
@@ -132,6 +141,7 @@ class _Files:
     local: Path
     size: Callable[[str], int | None]
     names: Callable[[], Iterable[str]]
+    tflite: Rule
 
 
 @dataclass
@@ -155,6 +165,8 @@ def _reason(files: _Files, marker: str) -> str:
 
 
 def _why_incomplete(files: _Files) -> str:
+    if is_tflite(files.tflite, lambda name: files.size(name) is not None):
+        return _why_not_whole(files)
     model = f"{files.where}/{MODEL}"
     size = files.size(MODEL)
     if size is None:
@@ -176,6 +188,18 @@ def _why_incomplete(files: _Files) -> str:
     if needs.variables:
         return f"{files.where}/{INDEX} is not there, and {MODEL} restores variables"
     return ""
+
+
+def _why_not_whole(files: _Files) -> str:
+    """Of a TFLite model, which is one file."""
+    size = files.size(TFLITE)
+    if size is None:
+        return f"{files.where}/{TFLITE} is not there yet"
+    try:
+        why = why_cut_short(files.local / TFLITE)
+    except FileNotFoundError:  # it is elsewhere
+        why = "" if size else "it is empty"
+    return f"{files.where}/{TFLITE} ({size} bytes) is cut short or no TFLite model: {why}" if why else ""
 
 
 def _why_shards(files: _Files) -> str:

@@ -29,9 +29,13 @@ from fastserve.control.child_output import CoreChild, Output, output_pipe, pipe_
 from fastserve.control.core_process import Process, Spawn
 from fastserve.control.credential_watch import CredentialWatch
 from fastserve.control.environment import (
+    LITERT_LIBRARY,
+    check_op_libraries,
     child_argv,
     child_environment,
     library_version,
+    needs_tensorflow,
+    optional_litert_dir,
     tensorflow_dir,
     with_xla_cache,
 )
@@ -90,8 +94,11 @@ async def run(
     credentials = CredentialWatch(config, lambda *args, **told: core.call(*args, **told), log)
     stop = StopSignals()
     server = config.server
-    installed = tensorflow_dir(config.tensorflow)
-    tensorflow = replace(config.tensorflow, library_dir=installed)
+    installed = tensorflow_dir(config.tensorflow) if needs_tensorflow(config.models) else ""
+    check_op_libraries(config.tensorflow)
+    tensorflow = replace(
+        config.tensorflow, library_dir=installed, xla_cache=config.tensorflow.xla_cache and bool(installed)
+    )
     env = child_environment(tensorflow)
     cache = open_cache(server.state_dir, tensorflow, env, log)
     without = ablated()
@@ -109,7 +116,9 @@ async def run(
         stack.push_async_callback(first.leave)
         listeners = stack.enter_context(_bind(server, state, first))
         configure = configure_command(config, listeners, installed)
-        library = f"{installed} {library_version(installed)}"
+        library = f"{installed} {library_version(installed)}" if installed else ""
+        if lite := configure["litert"]["library_dir"]:
+            library += f" {lite} {library_version(lite, LITERT_LIBRARY)}"
         stack.callback(first.choose(configure, core_env, library, listeners).close)
         core = CoreSupervisor(
             spawn_core or core_spawner(core_env, log),
@@ -131,7 +140,7 @@ async def run(
         )
         trials.give_way = bool(first.listeners)
         memory = MemoryBudget(config.loading.memory_limit_bytes, lambda: core.pid)
-        work = VersionWork(tensorflow, config.loading, core, trials, state, memory, cache, log)
+        work = VersionWork(tensorflow, config.loading, core, trials, state, memory, cache, log, config.litert)
         manager = Manager(config.loading, core, work, log)
         reloader = Reloader(config, manager, credentials, options.read, log)
         requests = ReloadRequests(reloader, manager, options.new_model)
@@ -305,6 +314,11 @@ def configure_command(config: Config, listeners: Listeners, library_dir: str) ->
         "loading": {"nice": config.loading.nice},
         "ablate": ablated(),
         "tensorflow": {**msgspec.to_builtins(config.tensorflow), "library_dir": library_dir},
+        # Only models that need it say that it is missing.
+        "litert": {
+            **msgspec.to_builtins(config.litert),
+            "library_dir": optional_litert_dir(config.litert),
+        },
     }
 
 

@@ -1,4 +1,4 @@
-"""The environment and command lines of the child processes, and where TensorFlow is installed.
+"""The environment and command lines of the child processes, and where TensorFlow and LiteRT are.
 
 TensorFlow reads most of its process-wide settings from environment variables, so they are set here,
 before the core and the trials start. Called by the daemon and the command line.
@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 import fastserve
-from fastserve.config import TensorFlow
+from fastserve.config import LiteRT, Model, TensorFlow
 from fastserve.errors import StartError
 
 _LOG_LEVELS = {"info": "0", "warning": "1", "error": "2", "fatal": "3"}
@@ -30,6 +30,7 @@ _CLUSTER_FLAGS = (
 XLA_CACHE_FLAG = "--tf_xla_persistent_cache_directory"
 _DISTRIBUTIONS = ("tensorflow", "tensorflow-cpu", "tensorflow-gpu", "tf-nightly", "tf-nightly-cpu")
 LIBRARY = "libtensorflow_cc.so.2"
+LITERT_LIBRARY = "libLiteRt.so"
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,60 @@ def tensorflow_dir(config: TensorFlow) -> str:
     return found.directory
 
 
-def library_version(directory: str) -> str:
-    """What changes when another TensorFlow is installed in `directory`."""
-    status = os.stat(os.path.join(directory, LIBRARY))
+def installed_litert() -> str:
+    """The directory of the LiteRT beside this Python, without importing it; "" when there is none."""
+    try:
+        spec = importlib.util.find_spec("ai_edge_litert")
+    except (ImportError, ValueError):
+        return ""
+    for place in spec.submodule_search_locations or () if spec else ():
+        if os.path.exists(os.path.join(place, LITERT_LIBRARY)):
+            return place
+    return ""
+
+
+def needs_tensorflow(models: tuple[Model, ...]) -> bool:
+    """Whether any model may. What plug-ins' loaders prepare may be anything."""
+    return any(model.platform != "tflite" for model in models)
+
+
+def litert_dir(config: LiteRT) -> str:
+    """The directory whose library is opened. StartError says how to get one."""
+    if config.library_dir:
+        if not os.path.exists(os.path.join(config.library_dir, LITERT_LIBRARY)):
+            raise StartError(
+                f"[litert] library_dir = {config.library_dir}: there is no {LITERT_LIBRARY}; "
+                "expected the directory of an installed ai_edge_litert package"
+            )
+        return config.library_dir
+    found = installed_litert()
+    if not found:
+        raise StartError(
+            f"LiteRT, which runs TFLite models, is not installed for {sys.executable}: "
+            "pip install 'fastserve[tflite]', or set [litert] library_dir to the directory of an "
+            "ai_edge_litert package"
+        )
+    return found
+
+
+def optional_litert_dir(config: LiteRT) -> str:
+    """As litert_dir, but "" where none is installed: only TFLite models need it, and say so themselves."""
+    return litert_dir(config) if config.library_dir else installed_litert()
+
+
+def check_op_libraries(config: TensorFlow) -> None:
+    """StartError for one that cannot be read. What is wrong inside it TensorFlow says when it loads it."""
+    for path in config.op_libraries:
+        if not os.path.isfile(path) or not os.access(path, os.R_OK):
+            raise StartError(
+                f"[tensorflow] op_libraries: {path}: no such file that can be read; expected a shared "
+                "library of TensorFlow ops"
+            )
+
+
+def library_version(directory: str, library: str = LIBRARY) -> str:
+    """What changes when another TensorFlow is installed in `directory`, or another `library`."""
+    status = os.stat(os.path.join(directory, library))
     return f"{status.st_size} {status.st_mtime_ns}"
 
 

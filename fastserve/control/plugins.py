@@ -19,12 +19,15 @@ from fastserve.control.policy import POLICIES
 from fastserve.control.remote_store import protocol_of, require_packages
 from fastserve.control.source_files import FileSource
 from fastserve.control.source_remote import remote_source
+from fastserve.control.version_format import BUILT_IN_PLATFORMS
 from fastserve.errors import ConfigError, ModelError
 from fastserve.extensions import Loader, Prepared, Source, SourceContext, VersionPolicy, find_plugin
 from fastserve.savedmodel import Signature
 
 # What needs no library of its own.
-_RUNTIMES = {"tensorflow": None, "null": None}
+_RUNTIMES = {"tensorflow": None, "litert": None, "null": None}
+# What reads the signatures of what it opens.
+_SELF_DESCRIBED = ("tensorflow", "litert")
 _BATCHERS = {"fair": None}
 
 
@@ -71,7 +74,8 @@ def _source_factory(model: Model) -> Callable[[SourceContext], Source]:
 
 
 def make_loader(model: Model) -> Loader | None:
-    """None for SavedModels, which need no preparation. ConfigError when there is none of that name."""
+    """None for SavedModels and TFLite models, which need no preparation. ConfigError when there is none of
+    that name."""
     factory = _loader_factory(model)
     return None if factory is None else factory(model)
 
@@ -79,7 +83,7 @@ def make_loader(model: Model) -> Loader | None:
 def _loader_factory(model: Model) -> Callable[[Model], Loader] | None:
     where = f"[[models]] {model.name}, platform"
     factory: Callable[[Model], Loader] | None = find_plugin(
-        "fastserve.loaders", model.platform, {"tensorflow": None}, where
+        "fastserve.loaders", model.platform, dict.fromkeys(BUILT_IN_PLATFORMS), where
     )
     return factory
 
@@ -114,7 +118,7 @@ def prepared_request(prepared: Prepared) -> dict[str, Any]:
     except ConfigError as error:
         raise ModelError(str(error)) from None
     signatures = prepared.signatures
-    if signatures is None and prepared.runtime != "tensorflow":
+    if signatures is None and prepared.runtime not in _SELF_DESCRIBED:
         raise ModelError(
             f"its loader names the runtime '{prepared.runtime}' and gives no signatures: Prepared.signatures "
             "says what the version offers"

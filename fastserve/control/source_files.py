@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from fastserve.control.complete import fingerprint, why_incomplete, written_before
 from fastserve.control.source import list_versions, why_none
+from fastserve.control.version_format import BUILT_IN_PLATFORMS, rule_of
 from fastserve.errors import ModelError
 from fastserve.extensions import Aspire, Aspired, SourceContext, VersionPath
 
@@ -31,7 +32,8 @@ class FileSource:
         self._base_path = context.model.base_path
         self._marker = context.model.versions.complete_marker
         # What other platforms' versions consist of is not known here.
-        self._saved_models = context.model.platform == "tensorflow"
+        self._known = context.model.platform in BUILT_IN_PLATFORMS
+        self._tflite = rule_of(context.model)
         self._choose = context.choose
         self._poll_s = context.poll_s
         self._now = now
@@ -116,8 +118,8 @@ class FileSource:
             if print_ and print_ != known.fingerprint and at_rest:
                 self._whole[version] = VersionPath(version, path, print_)
             return ""
-        if self._saved_models or self._marker:
-            why = why_incomplete(path, self._marker)
+        if self._known or self._marker:
+            why = why_incomplete(path, self._marker, self._tflite)
             if why:
                 return f"version {version} does not count: {why}"
         if not print_:

@@ -29,6 +29,7 @@ from fastserve.control.remote_store import (
     in_thread,
     require_packages,
 )
+from fastserve.control.version_format import BUILT_IN_PLATFORMS, rule_of
 from fastserve.errors import ConfigError, ModelError
 from fastserve.extensions import Aspire, Aspired, SourceContext, VersionPath
 
@@ -103,7 +104,8 @@ class RemoteSource:
         self._url = model.base_path.rstrip("/")
         self._marker = model.versions.complete_marker
         # What other platforms' versions consist of is not known here.
-        self._saved_models = model.platform == "tensorflow"
+        self._known = model.platform in BUILT_IN_PLATFORMS
+        self._tflite = rule_of(model)
         self._choose = context.choose
         self._once = not context.poll_s and "poll_s" not in model.options
         self._log = context.log
@@ -251,19 +253,24 @@ class RemoteSource:
         if self._marker:
             if self._marker not in files:
                 return f"{where}/{self._marker} is not there yet"
-        elif self._saved_models and MODEL not in files:
-            return why_listing_incomplete(where, {name: file.size for name, file in files.items()}, "")
+        elif self._known and MODEL not in files:
+            sizes = {name: file.size for name, file in files.items()}
+            why = why_listing_incomplete(where, sizes, "", tflite=self._tflite)
+            if why:
+                return why
         elif not files:
             return f"{where} is empty"
         if before != print_ and not self._marker:
             look.young.add(version)
             return ""
-        if self._saved_models and not self._marker:
+        if self._known and not self._marker:
             part = await in_thread(lambda: self._mirror.begin(version, files))
             heads = {name: files[name] for name in HEADS if name in files}
             await self._fetch(part, heads, where)
             sizes = {name: file.size for name, file in files.items()}
-            why = await in_thread(lambda: why_listing_incomplete(where, sizes, part.whole))
+            why = await in_thread(
+                lambda: why_listing_incomplete(where, sizes, part.whole, tflite=self._tflite)
+            )
             if why:
                 return why
         look.to_copy[version] = files

@@ -18,14 +18,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 import msgspec
 
+from fastserve import tflite
 from fastserve._native.model_spec import ModelSpec
 from fastserve._native.runtime import Runtime, RuntimeFailure
-from fastserve.control.environment import tensorflow_dir
+from fastserve.control.environment import litert_dir, tensorflow_dir
 from fastserve.control.process_memory import peak_bytes, settled_bytes
 from fastserve.control.trial_cache import CacheFailed, CacheWatch
 from fastserve.control.trial_choice import OFF, choice_includes, write_choice
@@ -47,6 +49,9 @@ from fastserve.control.trial_xla import Findings, compiled_pays, examine, why_no
 from fastserve.control.version_files import disables_meta_optimizer
 from fastserve.errors import FastServeError, ModelError
 from fastserve.savedmodel import SavedModel, Signature, map_of_signatures, prepare, read
+
+# Runtimes whose models say what they offer, and may bring requests along.
+_SELF_DESCRIBED = ("tensorflow", "litert")
 
 # Signatures that TensorFlow itself puts into a SavedModel; running them would initialize the model again.
 _INTERNAL = "__saved_model_"
@@ -84,6 +89,8 @@ class TrialRun:
         self._ignored: list[str] = []
         # What the version brought along to be run, and rows of it.
         self._requests: list[WarmupRequest] = []
+        # By name, signatures as the model's file has them, where they are tried with more rows than it says.
+        self._as_written: dict[str, Signature] = {}
         self._recorded: dict[str, tuple[Tensor, ...]] = {}
 
     def run(self) -> dict[str, Any]:
@@ -94,7 +101,7 @@ class TrialRun:
             self._saved_model = self._read()
             if asked.runtime == "tensorflow":
                 self._no_meta_optimizer, self._ignored = disables_meta_optimizer(asked.path)
-            if self._request.warmup_records and asked.runtime == "tensorflow":
+            if self._request.warmup_records and asked.runtime in _SELF_DESCRIBED:
                 self._requests = read_requests(asked.path, self._saved_model)
                 self._recorded = sample_rows(self._requests)
         if self._wants_twins:
@@ -158,6 +165,11 @@ class TrialRun:
         if asked.signatures is not None:
             described = map_of_signatures(asked.signatures)
             return SavedModel(asked.path, asked.tags, "", asked.signatures, described)
+        if asked.runtime == "litert":
+            found = tflite.read(asked.path, asked.tflite_aliases)
+            self._as_written = {signature.name: signature for signature in found.signatures}
+            rows = tuple(tflite.with_rows(signature) or signature for signature in found.signatures)
+            return replace(found, signatures=rows)
         if asked.runtime != "tensorflow":
             raise ModelError(f"its loader names the runtime '{asked.runtime}' and gives no signatures")
         return read(asked.path, asked.tags)
@@ -165,7 +177,20 @@ class TrialRun:
     def _runtime(self) -> Runtime:
         asked = self._request.model
         if asked.runtime == "tensorflow":
-            return Runtime("tensorflow", library_dir=tensorflow_dir(self._request.tensorflow))
+            tensorflow = self._request.tensorflow
+            return Runtime(
+                "tensorflow",
+                library_dir=tensorflow_dir(tensorflow),
+                op_libraries=tensorflow.op_libraries,
+            )
+        if asked.runtime == "litert":
+            settings = self._request.litert
+            return Runtime(
+                "litert",
+                library_dir=litert_dir(settings),
+                threads=settings.run_threads,
+                interpreters=settings.interpreters or 1,
+            )
         return Runtime(asked.runtime, library=asked.runtime_library)
 
     @property
@@ -197,11 +222,7 @@ class TrialRun:
                 self._single_threaded = False
                 continue
             with self._stage("run"):
-                styles = {
-                    signature.name: _find_style(model, signature)
-                    for signature in self._saved_model.signatures
-                    if _is_run(signature)
-                }
+                styles = self._find_styles(model)
             refused = any(
                 isinstance(style, RuntimeFailure) and _EXECUTOR_REFUSED in style.message
                 for style in styles.values()
@@ -210,6 +231,21 @@ class TrialRun:
                 return model, styles
             model.close()
             self._single_threaded = False
+
+    def _find_styles(self, model: TrialModel) -> dict[str, Style | RuntimeFailure]:
+        """Samples for every signature. One that takes no more rows than it was written with has no others."""
+        styles = {}
+        signatures = []
+        for signature in self._saved_model.signatures:
+            if _is_run(signature):
+                styles[signature.name] = _find_style(model, signature)
+                written = self._as_written.get(signature.name, signature)
+                if isinstance(styles[signature.name], RuntimeFailure) and written != signature:
+                    signature = written
+                    styles[signature.name] = _find_style(model, signature)
+            signatures.append(signature)
+        self._saved_model = replace(self._saved_model, signatures=tuple(signatures))
+        return styles
 
     def _spec(self) -> dict[str, Any]:
         """The servable before anything is known about its signatures."""
@@ -453,7 +489,7 @@ def answer(data: bytes, on_stage: OnStage) -> dict[str, Any]:
     except msgspec.MsgspecError as error:
         return {"ok": False, "error": f"the request cannot be read: {error}"}
     runtime = request.model.runtime
-    who = "TensorFlow" if runtime == "tensorflow" else f"the runtime '{runtime}'"
+    who = {"tensorflow": "TensorFlow", "litert": "LiteRT"}.get(runtime, f"the runtime '{runtime}'")
     try:
         return TrialRun(request, on_stage).run()
     except CacheFailed as error:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from fastserve.config import Batching, TensorFlow
+from fastserve.config import Batching, LiteRT, TensorFlow
 from fastserve.savedmodel import Signature
 
 
@@ -24,10 +24,11 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     unknown_shapes: Literal["plain", "refuse"] = "plain"
     weight: float = 1.0
     reserved_executors: int = 0
-    # What opens `path`: TensorFlow, or a plug-in's library by its path.
+    # What opens `path`: "tensorflow", "litert", or a plug-in's library by its path.
     runtime: str = "tensorflow"
     runtime_library: str = ""
-    # What the version offers, where its loader says so; None: it is a SavedModel, which is read.
+    tflite_aliases: Literal["signatures", "tensors"] = "signatures"
+    # What the version offers, where its loader says so; None: the model is read, which says so itself.
     signatures: tuple[Signature, ...] | None = None
 
 
@@ -35,6 +36,7 @@ class TrialRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     model: ModelRequest
     batching: Batching = Batching()
     tensorflow: TensorFlow = TensorFlow()
+    litert: LiteRT = LiteRT()
     # Where a rewritten model may be put.
     prepared_dir: str
     # Whether the requests that the version brings along are run.

@@ -18,13 +18,14 @@ from typing import Any
 
 import msgspec
 
-from fastserve.config import Model, TensorFlow
+from fastserve.config import LiteRT, Model, TensorFlow
 from fastserve.control import trial_process
 from fastserve.control.child_output import Output
 from fastserve.control.core_process import describe_exit
 from fastserve.control.environment import with_xla_cache
 from fastserve.control.memory import mib
 from fastserve.control.trial_process import MemoryExceeded
+from fastserve.control.version_format import built_in_runtime
 from fastserve.control.xla_cache import XlaCache
 from fastserve.errors import ModelError
 from fastserve.extensions import VersionPath
@@ -63,6 +64,7 @@ def trial_request(
     *,
     previous_choice: str | None,
     prepared_dir: str,
+    litert: LiteRT | None = None,
 ) -> dict[str, Any]:
     """The request for one version. `previous_choice`: what xla = "auto" chose before."""
     return {
@@ -77,9 +79,12 @@ def trial_request(
             "unknown_shapes": model.unknown_shapes,
             "weight": model.weight,
             "reserved_executors": model.reserved_executors,
+            "runtime": built_in_runtime(model, version.path),
+            "tflite_aliases": model.tflite_aliases,
         },
         "batching": msgspec.to_builtins(model.batching),
         "tensorflow": msgspec.to_builtins(tensorflow),
+        "litert": msgspec.to_builtins(litert or LiteRT()),
         "prepared_dir": prepared_dir,
         "warmup_records": model.warmup.records,
     }

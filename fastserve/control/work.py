@@ -17,7 +17,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from fastserve.config import Loading, Model, TensorFlow
+from fastserve.config import LiteRT, Loading, Model, TensorFlow
 from fastserve.control.core_process import CoreProcess
 from fastserve.control.memory import MemoryBudget
 from fastserve.control.plugins import make_loader, prepared_request
@@ -32,6 +32,7 @@ from fastserve.control.xla_cache import XlaCache
 from fastserve.errors import CoreError, CoreLost, ModelError
 from fastserve.extensions import Prepared
 from fastserve.log import Log
+from fastserve.tflite import MODEL as TFLITE
 
 # Signatures that TensorFlow puts into a SavedModel for itself.
 _INTERNAL = "__saved_model_"
@@ -52,8 +53,10 @@ class VersionWork:
         memory: MemoryBudget,
         cache: XlaCache | None,
         log: Log,
+        litert: LiteRT | None = None,
     ) -> None:
         self._tensorflow = tensorflow
+        self._litert = litert
         self._loading = loading
         self._core = core
         self._trials = trials
@@ -165,7 +168,8 @@ class VersionWork:
             await core.call("route", model=model, route=route)
 
     async def _prepare(self, harness: Harness) -> Prepared | None:
-        """What the model's loader makes of the version; None for SavedModels, which need nothing made."""
+        """What the model's loader makes of the version; None for SavedModels and TFLite models, which need
+        nothing made."""
         loader = make_loader(harness.model)
         if loader is None:
             size = await asyncio.to_thread(_file_bytes, harness.path.path)
@@ -194,6 +198,7 @@ class VersionWork:
             self._tensorflow,
             previous_choice=self._state.xla_choice(model.name, model.base_path) if auto else None,
             prepared_dir=os.path.join(harness.work_dir, "trial"),
+            litert=self._litert,
         )
         if prepared is not None:
             request["model"] |= prepared_request(prepared)
@@ -380,6 +385,9 @@ def _compiled(servable: dict[str, Any] | None) -> bool:
 
 def _file_bytes(path: str) -> int:
     """The size of a version's weights, which memory will have to hold at the least."""
+    total = 0
     with suppress(OSError):
-        return sum(file.stat().st_size for file in Path(path, "variables").iterdir())
-    return 0
+        total = sum(file.stat().st_size for file in Path(path, "variables").iterdir())
+    with suppress(OSError):
+        total = total or Path(path, TFLITE).stat().st_size
+    return total

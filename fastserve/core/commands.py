@@ -22,7 +22,8 @@ class Commands:
 
     def __init__(self, core: Core, settings: dict[str, Any]) -> None:
         self._core = core
-        self._library_dir: str = settings["tensorflow"]["library_dir"]
+        self._tensorflow: dict[str, Any] = settings["tensorflow"]
+        self._litert: dict[str, Any] = settings.get("litert", {"library_dir": ""})
         self._runtimes: dict[tuple[str, str], Runtime] = {}
         # By model and version, what `load` was given: the next control process asks for it.
         self._replacements: dict[tuple[str, int], Answer] = {}
@@ -76,7 +77,11 @@ class Commands:
                 if library:
                     runtime = await self._core.engine.open_plugin(library)
                 elif kind == "tensorflow":
-                    runtime = await self._core.engine.open_tensorflow(self._library_dir, spec)
+                    runtime = await self._core.engine.open_tensorflow(
+                        self._tensorflow["library_dir"], spec, self._tensorflow.get("op_libraries", ())
+                    )
+                elif kind == "litert":
+                    runtime = await self._core.engine.open_litert(self._litert)
                 else:
                     runtime = Runtime(kind)
                 self._runtimes[kind, library] = runtime

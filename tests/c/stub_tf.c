@@ -25,10 +25,10 @@ FS_TF_FUNCTIONS(DECLARE)
 #undef DECLARE
 
 static atomic_long live; /* objects that have not been deleted */
-static atomic_long pool_loads, empty_sessions, target_runs;
+static atomic_long pool_loads, empty_sessions, target_runs, op_libraries;
 
 /* For the test: objects that have not been deleted; models loaded with default RunOptions; sessions on an empty
- * graph so far; operations that were run as targets. */
+ * graph, and op libraries, so far; operations that were run as targets. */
 long stub_tf_live(void);
 long stub_tf_live(void)
 {
@@ -51,6 +51,12 @@ long stub_tf_target_runs(void);
 long stub_tf_target_runs(void)
 {
     return atomic_load(&target_runs);
+}
+
+long stub_tf_op_libraries(void);
+long stub_tf_op_libraries(void)
+{
+    return atomic_load(&op_libraries);
 }
 
 static void *made(void *object)
@@ -108,6 +114,30 @@ int TF_GetCode(const TF_Status *status)
 const char *TF_Message(const TF_Status *status)
 {
     return status->message;
+}
+
+/* ---- op libraries ------------------------------------------------------------------------ */
+
+struct TF_Library {
+    int unused;
+};
+
+TF_Library *TF_LoadLibrary(const char *path, TF_Status *status)
+{
+    if (strstr(path, "missing") != NULL) {
+        char text[300];
+        snprintf(text, sizeof text, "%s: cannot open shared object file: No such file or directory", path);
+        set(status, NOT_FOUND, text);
+        return NULL;
+    }
+    set(status, OK, "");
+    atomic_fetch_add(&op_libraries, 1);
+    return made(calloc(1, sizeof(TF_Library)));
+}
+
+void TF_DeleteLibraryHandle(TF_Library *library)
+{
+    gone(library);
 }
 
 /* ---- tensors ----------------------------------------------------------------------------- */

@@ -20,6 +20,7 @@ static long (*live)(void);
 static long (*pool_loads)(void);
 static long (*empty_sessions)(void);
 static long (*target_runs)(void);
+static long (*op_libraries)(void);
 
 /* ---- a directory that looks like TensorFlow's --------------------------------------------- */
 
@@ -57,12 +58,15 @@ static void set_up(void)
     void *library = dlopen(stub, RTLD_NOW | RTLD_LOCAL);
     REQUIRE(library != NULL);
     void *symbols[] = {dlsym(library, "stub_tf_live"), dlsym(library, "stub_tf_pool_loads"),
-                       dlsym(library, "stub_tf_empty_sessions"), dlsym(library, "stub_tf_target_runs")};
-    REQUIRE(symbols[0] != NULL && symbols[1] != NULL && symbols[2] != NULL && symbols[3] != NULL);
+                       dlsym(library, "stub_tf_empty_sessions"), dlsym(library, "stub_tf_target_runs"),
+                       dlsym(library, "stub_tf_op_libraries")};
+    for (size_t i = 0; i < sizeof symbols / sizeof symbols[0]; i++)
+        REQUIRE(symbols[i] != NULL);
     memcpy(&live, &symbols[0], sizeof live);
     memcpy(&pool_loads, &symbols[1], sizeof pool_loads);
     memcpy(&empty_sessions, &symbols[2], sizeof empty_sessions);
     memcpy(&target_runs, &symbols[3], sizeof target_runs);
+    memcpy(&op_libraries, &symbols[4], sizeof op_libraries);
 
     Dl_info info;
     REQUIRE(dladdr(dlsym(RTLD_DEFAULT, "getenv"), &info) != 0);
@@ -255,6 +259,21 @@ static void test_priming_opens_and_closes_an_empty_session(void)
     CHECK_STR(err.msg, "no devices");
     fs_model *model = open_model(&runtime); /* a failure does not stick */
     runtime.ops->close(model);
+    fs_runtime_tensorflow_free(&runtime);
+    CHECK_EQ(live(), 0);
+}
+
+static void test_op_libraries_are_loaded_or_named(void)
+{
+    fs_runtime runtime = open_runtime();
+    fs_error err;
+    CHECK_OK(fs_runtime_tensorflow_op_library(&runtime, "/ops/mine.so", &err));
+    CHECK_EQ(op_libraries(), 1);
+    CHECK_EQ(fs_runtime_tensorflow_op_library(&runtime, "/ops/missing.so", &err), -FS_NOT_FOUND);
+    CHECK_STR(err.msg, "the op library /ops/missing.so cannot be loaded: /ops/missing.so: cannot open shared "
+                       "object file: No such file or directory");
+    CHECK_EQ(fs_runtime_tensorflow_op_library(&runtime, "/ops/missing.so", NULL), -FS_NOT_FOUND);
+    CHECK_OK(fs_runtime_tensorflow_op_library(&runtime, "/ops/other.so", &err)); /* a failure does not stick */
     fs_runtime_tensorflow_free(&runtime);
     CHECK_EQ(live(), 0);
 }
@@ -668,7 +687,9 @@ static int whole_life(fs_slab *slab)
     spec.session_config = spec.plain_config = (fs_slice){&config, 1};
     spec.second_session_plain = true;
     fs_model *model;
-    rc = fs_runtime_tensorflow_prime(&runtime, spec.session_config, &err);
+    rc = fs_runtime_tensorflow_op_library(&runtime, "/ops/mine.so", &err);
+    if (rc == 0)
+        rc = fs_runtime_tensorflow_prime(&runtime, spec.session_config, &err);
     if (rc != 0) {
         fs_runtime_tensorflow_free(&runtime);
         return rc;
@@ -808,6 +829,7 @@ int main(void)
     test_run_plain_and_compiled();
     test_second_session_serves_plain_runs();
     test_priming_opens_and_closes_an_empty_session();
+    test_op_libraries_are_loaded_or_named();
     test_values_can_be_restored_in_the_pool();
     test_strings_are_copied();
     test_shapes_of_all_sizes();

@@ -52,7 +52,7 @@ def test_version() -> None:
     lines = dict(line.split(None, 1) for line in call("version").output.splitlines())
     assert lines["fastserve"] == __version__
     assert lines["python"].startswith(sys.version.split()[0])
-    assert set(lines) == {"fastserve", "python", "nghttp2", "tensorflow", "platform"}
+    assert set(lines) == {"fastserve", "python", "nghttp2", "tensorflow", "litert", "platform"}
 
 
 def test_a_wrong_command_line_is_exit_code_2() -> None:

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from fastserve.compat.flag_table import BY_NAME, FLAGS, Verdict
+from fastserve.compat.flag_table import BY_NAME, FLAGS, OWN, Verdict
 from fastserve.compat.flags import WrongFlags, parse_flags, usage, why_unknown
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_there_are_48_flags_each_once() -> None:
-    assert len(FLAGS) == len(BY_NAME) == 48
+def test_there_are_48_flags_and_one_of_our_own_each_once() -> None:
+    assert len(FLAGS) == len(BY_NAME) == 48 + len(OWN)
+    assert OWN <= set(BY_NAME)
 
 
 def test_every_flag_says_what_becomes_of_it() -> None:

@@ -130,6 +130,19 @@ WORKS: dict[str, tuple[list[str], Callable[[Config], bool]]] = {
         ["--num_request_iterations_for_warmup=3"],
         lambda c: only(c).warmup.iterations == 3,
     ),
+    "enable_signature_method_name_check": (
+        ["--enable_signature_method_name_check"],
+        lambda c: c.server.check_method_names,
+    ),
+    "prefer_tflite_model": (
+        ["--prefer_tflite_model"],
+        lambda c: only(c).prefer_tflite and only(c).tflite_aliases == "tensors",
+    ),
+    "num_tflite_pools": (["--num_tflite_pools=3"], lambda c: c.litert.interpreters == 3),
+    "custom_op_library": (
+        ["--custom_op_library=/ops/a.so,/ops/b.so"],
+        lambda c: c.tensorflow.op_libraries == ("/ops/a.so", "/ops/b.so"),
+    ),
     "mixed_precision": (
         ["--mixed_precision=bfloat16"],
         lambda c: "auto_mixed_precision_onednn_bfloat16: ON" in c.tensorflow.session_config,
@@ -140,7 +153,7 @@ WORKS: dict[str, tuple[list[str], Callable[[Config], bool]]] = {
     ),
 }
 # Their effects have tests of their own: test_compat_files and test_cli_tfserving.
-ELSEWHERE = {"ssl_config_file", "version", "enable_signature_method_name_check"}
+ELSEWHERE = {"ssl_config_file", "version"}
 
 # Values for flags that have no effect; bools are switched on.
 VALUES = {"int32": "3", "string": "monitoring.txt"}
@@ -222,13 +235,6 @@ def test_a_model_that_a_client_adds_gets_the_same_settings() -> None:
     assert (new.batching, new.warmup, new.tags) == (configured.batching, configured.warmup, configured.tags)
 
 
-def test_method_names_are_checked_or_it_is_said_that_they_are_not() -> None:
-    served = read("--enable_signature_method_name_check")
-    checked = getattr(served.config.server, "check_method_names", False)
-    assert [note for note in served.draft.notes if "method names" in note] == served.draft.notes
-    assert checked == (not served.draft.notes)
-
-
 # ---- flags that do not go together -------------------------------------------------------------
 
 
@@ -270,6 +276,7 @@ def test_method_names_are_checked_or_it_is_said_that_they_are_not() -> None:
         ),
         (["--max_num_load_retries=-1"], ["--max_num_load_retries=-1: expected 0 to 1000000"]),
         (["--num_load_threads=-1"], ["--num_load_threads=-1: expected 0 to 16"]),
+        (["--num_tflite_pools=0"], ["--num_tflite_pools=0: expected 1 or more"]),
         (
             ["--grpc_channel_arguments=grpc.max_concurrent_streams=many,loose"],
             [

@@ -54,7 +54,8 @@ def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(
         '[server]\nlisten = ["unix:run/s.sock"]\nstate_dir = "state"\nadmin_socket = "../admin.sock"\n'
-        '[tensorflow]\nlibrary_dir = "tf"\n' + ONE_MODEL
+        '[tensorflow]\nlibrary_dir = "tf"\nop_libraries = ["ops.so", "/ops.so"]\n'
+        '[litert]\nlibrary_dir = "lite"\n[executor]\nthreads = 3\n' + ONE_MODEL
     )
     config = read_config(file)
     assert config.models[0].base_path == f"{tmp_path}/models/m"
@@ -62,6 +63,8 @@ def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
     assert config.server.state_dir == f"{tmp_path}/state"
     assert config.server.admin_socket == f"{tmp_path.parent}/admin.sock"
     assert config.tensorflow.library_dir == f"{tmp_path}/tf"
+    assert config.tensorflow.op_libraries == (f"{tmp_path}/ops.so", "/ops.so")
+    assert config.litert.library_dir == f"{tmp_path}/lite" and config.litert.interpreters == 3
 
 
 def test_paths_of_credentials_and_of_the_admin_address_start_at_the_file(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ CHECK = "F0000 00:00:1795390961.076535   24499 tensor.cc:9] Check failed: dtype(
         (CHECK, "F"),
         ("WARNING: All log messages before absl::InitializeLog() is called are written to STDERR", "I"),
         ("To enable the following instructions: AVX2 AVX512F, rebuild TensorFlow", "I"),
+        ("INFO: Created TensorFlow Lite XNNPACK delegate for CPU.", "I"),
+        ("INFO: a user's own", None),
         ("Traceback (most recent call last):", None),
         ("Fatal Python error: Segmentation fault", None),
         ("I am no note of TensorFlow's", None),

@@ -68,6 +68,8 @@ async def test_a_success_gives_the_servable_and_the_report(tmp_path: Path) -> No
         "unknown_shapes": "plain",
         "weight": 1.0,
         "reserved_executors": 0,
+        "runtime": "tensorflow",
+        "tflite_aliases": "signatures",
     }
     assert sent["batching"]["allowed_batch_sizes"] == [1, 8]
     assert sent["batching"]["max_batch_size"] == 512

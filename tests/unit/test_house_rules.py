@@ -179,6 +179,13 @@ def test_only_tf_knows_tensorflow(path: Path) -> None:
     assert not re.findall(r"\bTF_[A-Z]\w*\s*\(", text)
 
 
+@pytest.mark.parametrize("path", [path for path in CSRC if not path.name.startswith("litert")], ids=_relative)
+def test_only_litert_knows_litert(path: Path) -> None:
+    text = path.read_text()
+    assert '#include "litert_api.h"' not in text
+    assert not re.findall(r"\bLiteRt[A-Z]\w*\s*\(", text)
+
+
 @pytest.mark.parametrize("path", CSRC, ids=_relative)
 def test_a_c_file_opens_with_what_it_is(path: Path) -> None:
     assert path.read_text().startswith(f"/* {path.stem}: ")

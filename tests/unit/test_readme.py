@@ -27,6 +27,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "[executor]": config.Executor,
     "[loading]": config.Loading,
     "[tensorflow]": config.TensorFlow,
+    "[litert]": config.LiteRT,
     "[[models]]": config.Model,
     "[models.batching]": config.Batching,
     "[models.warmup]": config.Warmup,
