@@ -6,6 +6,7 @@ Serving's words for what is wrong with them; the reload itself is the Reloader's
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,11 +18,12 @@ from fastserve.config import Model, Versions
 from fastserve.config_read import powers_of_two
 from fastserve.control import labels
 from fastserve.control.manager import Manager
+from fastserve.control.plugins import has_loader
 from fastserve.control.reload import Reloader
 from fastserve.errors import ConfigError
 from fastserve.protos import message
 
-OK, UNKNOWN, INVALID_ARGUMENT, FAILED_PRECONDITION, UNIMPLEMENTED = 0, 2, 3, 9, 12
+OK, UNKNOWN, INVALID_ARGUMENT, FAILED_PRECONDITION, UNIMPLEMENTED, INTERNAL = 0, 2, 3, 9, 12, 13
 # ModelConfig.model_type, which model_platform has replaced.
 _TYPES = {1: "tensorflow"}
 
@@ -35,11 +37,13 @@ class Refused(Exception):
 
 
 class ReloadRequests:
-    """Answers the requests that the core passes on: (gRPC code, message, reply)."""
+    """Answers the requests that the core passes on: (gRPC code, message, reply). One at a time; what is refused
+    leaves everything as it was."""
 
     def __init__(self, reloader: Reloader, manager: Manager) -> None:
         self._reloader = reloader
         self._manager = manager
+        self._turn = asyncio.Lock()
 
     async def answer(self, method: str, request: bytes) -> tuple[int, str, bytes]:
         """The hook of core_process.OnRequest."""
@@ -59,33 +63,44 @@ class ReloadRequests:
         try:
             config = message("tensorflow.serving.ReloadConfigRequest").FromString(request).config
         except DecodeError:
-            raise Refused(INVALID_ARGUMENT, "not a ReloadConfigRequest") from None
+            raise Refused(INTERNAL, "") from None  # gRPC's own answer to what is no such message
         if config.WhichOneof("config") != "model_config_list":
             raise Refused(
                 INVALID_ARGUMENT,
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. "
                 "Only ModelConfigList is currently supported",
             )
-        before = {served.model.name: served.model for served in self._manager.models}
-        models = models_of(config.model_config_list.config, before)
-        # Labels wait for their versions; the others first.
-        given = {model.name: dict(model.labels) for model in models}
-        await self._reloader.models(
-            [replace(m, labels=before[m.name].labels if m.name in before else {}) for m in models]
-        )
-        new = [model.name for model in models if model.name not in before]
-        await self._manager.settled([model.name for model in models])
-        self._say_failures(new)
-        await self._label(given)
+        async with self._turn:
+            await self._replace(config.model_config_list.config)
 
-    def _say_failures(self, new: Sequence[str]) -> None:
+    async def _replace(self, configs: Sequence[Any]) -> None:
+        before = {served.model.name: served.model for served in self._manager.models}
+        models = models_of(configs, before)
+        # Labels wait for their versions, and what leaves for what comes: until then all can be taken back.
+        given = {model.name: dict(model.labels) for model in models}
+        wanted = [replace(m, labels=before[m.name].labels if m.name in before else {}) for m in models]
+        leaving = [model for name, model in before.items() if name not in given]
+        await self._reloader.models([*wanted, *leaving])
+        await self._manager.settled(list(given))
+        try:
+            self._check_available([name for name in given if name not in before])
+            self._check_labels(given)
+        except Refused:
+            await self._reloader.models(list(before.values()))
+            raise
+        for name, versions in given.items():
+            removed = [label for label in self._manager.named(name).labels if label not in versions]
+            await self._manager.set_labels(name, versions, removed)
+        if leaving:
+            await self._reloader.models(wanted)
+
+    def _check_available(self, new: Sequence[str]) -> None:
         failed = {name: why for name, why in self._manager.failed.items() if name.partition(":")[0] in new}
         if failed:
-            each = "".join(f"{{{name}}} due to error: {why}, " for name, why in failed.items())
+            each = "".join(f"{{{_servable(name)} due to error: {why}}}, " for name, why in failed.items())
             raise Refused(UNKNOWN, f"{len(failed)} model(s) did not become available: {{{each}}}")
 
-    async def _label(self, given: Mapping[str, Mapping[str, int]]) -> None:
-        """All models' labels, or none and why not."""
+    def _check_labels(self, given: Mapping[str, Mapping[str, int]]) -> None:
         for name, wanted in given.items():
             served = self._manager.named(name)
             there = {harness.version for harness in served.stream.available}
@@ -98,9 +113,12 @@ class ReloadRequests:
             )
             if why:
                 raise Refused(FAILED_PRECONDITION, why)
-        for name, wanted in given.items():
-            removed = [label for label in self._manager.named(name).labels if label not in wanted]
-            await self._manager.set_labels(name, wanted, removed)
+
+
+def _servable(name: str) -> str:
+    """The name m:3 as TensorFlow Serving writes it; m alone is a model without a version."""
+    model, _, version = name.partition(":")
+    return f"{{name: {model} version: {version}}}" if version else f"{{name: {model}}}"
 
 
 def models_of(configs: Sequence[Any], before: Mapping[str, Model]) -> list[Model]:
@@ -110,6 +128,13 @@ def models_of(configs: Sequence[Any], before: Mapping[str, Model]) -> list[Model
     for name in names:
         if names.count(name) > 1:
             raise Refused(INVALID_ARGUMENT, f"Illegal to list model {name} multiple times in config list")
+    for config in configs:
+        if not os.path.isabs(config.base_path) and "://" not in config.base_path:
+            raise Refused(
+                INVALID_ARGUMENT,
+                f"Expected model {config.name} to have an absolute path or URI; "
+                f"got base_path()={config.base_path}",
+            )
     return [_model(config, before.get(config.name)) for config in configs]
 
 
@@ -120,18 +145,16 @@ def _model(config: Any, before: Model | None) -> Model:
             "Illegal setting both ModelServerConfig::model_type (deprecated) and "
             f"ModelServerConfig::model_platform, model name is {config.name}",
         )
+    if config.model_type and config.model_type not in _TYPES:
+        raise Refused(
+            INVALID_ARGUMENT, f"ModelServerConfig::model_type choice {config.model_type} not supported."
+        )
     platform = config.model_platform or _TYPES.get(config.model_type, "")
     if not platform:
         raise Refused(
             INVALID_ARGUMENT,
             "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
             f"ModelServerConfig::model_platform, model name is {config.name}",
-        )
-    if not os.path.isabs(config.base_path) and "://" not in config.base_path:
-        raise Refused(
-            INVALID_ARGUMENT,
-            f"Expected model {config.name} to have an absolute path or URI; "
-            f"got base_path()={config.base_path}",
         )
     if before is not None and before.platform != platform:
         raise Refused(
@@ -141,10 +164,11 @@ def _model(config: Any, before: Model | None) -> Model:
         )
     if not config.name or any(char in "/:" or not char.isprintable() for char in config.name):
         raise Refused(INVALID_ARGUMENT, f'Illegal model name "{config.name}": no "/" and no ":"')
-    model = before or _default(config.name, config.base_path)
+    model = replace(before or _default(config.name, config.base_path), platform=platform)
+    if not has_loader(model):
+        raise Refused(INVALID_ARGUMENT, f"Model {config.name} requests unsupported platform {platform}")
     return replace(
         model,
-        platform=platform,
         base_path=os.path.normpath(config.base_path) if "://" not in config.base_path else config.base_path,
         versions=_versions(config.model_version_policy, model.versions),
         labels=dict(config.version_labels),
