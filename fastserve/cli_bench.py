@@ -285,10 +285,8 @@ def replay(
 @click.option(
     "--gap",
     type=click.FloatRange(0, 3600),
-    default=6.0,
-    show_default=True,
     metavar="S",
-    help="and between a switch's window and the next.",
+    help="and between a switch's window and the next.  [default: as long as the window]",
 )
 @click.option(
     "--ablate",
@@ -332,7 +330,7 @@ def switch(
     rates: tuple[float, float] | None,
     rows: int,
     lead: float,
-    gap: float,
+    gap: float | None,
     ablations: tuple[str, ...],
     ablate_with: tuple[str, str] | None,
     ablate_switches: int,

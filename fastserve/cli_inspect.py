@@ -99,7 +99,7 @@ async def _try(saved_model: SavedModel, version: VersionPath) -> Trial:
         batching=replace(batching, allowed_batch_sizes=powers_of_two(batching.largest_batch)),
     )
     log = Log()
-    runner = TrialRunner(child_argv("fastserve.control.trial"), child_environment(tensorflow, (model,)), log)
+    runner = TrialRunner(child_argv("fastserve.control.trial"), child_environment(tensorflow), log)
 
     def on_stage(stage: dict[str, Any]) -> None:
         log.status(" ".join(str(value) for value in stage.values()))

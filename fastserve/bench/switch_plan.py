@@ -60,12 +60,14 @@ class Variant:
 @dataclass(frozen=True)
 class Timing:
     """Seconds. lead: steady load before the first switch; tail: what belongs to a switch after its old
-    version is gone; gap: steady load between switches; patience: for one switch."""
+    version is gone; gap: steady load between switches, by default as long as the window before, so that there
+    is as much steady time as there are windows: maxima grow with the time they are taken over; patience: for
+    one switch."""
 
     switches: int = 10
     lead_s: float = 15.0
     tail_s: float = 5.0
-    gap_s: float = 6.0
+    gap_s: float | None = None
     warmup_s: float = 3.0
     saturation_s: float = 4.0
     probe_s: float = 2.0
@@ -73,13 +75,14 @@ class Timing:
 
     def shorter(self, switches: int) -> Timing:
         """For the ablations, of which there are many."""
-        return replace(self, switches=switches, lead_s=min(self.lead_s, 8.0), gap_s=min(self.gap_s, 4.0))
+        return replace(self, switches=switches, lead_s=min(self.lead_s, 8.0))
 
     @property
     def most_s(self) -> float:
         """For which there must be room in the generator's records: every switch may take a minute, and one of
         them all the patience there is."""
-        each_s = self.tail_s + self.gap_s + min(self.patience_s, 60.0)
+        window_s = self.tail_s + min(self.patience_s, 60.0)
+        each_s = window_s + (window_s if self.gap_s is None else self.gap_s)
         return self.warmup_s + self.lead_s + self.switches * each_s + self.patience_s
 
 

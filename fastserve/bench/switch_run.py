@@ -120,9 +120,9 @@ class SwitchRun:
         try:
             self._sleep("steady load", timing.warmup_s + timing.lead_s)
             for version in range(2, timing.switches + 2):
-                self._switch(version)
-                last = version == timing.switches + 1
-                self._sleep("steady load", min(timing.gap_s, 2.0) if last else timing.gap_s)
+                switch = self._switch(version)
+                window_s = (switch.until_ns - switch.appeared_ns) / 1e9
+                self._sleep("steady load", window_s if timing.gap_s is None else timing.gap_s)
         except KeyboardInterrupt:
             ended = "interrupted"
         except FastServeError as error:
@@ -141,7 +141,7 @@ class SwitchRun:
             stolen=tuple(self._stolen),
         )
 
-    def _switch(self, version: int) -> None:
+    def _switch(self, version: int) -> Switch:
         """Publishes a version, waits until it is served alone, and then for its window's end."""
         timing = self._timing
         what = f"switch {version - 1} of {timing.switches}"
@@ -161,8 +161,10 @@ class SwitchRun:
             self._unfinished = switch
         self._sleep(f"{what}: its window", timing.tail_s)
         until_ns = switch.gone_ns + int(timing.tail_s * 1e9)
-        self._switches.append(replace(switch, until_ns=until_ns))
+        switch = replace(switch, until_ns=until_ns)
+        self._switches.append(switch)
         self._unfinished = None
+        return switch
 
     def _sleep(self, what: str, seconds: float) -> None:
         end_ns = self._clock.now_ns() + int(seconds * 1e9)

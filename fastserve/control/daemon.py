@@ -82,8 +82,8 @@ async def run(
     server = config.server
     installed = tensorflow_dir(config.tensorflow)
     tensorflow = replace(config.tensorflow, library_dir=installed)
-    env = child_environment(tensorflow, config.models)
-    cache = open_cache(server.state_dir, tensorflow, config.models, env, log)
+    env = child_environment(tensorflow)
+    cache = open_cache(server.state_dir, tensorflow, env, log)
     without = ablated()
     allocator = "system" if "allocator" in without else server.allocator
     core_env = {**env, **allocator_environment(allocator, env)}

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 import fastserve
-from fastserve.config import Model, TensorFlow
+from fastserve.config import TensorFlow
 from fastserve.errors import StartError
 
 _LOG_LEVELS = {"info": "0", "warning": "1", "error": "2", "fatal": "3"}
@@ -80,10 +80,9 @@ def child_argv(module: str) -> list[str]:
     return [sys.executable, "-P", "-m", module]
 
 
-def child_environment(
-    tensorflow: TensorFlow, models: tuple[Model, ...], inherited: Mapping[str, str] = os.environ
-) -> dict[str, str]:
-    """The environment of a process that runs `models`."""
+def child_environment(tensorflow: TensorFlow, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of a process that runs models, whatever they ask of XLA: a model that does may be added
+    while the process runs."""
     env = dict(inherited)
     package_root = Path(fastserve.__file__).resolve().parent.parent
     if package_root.name not in ("site-packages", "dist-packages"):
@@ -95,10 +94,9 @@ def child_environment(
     else:
         env["TF_CPP_MIN_LOG_LEVEL"] = _LOG_LEVELS[tensorflow.log_level]
 
-    if any(model.xla == "cluster" for model in models):
-        # Sessions that do not ask for auto-clustering are not concerned.
-        flags = env.get("TF_XLA_FLAGS", "").split()
-        env["TF_XLA_FLAGS"] = " ".join([*flags, *(flag for flag in _CLUSTER_FLAGS if flag not in flags)])
+    # Sessions that do not ask for auto-clustering are not concerned.
+    flags = env.get("TF_XLA_FLAGS", "").split()
+    env["TF_XLA_FLAGS"] = " ".join([*flags, *(flag for flag in _CLUSTER_FLAGS if flag not in flags)])
 
     if tensorflow.device == "cpu":
         env["CUDA_VISIBLE_DEVICES"] = "-1"

@@ -22,12 +22,12 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fastserve.config import Model, TensorFlow
+from fastserve.config import TensorFlow
 from fastserve.control.environment import XLA_CACHE_FLAG
 from fastserve.control.xla_cache_key import cache_key
 from fastserve.log import Log
@@ -51,13 +51,12 @@ def entries_of(servable: Mapping[str, Any]) -> dict[str, str]:
 def open_cache(
     state_dir: str | Path,
     settings: TensorFlow,
-    models: Iterable[Model],
     environment: Mapping[str, str],
     log: Log,
 ) -> XlaCache | None:
-    """The cache for these settings, below the state directory; None when there is nothing to compile, or it
+    """The cache for these settings, below the state directory, made when the first trial needs it. None: it
     is off, or `environment` already has one that is not ours."""
-    if not settings.xla_cache or all(model.xla == "off" for model in models):
+    if not settings.xla_cache:
         return None
     if XLA_CACHE_FLAG in environment.get("TF_XLA_FLAGS", ""):
         log.info("no compile cache", why=f"TF_XLA_FLAGS has {XLA_CACHE_FLAG}")

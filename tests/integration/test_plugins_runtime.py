@@ -67,7 +67,7 @@ def trial(version: Prepared, tmp_path: Path, **settings: Any) -> dict[str, Any]:
             {"model": model, "batching": {"max_batch_size": 8}, "prepared_dir": str(tmp_path / "prepared")}
         ).encode(),
         capture_output=True,
-        env=child_environment(TensorFlow(), (MODEL,)),
+        env=child_environment(TensorFlow()),
         timeout=120,
         check=False,
     )

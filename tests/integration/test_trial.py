@@ -18,7 +18,7 @@ from exported_models import exported_models
 from fastserve._native.model_spec import ModelSpec
 from fastserve._native.runtime import Runtime
 
-from fastserve.config import Model, TensorFlow
+from fastserve.config import TensorFlow
 from fastserve.control.environment import child_argv, child_environment, tensorflow_dir
 
 TIMEOUT_S = 180
@@ -54,12 +54,11 @@ def tried(path: Path, prepared: Path, data: bytes | None = None, **settings: Any
     tensorflow = settings.pop("tensorflow", {})
     model = {"name": "m", "version": 7, "path": str(path), **settings}
     request = {"model": model, "batching": batching, "tensorflow": tensorflow, "prepared_dir": str(prepared)}
-    configured = Model(name="m", base_path="/m", xla=settings.get("xla", "off"))
     ran = subprocess.run(
         child_argv("fastserve.control.trial"),
         input=json.dumps(request).encode() if data is None else data,
         capture_output=True,
-        env=child_environment(TensorFlow(), (configured,)),
+        env=child_environment(TensorFlow()),
         timeout=TIMEOUT_S,
         check=False,
     )

@@ -58,9 +58,9 @@ class Bench:
         self.state = state
         self.model = Model(name="m", base_path="/m", xla=xla, batching=Batching(max_batch_size=4))  # type: ignore[arg-type]
         self.settings = replace(TensorFlow(), library_dir=tensorflow_dir(TensorFlow()))
-        self.env = child_environment(self.settings, (self.model,))
+        self.env = child_environment(self.settings)
         log = Log(level="error")
-        cache = open_cache(state, self.settings, (self.model,), self.env, log)
+        cache = open_cache(state, self.settings, self.env, log)
         assert cache is not None
         self.cache: XlaCache = cache
         self.runner = TrialRunner(argv or child_argv("fastserve.control.trial"), self.env, log, cache=cache)

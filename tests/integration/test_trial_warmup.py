@@ -69,7 +69,7 @@ def tried(
         child_argv("fastserve.control.trial"),
         input=json.dumps(request).encode(),
         capture_output=True,
-        env=child_environment(TensorFlow(), ()),
+        env=child_environment(TensorFlow()),
         timeout=TIMEOUT_S,
         check=False,
     )

@@ -4,6 +4,7 @@ noted, how it ends."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -100,11 +101,13 @@ class Loaded:
         return self.running
 
 
-def measure(world: World, said: list[str] | None = None) -> tuple[Recording, dict[str, Loaded]]:
+def measure(
+    world: World, said: list[str] | None = None, timing: Timing = TIMING
+) -> tuple[Recording, dict[str, Loaded]]:
     made = np.zeros(3, RECORD)
     loads = {name: Loaded(result(made.tobytes())) for name in (MODEL, BESIDE)}
     run = SwitchRun(
-        TIMING,
+        timing,
         world,  # type: ignore[arg-type]
         world,  # type: ignore[arg-type]
         world,  # type: ignore[arg-type]
@@ -129,6 +132,7 @@ def test_versions_appear_one_after_the_other_and_are_timed() -> None:
     assert first.stages.keys() == {"loading", "published", "old retiring"}
     assert first.stages["loading"] - first.appeared_ns == pytest.approx(2 * SECOND, abs=0.051 * SECOND)
     assert second.appeared_ns - first.until_ns == pytest.approx(4 * SECOND, abs=0.01 * SECOND)
+    assert world.now_ns - second.until_ns == pytest.approx(4 * SECOND, abs=0.01 * SECOND)
     assert [(trace.target, trace.rate, trace.saturation) for trace in recording.traces] == [
         (MODEL, 300.0, 600.0),
         (BESIDE, 200.0, 400.0),
@@ -140,6 +144,15 @@ def test_versions_appear_one_after_the_other_and_are_timed() -> None:
     assert sorted(at_ns) == list(at_ns)
     assert (at_ns[0], at_ns[-1]) == (START + SECOND // 4, world.now_ns)
     assert stolen[-1] == pytest.approx((world.now_ns - START) / SECOND / 10)
+
+
+def test_there_is_as_much_steady_load_as_there_are_windows() -> None:
+    world = World()
+    recording, _ = measure(world, timing=replace(TIMING, gap_s=None))
+    first, second = recording.switches
+    assert second.appeared_ns - first.until_ns == pytest.approx(9 * SECOND, abs=0.06 * SECOND)
+    assert world.now_ns - second.until_ns == pytest.approx(9 * SECOND, abs=0.06 * SECOND)
+    assert replace(TIMING, gap_s=None).most_s > TIMING.most_s
 
 
 def test_a_version_that_does_not_come_ends_the_run_with_what_there_is() -> None:

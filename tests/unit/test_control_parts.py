@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from unit.fake_core import FakeCores
 
-from fastserve.config import Model, TensorFlow
+from fastserve.config import TensorFlow
 from fastserve.control.admin import AdminSocket
 from fastserve.control.environment import child_argv, child_environment, installed_tensorflow, tensorflow_dir
 from fastserve.control.listeners import Listeners, bind_unix
@@ -234,10 +234,9 @@ def test_a_unix_socket_that_someone_else_has_taken_over_stays(tmp_path: Path) ->
 
 
 def environment(
-    tensorflow: TensorFlow | None = None, inherited: dict[str, str] | None = None, xla: Any = "off"
+    tensorflow: TensorFlow | None = None, inherited: dict[str, str] | None = None
 ) -> dict[str, str]:
-    model = Model(name="m", base_path="/m", xla=xla)
-    return child_environment(tensorflow or TensorFlow(), (model,), inherited or {})
+    return child_environment(tensorflow or TensorFlow(), inherited or {})
 
 
 def test_tensorflow_is_quiet_unless_asked() -> None:
@@ -246,17 +245,12 @@ def test_tensorflow_is_quiet_unless_asked() -> None:
     assert environment(inherited={"TF_CPP_MIN_LOG_LEVEL": "1"})["TF_CPP_MIN_LOG_LEVEL"] == "1"
 
 
-def test_auto_clustering_is_eager_and_allowed_on_the_cpu_where_a_model_uses_it() -> None:
-    assert "TF_XLA_FLAGS" not in environment(xla="off")
-    assert "TF_XLA_FLAGS" not in environment(xla="full")
+def test_auto_clustering_is_eager_and_allowed_on_the_cpu_for_models_that_will_use_it() -> None:
     eager = "--tf_xla_enable_lazy_compilation=false"
     named = "--tf_xla_deterministic_cluster_names"
-    assert environment(xla="cluster")["TF_XLA_FLAGS"] == f"--tf_xla_cpu_global_jit {eager} {named}"
+    assert environment()["TF_XLA_FLAGS"] == f"--tf_xla_cpu_global_jit {eager} {named}"
     inherited = {"TF_XLA_FLAGS": f"--x {eager}"}
-    assert (
-        environment(xla="cluster", inherited=inherited)["TF_XLA_FLAGS"]
-        == f"--x {eager} --tf_xla_cpu_global_jit {named}"
-    )
+    assert environment(inherited=inherited)["TF_XLA_FLAGS"] == f"--x {eager} --tf_xla_cpu_global_jit {named}"
 
 
 def test_devices() -> None:

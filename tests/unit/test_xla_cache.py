@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fastserve.config import Model, TensorFlow
+from fastserve.config import TensorFlow
 from fastserve.control.xla_cache import XlaCache, entries_of, open_cache
 from fastserve.control.xla_cache_key import cache_key
 from fastserve.log import Log
@@ -194,15 +194,14 @@ def test_a_disk_that_is_full_or_cannot_be_written_says_so(tmp_path: Path) -> Non
     nowhere.record({"a.pb": "12ab"})
 
 
-def test_there_is_a_cache_where_something_is_compiled(tmp_path: Path) -> None:
+def test_there_is_a_cache_unless_it_is_off_or_somebody_has_brought_one(tmp_path: Path) -> None:
     log = Log(level="error")
-    plain, compiled = (Model(name="m", base_path="/m", xla=xla) for xla in ("off", "cluster"))  # type: ignore[arg-type]
-    assert open_cache(tmp_path, TensorFlow(), [plain], {}, log) is None
-    assert open_cache(tmp_path, TensorFlow(xla_cache=False), [compiled], {}, log) is None
+    assert open_cache(tmp_path, TensorFlow(xla_cache=False), {}, log) is None
     own = {"TF_XLA_FLAGS": "--a --tf_xla_persistent_cache_directory=/mine"}
-    assert open_cache(tmp_path, TensorFlow(), [compiled], own, log) is None
-    cache = open_cache(tmp_path, TensorFlow(), [plain, compiled], {}, log)
+    assert open_cache(tmp_path, TensorFlow(), own, log) is None
+    cache = open_cache(tmp_path, TensorFlow(), {}, log)
     assert cache is not None and cache.directory.parent == tmp_path / "xla"
+    assert not cache.directory.exists()
 
 
 # ---- the key ------------------------------------------------------------------------------
