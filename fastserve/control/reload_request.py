@@ -37,8 +37,9 @@ class Refused(Exception):
 
 
 class ReloadRequests:
-    """Answers the requests that the core passes on: (gRPC code, message, reply). One at a time; what is refused
-    leaves everything as it was."""
+    """Answers the requests that the core passes on: (gRPC code, message, reply).
+
+    One at a time; what is refused leaves everything as it was."""
 
     def __init__(self, reloader: Reloader, manager: Manager) -> None:
         self._reloader = reloader

@@ -89,7 +89,12 @@ def named(cases: Iterable[Case]) -> dict[str, Any]:
 
 
 def spec(
-    name: str, signature: str = "", *, version: int | None = None, label: str | None = None, field: str = "model_spec"
+    name: str,
+    signature: str = "",
+    *,
+    version: int | None = None,
+    label: str | None = None,
+    field: str = "model_spec",
 ) -> str:
     """A ModelSpec."""
     inside = [f'name: "{name}"'] if name else []

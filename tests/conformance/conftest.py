@@ -1,5 +1,6 @@
-"""The models of the conformance tests and daemons that serve them. One daemon with default settings serves all
-tests that only ask; `serve` starts others for a module."""
+"""The models of the conformance tests, and daemons that serve them.
+
+One daemon with default settings serves all tests that only ask; `serve` starts others for a module."""
 
 from __future__ import annotations
 
@@ -61,9 +62,7 @@ def serve(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     daemons: list[Daemon] = []
 
     def serve(tables: dict[str, str], server: str = "") -> Daemon:
-        daemons.append(
-            Daemon(tmp_path_factory.mktemp("conformance"), _configuration(models, tables, server))
-        )
+        daemons.append(Daemon(tmp_path_factory.mktemp("conformance"), _configuration(models, tables, server)))
         return daemons[-1].wait_ready()
 
     yield serve

@@ -131,7 +131,9 @@ def classes(graph: Graph) -> None:
     def regress(name: str, **outputs: Any) -> None:
         graph.signature(name, REGRESS, {"inputs": examples}, outputs, inputs=some)
 
-    graph.signature("predict", PREDICT, {"examples": examples}, {"x": x, "name": parsed["name"]}, examples=some)
+    graph.signature(
+        "predict", PREDICT, {"examples": examples}, {"x": x, "name": parsed["name"]}, examples=some
+    )
     classify("both", scores=scores, classes=words)
     classify("only_scores", scores=scores)
     classify("only_classes", classes=words)

@@ -59,37 +59,91 @@ def classified(name: str, signature: str, version: int, *rows: Sequence[tuple[st
 
 
 ANSWERED = [
-    Case("scores", "Classify", spec(HALF, "classify_x_to_y") + X,
-         reply=classified(HALF, "classify_x_to_y", 123, [("", 3.0)], [("", 4.0)])),
-    Case("classes and scores", "Classify", spec("classes", "both") + ONE,
-         reply=classified("classes", "both", 1, [("ada", 3.0), ("ada?", 6.0), ("z", -3.0)])),
-    Case("only scores", "Classify", spec("classes", "only_scores") + ONE,
-         reply=classified("classes", "only_scores", 1, [("", 3.0), ("", 6.0), ("", -3.0)])),
-    Case("only classes", "Classify", spec("classes", "only_classes") + ONE,
-         reply=classified("classes", "only_classes", 1, [("ada", None), ("ada?", None), ("z", None)])),
-    Case("a signature without a method", "Classify", spec("classes", "anonymous") + ONE,
-         reply=classified("classes", "anonymous", 1, [("", 3.0), ("", 6.0), ("", -3.0)])),
-    Case("a version", "Classify", spec("classes", "only_scores", version=1) + ONE,
-         reply=classified("classes", "only_scores", 1, [("", 3.0), ("", 6.0), ("", -3.0)])),
-    Case("an empty example", "Classify", spec("classes", "both") + examples(""),
-         reply=classified("classes", "both", 1, [("nobody", 1.0), ("nobody?", 2.0), ("z", -1.0)])),
-    Case("a context", "Classify",
-         spec(HALF, "classify_x_to_y") + examples("", features(x=4.0), context=features(x=2.0)),
-         reply=classified(HALF, "classify_x_to_y", 123, [("", 3.0)], [("", 4.0)])),
-    Case("features of context and example", "Classify",
-         spec("classes", "both") + examples(features(name="ada"), context=features(x=3.0)),
-         reply=classified("classes", "both", 1, [("ada", 3.0), ("ada?", 6.0), ("z", -3.0)])),
-    Case("an empty context", "Classify", spec(HALF, "classify_x_to_y") + examples(features(x=2.0), context=""),
-         reply=classified(HALF, "classify_x_to_y", 123, [("", 3.0)])),
-    Case("regress", "Regress", spec(HALF, "regress_x_to_y") + X, reply=regressed(HALF, "regress_x_to_y", 123, 3.0, 4.0)),
-    Case("another signature", "Regress", spec(HALF, "regress_x_to_y2") + X,
-         reply=regressed(HALF, "regress_x_to_y2", 123, 4.0, 5.0)),
-    Case("a column", "Regress", spec("classes", "column") + ONE, reply=regressed("classes", "column", 1, 3.0)),
-    Case("a vector", "Regress", spec("classes", "vector") + ONE, reply=regressed("classes", "vector", 1, 3.0)),
-    Case("a context, regressed", "Regress",
-         spec(HALF, "regress_x_to_y") + examples("", context=features(x=2.0)),
-         reply=regressed(HALF, "regress_x_to_y", 123, 3.0)),
-]  # fmt: skip
+    Case(
+        "scores",
+        "Classify",
+        spec(HALF, "classify_x_to_y") + X,
+        reply=classified(HALF, "classify_x_to_y", 123, [("", 3.0)], [("", 4.0)]),
+    ),
+    Case(
+        "classes and scores",
+        "Classify",
+        spec("classes", "both") + ONE,
+        reply=classified("classes", "both", 1, [("ada", 3.0), ("ada?", 6.0), ("z", -3.0)]),
+    ),
+    Case(
+        "only scores",
+        "Classify",
+        spec("classes", "only_scores") + ONE,
+        reply=classified("classes", "only_scores", 1, [("", 3.0), ("", 6.0), ("", -3.0)]),
+    ),
+    Case(
+        "only classes",
+        "Classify",
+        spec("classes", "only_classes") + ONE,
+        reply=classified("classes", "only_classes", 1, [("ada", None), ("ada?", None), ("z", None)]),
+    ),
+    Case(
+        "a signature without a method",
+        "Classify",
+        spec("classes", "anonymous") + ONE,
+        reply=classified("classes", "anonymous", 1, [("", 3.0), ("", 6.0), ("", -3.0)]),
+    ),
+    Case(
+        "a version",
+        "Classify",
+        spec("classes", "only_scores", version=1) + ONE,
+        reply=classified("classes", "only_scores", 1, [("", 3.0), ("", 6.0), ("", -3.0)]),
+    ),
+    Case(
+        "an empty example",
+        "Classify",
+        spec("classes", "both") + examples(""),
+        reply=classified("classes", "both", 1, [("nobody", 1.0), ("nobody?", 2.0), ("z", -1.0)]),
+    ),
+    Case(
+        "a context",
+        "Classify",
+        spec(HALF, "classify_x_to_y") + examples("", features(x=4.0), context=features(x=2.0)),
+        reply=classified(HALF, "classify_x_to_y", 123, [("", 3.0)], [("", 4.0)]),
+    ),
+    Case(
+        "features of context and example",
+        "Classify",
+        spec("classes", "both") + examples(features(name="ada"), context=features(x=3.0)),
+        reply=classified("classes", "both", 1, [("ada", 3.0), ("ada?", 6.0), ("z", -3.0)]),
+    ),
+    Case(
+        "an empty context",
+        "Classify",
+        spec(HALF, "classify_x_to_y") + examples(features(x=2.0), context=""),
+        reply=classified(HALF, "classify_x_to_y", 123, [("", 3.0)]),
+    ),
+    Case(
+        "regress",
+        "Regress",
+        spec(HALF, "regress_x_to_y") + X,
+        reply=regressed(HALF, "regress_x_to_y", 123, 3.0, 4.0),
+    ),
+    Case(
+        "another signature",
+        "Regress",
+        spec(HALF, "regress_x_to_y2") + X,
+        reply=regressed(HALF, "regress_x_to_y2", 123, 4.0, 5.0),
+    ),
+    Case(
+        "a column", "Regress", spec("classes", "column") + ONE, reply=regressed("classes", "column", 1, 3.0)
+    ),
+    Case(
+        "a vector", "Regress", spec("classes", "vector") + ONE, reply=regressed("classes", "vector", 1, 3.0)
+    ),
+    Case(
+        "a context, regressed",
+        "Regress",
+        spec(HALF, "regress_x_to_y") + examples("", context=features(x=2.0)),
+        reply=regressed(HALF, "regress_x_to_y", 123, 3.0),
+    ),
+]
 
 
 def wrong(name: str, method: str, request: str, message: str, code: str = "INVALID_ARGUMENT") -> Case:
@@ -107,7 +161,9 @@ def for_both(name: str, request: str, message: str, code: str = "INVALID_ARGUMEN
 REQUEST = [
     *for_both("no model spec", X, "Missing ModelSpec"),
     *for_both("no name", spec("", "SIG") + X, "ModelSpec has no name specified."),
-    *for_both("unknown model", spec("nope", "SIG") + X, "Servable not found for request: Latest(nope)", "NOT_FOUND"),
+    *for_both(
+        "unknown model", spec("nope", "SIG") + X, "Servable not found for request: Latest(nope)", "NOT_FOUND"
+    ),
     *for_both(
         "unknown version",
         spec(HALF, "SIG", version=5) + X,
@@ -116,13 +172,24 @@ REQUEST = [
     ),
     *for_both("unknown label", spec(HALF, "SIG", label="x") + X, "Unrecognized servable version label: x"),
     *for_both("unknown signature", spec(HALF, "zzz") + X, "No signature was found with the name: zzz"),
-    *for_both("no default signature", spec("classes") + X, "No signature was found with the name: serving_default"),
+    *for_both(
+        "no default signature", spec("classes") + X, "No signature was found with the name: serving_default"
+    ),
     *for_both("no input", spec(HALF, "SIG"), "Input is empty."),
     *for_both("an empty input", spec(HALF, "SIG") + "input { }", "Input is empty."),
     *for_both("no examples", spec(HALF, "SIG") + examples(), "Input is empty."),
-    *for_both("a context and no examples", spec(HALF, "SIG") + examples(context=features(x=2.0)), "Input is empty."),
-    *for_both("the model before the input", spec("nope", "SIG"), "Servable not found for request: Latest(nope)", "NOT_FOUND"),
-    *for_both("the signature before the input", spec(HALF, "zzz"), "No signature was found with the name: zzz"),
+    *for_both(
+        "a context and no examples", spec(HALF, "SIG") + examples(context=features(x=2.0)), "Input is empty."
+    ),
+    *for_both(
+        "the model before the input",
+        spec("nope", "SIG"),
+        "Servable not found for request: Latest(nope)",
+        "NOT_FOUND",
+    ),
+    *for_both(
+        "the signature before the input", spec(HALF, "zzz"), "No signature was found with the name: zzz"
+    ),
     *for_both(
         "a feature is missing",
         spec(HALF, "SIG") + examples(""),
@@ -131,9 +198,10 @@ REQUEST = [
     *for_both(
         "a feature of another type",
         spec(HALF, "SIG") + examples(f"features {{ {feature('x', 'int64_list { value: 1 }')} }}"),
-        "Name: <unknown>, Key: x, Index: 0.  Data types don't match. Data type: int64 but expected type: float...",
+        "Name: <unknown>, Key: x, Index: 0.  Data types don't match. Data type: int64 but "
+        "expected type: float...",
     ),
-]  # fmt: skip
+]
 
 
 def odd(signature: str, message: str, method: str = "Classify") -> Case:
@@ -159,7 +227,10 @@ SIGNATURES = [
     odd("unequal", "Tensors class and score should match in dim_size(1). Got 3 vs. 2"),
     wrong("of Predict", "Regress", spec(HALF) + X, "No regression inputs found in SignatureDef: ..."),
     wrong(
-        "of Classify", "Regress", spec(HALF, "classify_x_to_y") + X, "No regression outputs found in SignatureDef: ..."
+        "of Classify",
+        "Regress",
+        spec(HALF, "classify_x_to_y") + X,
+        "No regression outputs found in SignatureDef: ...",
     ),
     odd("regress_two_inputs", "Expected one input Tensor.", "Regress"),
     odd("regress_two_outputs", "Expected one output Tensor.", "Regress"),
@@ -174,8 +245,15 @@ SIGNATURES = [
     odd("regress_double", "Expected output Tensor of DT_FLOAT.  Got: DT_DOUBLE", "Regress"),
     odd("regress_few", "Input batch size did not match output batch size: 2 vs. 1", "Regress"),
     # Before it is looked at whether there are examples.
-    wrong("the signature before the input", "Classify", spec("classes", "two_inputs"), "Expected one input Tensor."),
-    wrong("the outputs before the input", "Regress", spec("classes", "anonymous"), "Expected one output Tensor."),
+    wrong(
+        "the signature before the input",
+        "Classify",
+        spec("classes", "two_inputs"),
+        "Expected one input Tensor.",
+    ),
+    wrong(
+        "the outputs before the input", "Regress", spec("classes", "anonymous"), "Expected one output Tensor."
+    ),
 ]
 
 
@@ -204,9 +282,15 @@ def test_the_values_are_tensorflows(
     channel: grpc.Channel, models: Path, model: str, signature: str, context: bool
 ) -> None:
     with np.load(models / model / "expected.npz", allow_pickle=True) as arrays:
-        found = {key.removeprefix(f"{signature}/"): arrays[key] for key in arrays if key.startswith(f"{signature}/")}
+        found = {
+            key.removeprefix(f"{signature}/"): arrays[key]
+            for key in arrays
+            if key.startswith(f"{signature}/")
+        }
     regress = "out/outputs" in found
-    request: Any = regression_pb2.RegressionRequest() if regress else classification_pb2.ClassificationRequest()
+    request: Any = (
+        regression_pb2.RegressionRequest() if regress else classification_pb2.ClassificationRequest()
+    )
     request.model_spec.name, request.model_spec.signature_name = model, signature
     kind = request.input.example_list_with_context if context else request.input.example_list
     for serialized in found["in/inputs"]:

@@ -9,7 +9,10 @@ from conformance.case import Case, check, floats, inputs, named, outputs, spec, 
 
 def ok(name: str, request: str, y: str) -> Case:
     return Case(
-        name, "Predict", spec("defaults") + request, reply=outputs(y=y) + spec("defaults", "serving_default", version=1)
+        name,
+        "Predict",
+        spec("defaults") + request,
+        reply=outputs(y=y) + spec("defaults", "serving_default", version=1),
     )
 
 

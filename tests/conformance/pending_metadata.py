@@ -25,15 +25,21 @@ REFUSED = [
     wrong("no field", spec("many"), NO_FIELD),
     wrong("no field, of an unknown model", spec("nope"), NO_FIELD),
     wrong("another field", spec("many") + 'metadata_field: "foo"', "Metadata field foo is not supported"),
-    wrong("another field, too", spec("many") + FIELD + 'metadata_field: "foo"', "Metadata field foo is not supported"),
+    wrong(
+        "another field, too",
+        spec("many") + FIELD + 'metadata_field: "foo"',
+        "Metadata field foo is not supported",
+    ),
     wrong("no name", spec("") + FIELD, "ModelSpec has no name specified."),
     wrong("unknown model", spec("nope") + FIELD, "Servable not found for request: Latest(nope)", "NOT_FOUND"),
     wrong(
-        "unknown version", spec("many", version=4) + FIELD, "Servable not found for request: Specific(many, 4)",
+        "unknown version",
+        spec("many", version=4) + FIELD,
+        "Servable not found for request: Specific(many, 4)",
         "NOT_FOUND",
     ),
     wrong("unknown label", spec("many", label="x") + FIELD, "Unrecognized servable version label: x"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(**named(REFUSED))
@@ -64,7 +70,9 @@ def test_metadata(channel: grpc.Channel, models: Path, model: str, version: int,
     assert (reply.model_spec.name, reply.model_spec.version.value) == (model, version)
     assert not reply.model_spec.signature_name
     assert list(reply.metadata) == ["signature_def"]
-    assert reply.metadata["signature_def"].type_url == "type.googleapis.com/tensorflow.serving.SignatureDefMap"
+    assert (
+        reply.metadata["signature_def"].type_url == "type.googleapis.com/tensorflow.serving.SignatureDefMap"
+    )
     signatures = get_model_metadata_pb2.SignatureDefMap()
     assert reply.metadata["signature_def"].Unpack(signatures)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from conformance.case import Case, check, inputs, named, outputs, floats, spec, strings
+from conformance.case import Case, check, floats, inputs, named, outputs, spec, strings
 
 INPUT = "input { example_list { examples { } } }"
 
@@ -49,7 +49,8 @@ CASES = [
         "Regress, of Classify",
         "Regress",
         "both",
-        "Expected regression signature method_name to be tensorflow/serving/regress. Was: tensorflow/serving/classify",
+        "Expected regression signature method_name to be tensorflow/serving/regress. "
+        "Was: tensorflow/serving/classify",
     ),
     Case(
         "Regress",

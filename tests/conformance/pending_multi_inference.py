@@ -8,7 +8,8 @@ from conformance.case import Case, check, named, spec
 
 HALF = "half_plus_two"
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
-X = 'input { example_list { examples { features { feature { key: "x" value { float_list { value: 2 } } } } } } }'
+EXAMPLE = 'features { feature { key: "x" value { float_list { value: 2 } } } }'
+X = f"input {{ example_list {{ examples {{ {EXAMPLE} }} }} }}"
 
 
 def task(model_spec: str, method: str) -> str:
@@ -103,12 +104,17 @@ REFUSED = [
     ),
     wrong("unknown signature", half("zzz") + X, "Requested signature not found in model graph: zzz"),
     wrong(
-        "another method", half("regress_x_to_y", "tensorflow/serving/predict") + X,
-        "Unsupported signature method_name: tensorflow/serving/predict", "UNIMPLEMENTED",
+        "another method",
+        half("regress_x_to_y", "tensorflow/serving/predict") + X,
+        "Unsupported signature method_name: tensorflow/serving/predict",
+        "UNIMPLEMENTED",
     ),
-    wrong("no method", half("regress_x_to_y", "") + X, "Unsupported signature method_name: ", "UNIMPLEMENTED"),
     wrong(
-        "a signature that the method does not fit", half("regress_x_to_y", CLASSIFY) + X,
+        "no method", half("regress_x_to_y", "") + X, "Unsupported signature method_name: ", "UNIMPLEMENTED"
+    ),
+    wrong(
+        "a signature that the method does not fit",
+        half("regress_x_to_y", CLASSIFY) + X,
         'Expected classification signature outputs to contain at least one of "classes" or "scores". '
         "Signature was: ...",
     ),
@@ -120,7 +126,7 @@ REFUSED = [
     wrong("no input", half("regress_x_to_y"), "Input is empty."),
     wrong("no examples", half("regress_x_to_y") + "input { example_list { } }", "Input is empty."),
     wrong("the signature before the input", half("zzz"), "Requested signature not found in model graph: zzz"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(**named(ANSWERED + REFUSED))

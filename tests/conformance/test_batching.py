@@ -1,5 +1,4 @@
-"""What TensorFlow Serving's batching refuses, refused where a setting asks for it, and served otherwise; queues
-that are full; rows of unequal length."""
+"""Batching: its limits where a setting asks for them, queues that are full, rows of unequal length."""
 
 from __future__ import annotations
 
@@ -46,7 +45,11 @@ SERVED = [
 ]
 LIMITS = [
     wrong("a row more", half(floats(1, shape=[5])), "Task size 5 is larger than maximum input batch size 4"),
-    wrong("a thousand", half(floats(1, shape=[1000])), "Task size 1000 is larger than maximum input batch size 4"),
+    wrong(
+        "a thousand",
+        half(floats(1, shape=[1000])),
+        "Task size 1000 is larger than maximum input batch size 4",
+    ),
     wrong("a scalar", half(floats(1, shape=[])), SCALAR),
     wrong("no shape", half("dtype: DT_FLOAT float_val: 1"), SCALAR),
     wrong("unknown rank", half("dtype: DT_FLOAT tensor_shape { unknown_rank: true } float_val: 1"), SCALAR),
@@ -79,8 +82,8 @@ def test_a_full_queue(serve: Any) -> None:
         answers = [(call.code().name, call.details()) for call in calls]
     full = (
         "UNAVAILABLE",
-        "The batch scheduling queue to which this task was submitted is full; currently 2 batches enqueued and "
-        "max_enqueued_batches is 2",
+        "The batch scheduling queue to which this task was submitted is full; currently 2 batches enqueued "
+        "and max_enqueued_batches is 2",
     )
     assert full in answers
     assert {answer for answer in answers if answer[0] != "OK"} == {full}
@@ -95,7 +98,9 @@ def test_rows_of_unequal_length(serve: Any, settings: str) -> None:
     with serve({"many": settings}).channel() as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         calls = [
-            stub.Predict.future(request("many", {"x": x}, signature="row_sum"), timeout=60, wait_for_ready=True)
+            stub.Predict.future(
+                request("many", {"x": x}, signature="row_sum"), timeout=60, wait_for_ready=True
+            )
             for x in requests
         ]
         answers = [tf.make_ndarray(call.result().outputs["y"]) for call in calls]

@@ -1,5 +1,7 @@
-"""Every way of writing a tensor, for every dtype. TensorFlow's own decoder is the oracle: what it reads comes back
-from a signature that gives its input back, and what it refuses is refused."""
+"""Every way of writing a tensor, for every dtype.
+
+TensorFlow's own decoder is the oracle: what it reads comes back from a signature that gives its input back,
+and what it refuses is refused."""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conformance.case import Answer, ask
+from conformance.case import tensor as text_of
 from google.protobuf import text_format
-from predict_client import content, field_of, typed
+from predict_client import content, typed
 from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import predict_pb2
 
@@ -129,27 +132,34 @@ def test_what_tensorflow_reads(channel: grpc.Channel, dtype: str, encoding: Enco
 
 
 # Tensors that are odd in other ways: signature and text.
+FLOAT = "dtype: DT_FLOAT float_val: 1 "
 ODD = {
-    "content counts, not values": ("float32", 'dtype: 1 tensor_shape { dim { size: 1 } } tensor_content: "\\000\\000\\200?" float_val: 7'),
-    "another field than the dtype's": ("float32", "dtype: 1 tensor_shape { dim { size: 1 } } int_val: 7"),
+    "content counts, not values": (
+        "float32",
+        text_of([1], 'tensor_content: "\\000\\000\\200?" float_val: 7'),
+    ),
+    "another field than the dtype's": ("float32", text_of([1], "int_val: 7")),
     "no dtype": ("float32", "tensor_shape { dim { size: 1 } } float_val: 1"),
-    "a reference": ("float32", "dtype: DT_FLOAT_REF tensor_shape { dim { size: 1 } } float_val: 1"),
-    "no shape": ("float32", "dtype: 1 float_val: 1"),
-    "unknown rank": ("float32", "dtype: 1 tensor_shape { unknown_rank: true } float_val: 1"),
-    "unknown rank with dimensions": ("float32", "dtype: 1 tensor_shape { unknown_rank: true dim { size: 2 } } float_val: 1"),
-    "an unknown dimension": ("float32", "dtype: 1 tensor_shape { dim { size: -1 } } float_val: 1"),
-    "a dimension of less than that": ("float32", "dtype: 1 tensor_shape { dim { size: -2 } } float_val: 1"),
-    "a dimension with a name": ("float32", 'dtype: 1 tensor_shape { dim { size: 1 name: "batch" } } float_val: 1'),
-    "254 dimensions": ("float32", "dtype: 1 tensor_shape { " + "dim { size: 1 } " * 254 + "} float_val: 1"),
-    "255 dimensions": ("float32", "dtype: 1 tensor_shape { " + "dim { size: 1 } " * 255 + "} float_val: 1"),
-    "more elements than there can be": ("float32", "dtype: 1 tensor_shape { dim { size: 4611686018427387904 } dim { size: 4 } } float_val: 1"),
-    "an int8 too large for it": ("int8", "dtype: DT_INT8 tensor_shape { dim { size: 2 } } int_val: [300, -129]"),
-    "a half too large for it": ("float16", "dtype: DT_HALF tensor_shape { dim { size: 2 } } half_val: [65536, 81408]"),
-    "half a complex number": ("complex64", "dtype: DT_COMPLEX64 tensor_shape { dim { size: 1 } } scomplex_val: 1"),
-    "one and a half": ("complex64", "dtype: DT_COMPLEX64 tensor_shape { dim { size: 2 } } scomplex_val: [1, 2, 3]"),
-    "a string longer than its content": ("string", 'dtype: DT_STRING tensor_shape { dim { size: 1 } } tensor_content: "\\005a"'),
-    "content left over after the strings": ("string", 'dtype: DT_STRING tensor_shape { dim { size: 1 } } tensor_content: "\\001ab"'),
-}  # fmt: skip
+    "a reference": ("float32", text_of([1], "float_val: 1", "DT_FLOAT_REF")),
+    "no shape": ("float32", FLOAT),
+    "unknown rank": ("float32", FLOAT + "tensor_shape { unknown_rank: true }"),
+    "unknown rank with dimensions": (
+        "float32",
+        FLOAT + "tensor_shape { unknown_rank: true dim { size: 2 } }",
+    ),
+    "an unknown dimension": ("float32", text_of([-1], "float_val: 1")),
+    "a dimension of less than that": ("float32", text_of([-2], "float_val: 1")),
+    "a dimension with a name": ("float32", FLOAT + 'tensor_shape { dim { size: 1 name: "batch" } }'),
+    "254 dimensions": ("float32", text_of([1] * 254, "float_val: 1")),
+    "255 dimensions": ("float32", text_of([1] * 255, "float_val: 1")),
+    "more elements than there can be": ("float32", text_of([1 << 62, 4], "float_val: 1")),
+    "an int8 too large for it": ("int8", text_of([2], "int_val: [300, -129]", "DT_INT8")),
+    "a half too large for it": ("float16", text_of([2], "half_val: [65536, 81408]", "DT_HALF")),
+    "half a complex number": ("complex64", text_of([1], "scomplex_val: 1", "DT_COMPLEX64")),
+    "one and a half": ("complex64", text_of([2], "scomplex_val: [1, 2, 3]", "DT_COMPLEX64")),
+    "a string longer than its content": ("string", text_of([1], 'tensor_content: "\\005a"', "DT_STRING")),
+    "content left over after the strings": ("string", text_of([1], 'tensor_content: "\\001ab"', "DT_STRING")),
+}
 
 
 @pytest.mark.parametrize("name", ODD)

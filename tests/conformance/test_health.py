@@ -26,9 +26,7 @@ def test_check_of_what_is_not_there(channel: grpc.Channel) -> None:
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-@pytest.mark.parametrize(
-    ("service", "status"), [("", SERVING), ("many", SERVING), ("nope", SERVICE_UNKNOWN)]
-)
+@pytest.mark.parametrize(("service", "status"), [("", SERVING), ("many", SERVING), ("nope", SERVICE_UNKNOWN)])
 def test_watch(channel: grpc.Channel, service: str, status: bytes) -> None:
     watch = channel.unary_stream(WATCH)(asking(service), timeout=60)
     assert next(watch) == status

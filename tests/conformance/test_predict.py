@@ -41,7 +41,11 @@ MODEL_SPEC = [
 
 P, Q = floats(9), floats(1, 2, shape=[1, 2])
 FILTERS = [
-    ok("no filter: all outputs", spec("many") + PAIR, outputs(p=P, q=Q) + spec("many", "serving_default", version=1)),
+    ok(
+        "no filter: all outputs",
+        spec("many") + PAIR,
+        outputs(p=P, q=Q) + spec("many", "serving_default", version=1),
+    ),
     ok(
         "one of two",
         spec("many") + PAIR + 'output_filter: "q"',
@@ -62,7 +66,11 @@ SHAPES = [
         says(HALF, floats(2.5, 3, shape=[2, 1]), 123),
     ),
     ok("a scalar", spec(HALF) + inputs(x=floats(4, shape=[])), says(HALF, floats(4, shape=[]), 123)),
-    ok("no shape", spec(HALF) + inputs(x="dtype: DT_FLOAT float_val: 1"), says(HALF, floats(2.5, shape=[]), 123)),
+    ok(
+        "no shape",
+        spec(HALF) + inputs(x="dtype: DT_FLOAT float_val: 1"),
+        says(HALF, floats(2.5, shape=[]), 123),
+    ),
     ok(
         "unknown rank",
         spec(HALF) + inputs(x="dtype: DT_FLOAT tensor_shape { unknown_rank: true } float_val: 1"),
@@ -83,7 +91,8 @@ SHAPES = [
     ok(
         "unequal first dimensions, which the model takes",
         spec("many") + inputs(a=floats(1, 2, 3, 4, shape=[2, 2]), b=floats(1, 2, 3, shape=[1, 3])),
-        outputs(p=floats(9, 13), q=floats(1, 2, 3, 4, shape=[2, 2])) + spec("many", "serving_default", version=1),
+        outputs(p=floats(9, 13), q=floats(1, 2, 3, 4, shape=[2, 2]))
+        + spec("many", "serving_default", version=1),
     ),
     ok(
         "any rank",
@@ -113,7 +122,8 @@ STRINGS = [
     ok(
         "a table of words",
         spec("vocabulary") + inputs(words=strings("three", "nine")),
-        outputs(id=tensor([2], "int64_val: [2, -1]", "DT_INT64")) + spec("vocabulary", "serving_default", version=1),
+        outputs(id=tensor([2], "int64_val: [2, -1]", "DT_INT64"))
+        + spec("vocabulary", "serving_default", version=1),
     ),
     ok(
         "examples that leave everything out",

@@ -24,8 +24,8 @@ def wrong_inputs(name: str, request: str, sent: str, signature: str, extra: str,
     return wrong(
         name,
         request,
-        f"input size does not match signature: {counts[0]}!={counts[1]} len({{{sent}}}) != len({{{signature}}}). "
-        f"Sent extra: {{{extra}}}. Missing but required: {{{missing}}}.",
+        f"input size does not match signature: {counts[0]}!={counts[1]} len({{{sent}}}) != "
+        f"len({{{signature}}}). Sent extra: {{{extra}}}. Missing but required: {{{missing}}}.",
     )
 
 
@@ -40,13 +40,24 @@ MODEL_SPEC = [
     absent("version 0", spec(HALF, version=0) + ONE, f"Specific({HALF}, 0)"),
     absent("a negative version", spec(HALF, version=-1) + ONE, f"Specific({HALF}, -1)"),
     wrong("unknown label", spec("versions", label="zzz") + ONE, "Unrecognized servable version label: zzz"),
-    wrong("a model without labels", spec(HALF, label="stable") + ONE, "Unrecognized servable version label: stable"),
-    wrong("unknown model, unknown label", spec("nope", label="x") + ONE, "Unrecognized servable version label: x"),
+    wrong(
+        "a model without labels",
+        spec(HALF, label="stable") + ONE,
+        "Unrecognized servable version label: stable",
+    ),
+    wrong(
+        "unknown model, unknown label",
+        spec("nope", label="x") + ONE,
+        "Unrecognized servable version label: x",
+    ),
 ]
 
 SIGNATURE = [
     wrong(
-        "unknown signature", spec(HALF, "zzz") + ONE, 'Serving signature key "zzz" not found.', "FAILED_PRECONDITION"
+        "unknown signature",
+        spec(HALF, "zzz") + ONE,
+        'Serving signature key "zzz" not found.',
+        "FAILED_PRECONDITION",
     ),
     wrong(
         "no default signature",
@@ -60,7 +71,12 @@ INPUTS = [
     wrong_inputs("none", spec(HALF), "", "x", "", "x"),
     wrong_inputs("one too many", spec(HALF) + inputs(x=floats(1), q=floats(1)), "q,x", "x", "q", ""),
     wrong_inputs(
-        "three instead of one", spec(HALF) + inputs(c=floats(1), a=floats(1), b=floats(1)), "a,b,c", "x", "a,b,c", "x"
+        "three instead of one",
+        spec(HALF) + inputs(c=floats(1), a=floats(1), b=floats(1)),
+        "a,b,c",
+        "x",
+        "a,b,c",
+        "x",
     ),
     wrong_inputs("one missing", spec("many") + inputs(a=floats(1, 2, shape=[1, 2])), "a", "a,b", "", "b"),
     wrong(
@@ -130,7 +146,11 @@ MODEL = [
         "Node 'NoOp' (type: 'NoOp', num of outputs: 0) does not have output 0",
         "OUT_OF_RANGE",
     ),
-    wrong("an assertion", spec("many", "positive") + inputs(x=floats(1, -1)), "assertion failed: [not positive]..."),
+    wrong(
+        "an assertion",
+        spec("many", "positive") + inputs(x=floats(1, -1)),
+        "assertion failed: [not positive]...",
+    ),
     wrong(
         "an example that is none",
         spec("classes", "predict") + inputs(examples=strings("garbage")),

@@ -28,7 +28,9 @@ def models_are(*models: str) -> str:
 
 
 def labels(**versions: int) -> str:
-    each = " ".join(f'version_labels {{ key: "{label}" value: {version} }}' for label, version in versions.items())
+    each = " ".join(
+        f'version_labels {{ key: "{label}" value: {version} }}' for label, version in versions.items()
+    )
     return f'model_platform: "tensorflow" model_version_policy {{ all {{ }} }} {each}'
 
 
@@ -38,60 +40,82 @@ def reload(name: str, request: str, code: str = "OK", message: str = "") -> Case
 
 SERVED = model(HALF) + model("versions", rest=labels(stable=1))
 
+NO_LIST = (
+    "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+    "Only ModelConfigList is currently supported"
+)
 REFUSED = [
     reload(
-        "nothing", "", "INVALID_ARGUMENT",
-        "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
-        "supported",
+        "nothing",
+        "",
+        "INVALID_ARGUMENT",
+        NO_LIST,
     ),
     reload(
-        "no list", "config { }", "INVALID_ARGUMENT",
-        "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
-        "supported",
+        "no list",
+        "config { }",
+        "INVALID_ARGUMENT",
+        NO_LIST,
     ),
     reload(
-        "a configuration of one's own", "config { custom_model_config { } }", "INVALID_ARGUMENT",
-        "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
-        "supported",
+        "a configuration of one's own",
+        "config { custom_model_config { } }",
+        "INVALID_ARGUMENT",
+        NO_LIST,
     ),
     reload(
-        "a model twice", models_are(model("many"), model(HALF), model("many")), "INVALID_ARGUMENT",
+        "a model twice",
+        models_are(model("many"), model(HALF), model("many")),
+        "INVALID_ARGUMENT",
         "Illegal to list model many multiple times in config list",
     ),
     reload(
-        "a relative path", models_are(SERVED, model("many", "many")), "INVALID_ARGUMENT",
+        "a relative path",
+        models_are(SERVED, model("many", "many")),
+        "INVALID_ARGUMENT",
         "Expected model many to have an absolute path or URI; got base_path()=many",
     ),
     reload(
-        "no path", models_are(SERVED, model("many", "")), "INVALID_ARGUMENT",
+        "no path",
+        models_are(SERVED, model("many", "")),
+        "INVALID_ARGUMENT",
         "Expected model many to have an absolute path or URI; got base_path()=",
     ),
     reload(
-        "no platform", models_are(SERVED, model("many", rest="")), "INVALID_ARGUMENT",
-        "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform, "
-        "model name is many",
-    ),
-    reload(
-        "type and platform", models_are(SERVED, model("many", rest='model_type: TENSORFLOW model_platform: "tensorflow"')),
+        "no platform",
+        models_are(SERVED, model("many", rest="")),
         "INVALID_ARGUMENT",
-        "Illegal setting both ModelServerConfig::model_type (deprecated) and ModelServerConfig::model_platform, "
-        "model name is many",
+        "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
+        "ModelServerConfig::model_platform, model name is many",
     ),
     reload(
-        "a platform that there is not", models_are(SERVED, model("many", rest='model_platform: "caffe"')),
-        "INVALID_ARGUMENT", "Model many requests unsupported platform caffe",
+        "type and platform",
+        models_are(SERVED, model("many", rest='model_type: TENSORFLOW model_platform: "tensorflow"')),
+        "INVALID_ARGUMENT",
+        "Illegal setting both ModelServerConfig::model_type (deprecated) and "
+        "ModelServerConfig::model_platform, model name is many",
     ),
     reload(
-        "another platform", models_are(model(HALF, rest='model_platform: "caffe"')), "INVALID_ARGUMENT",
+        "a platform that there is not",
+        models_are(SERVED, model("many", rest='model_platform: "caffe"')),
+        "INVALID_ARGUMENT",
+        "Model many requests unsupported platform caffe",
+    ),
+    reload(
+        "another platform",
+        models_are(model(HALF, rest='model_platform: "caffe"')),
+        "INVALID_ARGUMENT",
         f"Illegal to change a model's platform. For model {HALF} platform was tensorflow and new platform "
         "requested is caffe",
     ),
     reload(
-        "a label for a version that is not there", models_are(model(HALF, rest=labels(stable=9)), model("versions")),
+        "a label for a version that is not there",
+        models_are(model(HALF, rest=labels(stable=9)), model("versions")),
         "FAILED_PRECONDITION",
-        f"Request to assign label to version 9 of model {HALF}, which is not currently available for inference",
+        f"Request to assign label to version 9 of model {HALF}, which is not currently "
+        "available for inference",
     ),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +133,14 @@ def reloaded(daemon: Daemon) -> Iterator[grpc.Channel]:
 
 
 def placed(case: Case, models: Path) -> Case:
-    return Case(case.name, case.method, case.request.replace("MODELS", str(models)), case.code, case.message, case.reply)
+    return Case(
+        case.name,
+        case.method,
+        case.request.replace("MODELS", str(models)),
+        case.code,
+        case.message,
+        case.reply,
+    )
 
 
 def versions_of(channel: grpc.Channel, name: str) -> list[int]:

@@ -44,7 +44,9 @@ def test_what_is_no_message(channel: grpc.Channel, method: str, name: str) -> No
     ("request_bytes", "expected"),
     [
         pytest.param(b"", "Missing ModelSpec", id="empty"),
-        pytest.param(HALF + NOPE + X, "Servable not found for request: Latest(nope)", id="the spec twice: merged"),
+        pytest.param(
+            HALF + NOPE + X, "Servable not found for request: Latest(nope)", id="the spec twice: merged"
+        ),
         pytest.param(NOPE + HALF + X, [2.5], id="the other way round"),
         pytest.param(HALF + X + NINE, [6.5], id="an input twice: the last one counts"),
         pytest.param(X + HALF, [2.5], id="in another order"),
