@@ -80,6 +80,15 @@ def make_loader(model: Model) -> Loader | None:
     return None if factory is None else factory(model)
 
 
+def has_loader(model: Model) -> bool:
+    """Whether there is a loader of that name."""
+    try:
+        _loader_factory(model)
+    except ConfigError:
+        return False
+    return True
+
+
 def _loader_factory(model: Model) -> Callable[[Model], Loader] | None:
     where = f"[[models]] {model.name}, platform"
     factory: Callable[[Model], Loader] | None = find_plugin(

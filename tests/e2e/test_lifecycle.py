@@ -240,7 +240,7 @@ def test_clients_reload_with_the_stock_stubs(serving: Serving) -> None:
         nowhere = serving.directory / "nowhere"
         code, text = refused(config_of(("m", base), ("gone", nowhere)))
         assert code == "UNKNOWN"
-        assert text.startswith("1 model(s) did not become available: {{gone} due to error: ")
+        assert text.startswith("1 model(s) did not become available: {{{name: gone} due to error: ")
     assert serving.daemon.stop() == 0
 
 

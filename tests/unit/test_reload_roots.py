@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fastserve.config import Logging, Model
-from fastserve.control.reload_request import PERMISSION_DENIED, Refused, check_log_places, check_roots
+from fastserve.control.reload_roots import OutsideRoots, check_log_places, check_roots
 
 
 @pytest.fixture
@@ -25,8 +25,7 @@ def allowed(path: str, *roots: str, before: str | None = None) -> bool:
     served = {} if before is None else {"m": Model(name="m", base_path=before)}
     try:
         check_roots([Model(name="m", base_path=path)], served, roots)
-    except Refused as refused:
-        assert refused.code == PERMISSION_DENIED
+    except OutsideRoots as refused:
         assert str(refused) == (
             f"the base_path of model m, {path}, is not below one of the [server] reload_roots"
         )
@@ -93,7 +92,7 @@ def test_what_is_served_already_may_stay_but_not_move(folder: Path) -> None:
     assert not allowed(served, f"{folder}/models", before=f"{folder}/models/ranker")
     assert allowed(f"{folder}/models/ranker", f"{folder}/models", before=served)
     # Another model's place is not its own.
-    with pytest.raises(Refused):
+    with pytest.raises(OutsideRoots):
         check_roots(
             [Model(name="new", base_path=served)],
             {"m": Model(name="m", base_path=served)},
@@ -127,5 +126,5 @@ def test_request_logs_lie_below_the_roots_or_where_logs_are_kept(folder: Path, p
     if ok:
         check_log_places([model], {}, roots, logs)
     else:
-        with pytest.raises(Refused, match=r"filename_prefix of model m, .* is neither below"):
+        with pytest.raises(OutsideRoots, match=r"filename_prefix of model m, .* is neither below"):
             check_log_places([model], {}, roots, logs)
