@@ -168,6 +168,14 @@ def test_only_clients_with_a_certificate_of_the_ca(demanding: Core) -> None:
     until(lambda: demanding.stats()["handshakes_refused"] >= 2)
 
 
+def test_a_client_whose_certificate_has_expired_is_refused_for_that(demanding: Core) -> None:
+    with secure_channel(demanding.address, client="expired") as channel:
+        assert fails(lambda: predict(channel, 1.0)).code() is grpc.StatusCode.UNAVAILABLE
+    assert told(demanding, "certificate has expired")["refused"] == 1
+    with secure_channel(demanding.address, client="client") as channel:
+        assert predict(channel, 1.0) == [2.5]
+
+
 def test_plain_calls_and_garbage_are_refused_and_disturb_nobody(core: Core) -> None:
     with grpc.insecure_channel(core.address) as plain:
         assert fails(lambda: predict(plain, 1.0, timeout=5)).code() is grpc.StatusCode.UNAVAILABLE
