@@ -127,7 +127,9 @@ static int decode(const fs_item *item, uint32_t i, int64_t first, int64_t count,
     size_t size = fs_dtype_size(view->dtype);
     int rc = 0;
     pthread_mutex_lock(&join->mutex);
-    if (join->inputs[i] == NULL) {
+    if (item->call->code != FS_OK) {
+        rc = -item->call->code; /* a piece before has found out: its outcome stands */
+    } else if (join->inputs[i] == NULL) {
         /* The system's memory, as in join_begin. It is in the call's budget, and checked against a limit. */
         void *whole = malloc((size_t)view->elements * size);
         rc = whole == NULL ? -FS_RESOURCE_EXHAUSTED : fs_tensor_view_decode(view, 0, view->elements, whole);

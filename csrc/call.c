@@ -238,6 +238,8 @@ int fs_call_fit(fs_call *call, fs_error *err)
     int rc = check_tensors(call, queue->signature, call->owner->engine->config.max_message_bytes, err);
     fs_examples *examples = call->examples;
     if (rc == 0 && examples != NULL && examples->context.len > 0) {
+        if (call->done == NULL && fs_rpc_charge(call->rpc, (size_t)examples->bytes, err) != 0)
+            return -err->code;
         examples->room = fs_slab_alloc(call->owner->slab, (size_t)examples->bytes);
         if (examples->room == NULL)
             return fs_fail(err, FS_RESOURCE_EXHAUSTED, "out of memory");
@@ -257,6 +259,19 @@ static int parse_inference(fs_call *call, const uint8_t *message, size_t len)
     return rc;
 }
 
+/* Of examples that came in several parts and were put together, what that took. */
+static size_t joined_bytes(const fs_examples *examples, const uint8_t *message, size_t len)
+{
+    size_t bytes = 0;
+    const fs_slice parts[] = {examples->list, examples->context};
+    for (int i = 0; i < 2; i++) {
+        uintptr_t at = (uintptr_t)parts[i].data, begin = (uintptr_t)message;
+        if (parts[i].len > 0 && (at < begin || at >= begin + len))
+            bytes += parts[i].len;
+    }
+    return bytes;
+}
+
 static int parse(fs_call *call, fs_error *err)
 {
     const uint8_t *message = call->inflated != NULL ? call->inflated : call->rpc->message;
@@ -268,7 +283,8 @@ static int parse(fs_call *call, fs_error *err)
         return fs_fail(err, FS_RESOURCE_EXHAUSTED, "out of memory");
     if (rc != 0)
         return fs_fail(err, FS_INTERNAL, "%s", "");
-    return 0;
+    size_t joined = call->infer != NULL ? joined_bytes(&call->infer->examples, message, len) : 0;
+    return joined > UNCOUNTED_BYTES ? fs_rpc_charge(call->rpc, joined, err) : 0;
 }
 
 /* Checks and queues a call for a version that is pinned for it. On failure *err says why, the pin is gone and

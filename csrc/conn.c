@@ -45,6 +45,7 @@ static void linger(fs_conn *conn, int64_t now_us)
 {
     shutdown(conn->sock.fd, SHUT_WR);
     conn->state = FS_CONN_LINGERING;
+    conn->sock.read_wants_write = false; /* there is nothing more to write: it would never wait for that */
     conn->until_us = now_us + FS_CONN_LINGER_US;
     conn->due_us = conn->until_us;
 }

@@ -126,6 +126,16 @@ static int set_broken(lite_signature *sig, fs_error *err, const char *fmt, const
     return 0;
 }
 
+/* Whether one of the first n is k. */
+static bool is_taken(const uint32_t *order, size_t n, uint32_t k)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (order[i] == k)
+            return true;
+    }
+    return false;
+}
+
 /* Finds which of `ports` each of the subgraph's tensors is, by name. Those that are missing break the
  * signature. */
 static int match_ports(const lite_api *api, lite_signature *sig, LiteRtSubgraph subgraph, const fs_port *ports,
@@ -142,7 +152,7 @@ static int match_ports(const lite_api *api, lite_signature *sig, LiteRtSubgraph 
         if (status == LITERT_OK)
             status = api->GetTensorName(tensor, &name);
         for (uint32_t k = 0; k < n_ports && status == LITERT_OK; k++)
-            if (strcmp(ports[k].tensor, name) == 0) {
+            if (strcmp(ports[k].tensor, name) == 0 && !is_taken(order, i, k)) {
                 order[i] = k;
                 found++;
                 break;

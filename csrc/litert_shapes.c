@@ -73,7 +73,8 @@ static int shape_new(const lite_signature *sig, uint64_t hash, const fs_tensor *
     const fs_signature *spec = sig->spec;
     for (uint32_t i = 0; i < spec->n_inputs; i++) {
         const fs_tensor *in = &inputs[i];
-        if (in->ndim > LITERT_MAX_RANK || (in->ndim == 0 && spec->inputs[i].ndim > 0))
+        /* LiteRT resizes nothing to a scalar: what was one once must stay one, and what was none cannot become one. */
+        if (in->ndim > LITERT_MAX_RANK || (in->ndim == 0) != (spec->inputs[i].ndim == 0))
             return fs_fail(err, FS_INVALID_ARGUMENT,
                            "input '%s' has %d dimensions, which the model does not take",
                            spec->inputs[i].alias, in->ndim);

@@ -78,7 +78,8 @@ static int64_t tls_read(fs_sock *sock, uint8_t *buf, size_t room)
 {
     enum fs_tls_want want = FS_TLS_DONE;
     int64_t n = fs_tls_read(sock->tls, buf, room, &want);
-    sock->read_wants_write = want == FS_TLS_WANTS_WRITE;
+    /* With a rest, that waits for the socket to take more, and takes along what is sealed. */
+    sock->read_wants_write = want == FS_TLS_WANTS_WRITE && sock->rest == NULL;
     if (n < 0)
         sock->broken = fs_tls_errno(sock->tls);
     return n;

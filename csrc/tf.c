@@ -297,8 +297,13 @@ static int run_list(tf_runtime *runtime, const tf_thread *thread, TF_Session *se
     }
     for (uint32_t i = 0; i < fed; i++)
         api->DeleteTensor(feeds[i]);
-    if (rc != 0)
+    if (rc != 0) {
+        /* Outputs become tensors one by one: before the one that cannot, there may be some. */
+        for (uint32_t i = 0; i < list->n_fetches; i++)
+            if (fetches[i] != NULL)
+                api->DeleteTensor(fetches[i]);
         return rc;
+    }
 
     for (uint32_t i = 0; i < list->n_fetches; i++) {
         if (rc == 0)

@@ -140,9 +140,9 @@ class Core:
         **settings: dict[str, Any],
     ) -> None:
         """settings: server, limits, executor, loading, tensorflow and litert, each with what differs from the
-        usual. environment: what is added to this process's. tls: the TCP address speaks TLS, for which the command
-        `credentials` is due before it serves; the unix sockets are plain in any case, and one of them is the
-        admin address."""
+        usual. environment: what is added to this process's. tls: the TCP address speaks TLS, for which the
+        command `credentials` is due before it serves; the unix sockets are plain in any case, and one of them
+        is the admin address."""
         self._folder = tempfile.TemporaryDirectory(prefix="fastserve-core-")
         self.unix_address = f"unix:{self._folder.name}/core.sock"
         self.admin_address = f"unix:{self._folder.name}/admin.sock"

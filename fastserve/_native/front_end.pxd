@@ -81,6 +81,7 @@ cdef class FrontEnd:
     cdef fs_io_drain_step step # how far a drain is
     cdef dict rpcs             # address of an fs_rpc -> Rpc
     cdef list paths            # bytes that the methods point to
+    cdef list max_bytes        # of a message, by method; 0 for what the engine serves
     cdef object ticker         # None: there is nothing to look after
     cdef int64_t trimmed_us    # when memory was last given back
     cdef object left           # a future for the next connection or thread that ends, if somebody waits
@@ -88,7 +89,7 @@ cdef class FrontEnd:
     cdef int start_threads(self, int n, double handshake_timeout_s) except -1
     cdef void deliver(self)
     cdef void control(self, fs_event *event)
-    cdef bytes message_of(self, Rpc rpc, const uint8_t *data, size_t len, int encoding)
+    cdef bytes message_of(self, Rpc rpc, const uint8_t *data, size_t len, int encoding, size_t max_bytes)
     cdef answer(self, Rpc rpc, bytes message, bint finish, int code, bytes text)
     cdef int drain(self, fs_io_drain_step step) except -1
     cdef void one_left(self)

@@ -120,7 +120,6 @@ cdef enum:
     PREFIX = 5
     PAUSE_BYTES = 1 << 20      # with the socket full and this much more to send, no more requests are read
     LINGER_US = 1000000        # how long a peer has to hang up after us
-    INFLATED_BYTES = 4 << 20   # of a compressed message for Python: the loop inflates it itself
     TRIM_US = 2000000          # how often memory is given back
     KEEP_BYTES = 4 << 20       # of free blocks, which are kept whether they are needed or not
     LARGE_BYTES = 1 << 20      # allocations from this size on go back to the system when they are freed
@@ -266,8 +265,8 @@ cdef class Rpc:
 cdef class FrontEnd:
     """The loop's connections, their shared buffers, and the way back for finished calls.
 
-    `methods` maps paths to whether they stream; Python serves them through `on_call(rpc)`. What the engine serves
-    needs no entry. With `io_threads`, that many epoll threads drive the connections, which `adopt` gives them; those
+    `methods` maps paths to whether they stream, and to the most bytes that a message of theirs may have; Python
+    serves them through `on_call(rpc)`. What the engine serves needs no entry. With `io_threads`, that many epoll threads drive the connections, which `adopt` gives them; those
     with TLS are driven by epoll threads in any case. `tls`: {"handshake_timeout_s": ...} when there will be some, or
     None. `on_refused` gets the number of handshakes that have failed, a peer and a reason, of the 1st, 2nd, 4th...
     Raises MemoryError.
@@ -316,8 +315,9 @@ cdef class FrontEnd:
         cdef int rc = 0
         for path, kind in zip(self.paths, ENGINE.values()):
             rc |= fs_front_add_engine(&self.front, <const char *>path, <fs_call_kind><int>kind)
-        for path, streaming in zip(self.paths[len(ENGINE):], methods.values()):
+        for path, (streaming, _) in zip(self.paths[len(ENGINE):], methods.values()):
             rc |= fs_front_add(&self.front, <const char *>path, streaming)
+        self.max_bytes = [0] * len(ENGINE) + [max_bytes for _, max_bytes in methods.values()]
         if engine.session_run:
             self.paths.append(SESSION_RUN)
             rc |= fs_front_add_named_run(&self.front, <const char *>self.paths[-1])
@@ -473,7 +473,8 @@ cdef class FrontEnd:
             self.rpcs[key] = rpc
             if event.kind == FS_EVENT_CALL:
                 rpc.message = self.message_of(
-                    rpc, event.rpc.message, event.rpc.message_len, event.rpc.encoding
+                    rpc, event.rpc.message, event.rpc.message_len, event.rpc.encoding,
+                    self.max_bytes[event.method]
                 )
                 if rpc.message is None:
                     return
@@ -484,7 +485,8 @@ cdef class FrontEnd:
         if event.kind == FS_EVENT_MESSAGE:
             if rpc is not None:
                 message = self.message_of(
-                    rpc, event.data, event.len, event.rpc.encoding if event.compressed else 0
+                    rpc, event.data, event.len, event.rpc.encoding if event.compressed else 0,
+                    self.max_bytes[event.method]
                 )
                 rpc.lengths.append(event.len)
             fs_slab_free(event.data)
@@ -501,14 +503,18 @@ cdef class FrontEnd:
         elif rpc.receiver is not None:
             rpc.receiver(message)
 
-    cdef bytes message_of(self, Rpc rpc, const uint8_t *data, size_t len, int encoding):
-        """The message inflated, or None when that fails: the call is refused then."""
+    cdef bytes message_of(self, Rpc rpc, const uint8_t *data, size_t len, int encoding, size_t max_bytes):
+        """The message inflated, or None when that fails or it is too large: the call is refused then."""
         cdef uint8_t *inflated
         cdef size_t inflated_len
         cdef fs_error err
+        if len > max_bytes:
+            rpc.finish(8, f"a message has at most {max_bytes} bytes here, this one has {len}")  # RESOURCE_EXHAUSTED
+            rpc.refused = True
+            return None
         if encoding == 0:
             return PyBytes_FromStringAndSize(<const char *>data, <Py_ssize_t>len)
-        if fs_inflate(self.slab, encoding, data, len, INFLATED_BYTES, &inflated, &inflated_len, &err) != 0:
+        if fs_inflate(self.slab, encoding, data, len, max_bytes, &inflated, &inflated_len, &err) != 0:
             rpc.finish(err.code, err.msg[:err.len].decode("utf-8", "replace"))
             rpc.refused = True
             return None

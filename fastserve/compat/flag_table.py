@@ -144,7 +144,7 @@ FLAGS: tuple[Flag, ...] = (
         "platform_config_file",
         "string",
         "",
-        "its platform tensorflow takes the place of batching, session, warm-up and tag flags, as far "
+        "its platform tensorflow takes the place of batching, session, warm-up, tag and TFLite flags, as far "
         "as it has what applies here",
     ),
     _works(

@@ -1,7 +1,7 @@
 """--platform_config_file: for the platform "tensorflow", a SavedModelBundleSourceAdapterConfig.
 
-As in TensorFlow Serving it takes the place of the flags for batching, sessions, warm-up and tags. What of it
-means nothing here is noted.
+As in TensorFlow Serving it takes the place of the flags for batching, sessions, warm-up, tags and TFLite. What
+of it means nothing here is noted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from fastserve.compat.batching import add_platform_batching
 from fastserve.compat.draft import Draft
 from fastserve.compat.flags import Flags
-from fastserve.compat.session import set_session
+from fastserve.compat.session import set_precision, set_session
 from fastserve.compat.tflite import prefer_tflite, set_interpreters
 from fastserve.errors import ConfigError
 from fastserve.protos import message
@@ -49,6 +49,10 @@ _WITHOUT_EFFECT = {
     "num_tflite_interpreters_per_pool": "a batch is one run and not divided between several",
     "resource_estimation_uses_validation_result": "the trial measures what a version takes",
     "wrap_session_with_no_threading_params": "a run stays in its executor's thread",
+    "num_model_warmup_threads": "the thread that loads a version warms it",
+    "enable_all_batch_sizes_warmup": "every batch size is always warmed",
+    "model_name": "records are run on the version that brings them",
+    "model_version": "records are run on the version that brings them",
 }
 
 
@@ -98,12 +102,11 @@ def _add(draft: Draft, source: TextProto, field: str, bundle: Any) -> None:
         inner = TextProto(source.file, source.text, bundle)
         own = bundle.enable_per_model_batching_params
         add_platform_batching(draft, inner, ("batching_parameters",), own)
+    elif bundle.enable_per_model_batching_params:
+        where = source.at("enable_per_model_batching_params")
+        draft.note(f"{where}: enable_per_model_batching_params has no effect without batching_parameters")
+    set_precision(draft, bundle.session_config, bundle.mixed_precision, source.at("mixed_precision"))
     set_session(draft, bundle.session_config, source.at("session_config"))
-    if bundle.mixed_precision:
-        draft.note(
-            f"{source.at('mixed_precision')}: mixed_precision has no effect here: give session_config "
-            "{ graph_options { rewrite_options { auto_mixed_precision_onednn_bfloat16: ON } } }"
-        )
     if bundle.saved_model_tags:
         draft.set_every_model("", "tags", list(bundle.saved_model_tags), why)
     if not bundle.enable_model_warmup:
@@ -116,8 +119,12 @@ def _add(draft: Draft, source: TextProto, field: str, bundle: Any) -> None:
     if bundle.num_tflite_pools > 0:
         set_interpreters(draft, bundle.num_tflite_pools, source.at("num_tflite_pools"))
     for name, reason in _WITHOUT_EFFECT.items():
-        if any(known.name == name for known, _ in bundle.ListFields()):
+        if name in _given(bundle) | _given(bundle.model_warmup_options):
             draft.note(f"{source.at(name)}: {name} has no effect: {reason}")
+
+
+def _given(bundle: Any) -> set[str]:
+    return {field.name for field, _ in bundle.ListFields()}
 
 
 def set_iterations(draft: Draft, iterations: int, where: str) -> None:

@@ -29,13 +29,7 @@ def add_sessions(draft: Draft, flags: Flags) -> None:
         if file:
             config = read_text_proto(file, "tensorflow.ConfigProto").message
     precision = flags.text("mixed_precision")
-    if precision == "bfloat16":
-        options = config.graph_options.rewrite_options
-        options.auto_mixed_precision_onednn_bfloat16 = options.ON
-    elif precision:
-        draft.note(
-            f'--mixed_precision={precision} has no effect: there is "bfloat16", as in TensorFlow Serving'
-        )
+    set_precision(draft, config, precision, f"--mixed_precision={precision}")
     growth = config.gpu_options.allow_growth
     set_session(draft, config, file or "--mixed_precision")
     _add_parallelism(draft, flags)
@@ -46,6 +40,15 @@ def add_sessions(draft: Draft, flags: Flags) -> None:
         why = "--per_process_gpu_memory_fraction"
         draft.set("tensorflow", "gpu_memory_fraction", fraction, why)
         draft.set("tensorflow", "gpu_allow_growth", growth, why)
+
+
+def set_precision(draft: Draft, config: Any, precision: str, where: str) -> None:
+    """mixed_precision, as TensorFlow Serving has it: an option of grappler's."""
+    if precision == "bfloat16":
+        options = config.graph_options.rewrite_options
+        options.auto_mixed_precision_onednn_bfloat16 = options.ON
+    elif precision:
+        draft.note(f'{where} has no effect: there is "bfloat16", as in TensorFlow Serving')
 
 
 def set_session(draft: Draft, config: Any, why: str) -> None:

@@ -35,9 +35,10 @@ class CredentialWatch:
         self._turn = asyncio.Lock()
         self._say_certificate()
 
-    async def prepare(self, core: CoreProcess) -> None:
-        """Tells a core that is new, before it serves, if there is anything to tell. CoreError, CoreLost."""
-        if self._now.tls is not None or self._now.tokens:
+    async def prepare(self, core: CoreProcess, *, adopted: bool = False) -> None:
+        """Tells a core that is new, before it serves, if there is anything to tell; one that is adopted, before
+        it gets new models, in any case: it has what an earlier process told it. CoreError, CoreLost."""
+        if adopted or self._now.tls is not None or self._now.tokens:
             await core.call("credentials", **self._now.command())
 
     async def tell(self) -> None:
@@ -55,6 +56,11 @@ class CredentialWatch:
             if new.tls is None:
                 new = replace(new, tls=self._now.tls)  # whoever listens with TLS does so until a restart
             before = self._now
+            # What leaves is served until its calls are answered: it stays closed for so long, until the next time.
+            names = {model.name for model in config.models}
+            leaving = {model.name for model in self._config.models} - names
+            kept = {name: tokens for name, tokens in before.tokens.items() if name in leaving}
+            new = replace(new, tokens={**kept, **new.tokens})
             changed = _differences(before, new)
             if changed:
                 self._now = new  # for a core that starts meanwhile

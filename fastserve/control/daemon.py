@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -195,8 +196,8 @@ async def _start(
 ) -> bool:
     """Comes to a core, new or adopted, while the trials run; loads what passes them, and begins to serve."""
     if first.adopted:
-        await first.adopt(core, config.models, manager, requests.answer)
-        await credentials.tell()
+        prepare = partial(credentials.prepare, adopted=True)
+        await first.adopt(core, config.models, manager, requests.answer, prepare)
         listeners.listen()
         await core.serve()
         await manager.settled()

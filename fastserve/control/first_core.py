@@ -7,12 +7,12 @@ until a new core on the same sockets has taken its place. Used by the daemon at 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from fastserve.config import Model
 from fastserve.control.adoption import ControlListener, Orphan, find_orphan, settings_digest
-from fastserve.control.core_process import OnRequest
+from fastserve.control.core_process import CoreProcess, OnRequest
 from fastserve.control.listeners import Listener, Listeners
 from fastserve.control.manager import Manager
 from fastserve.control.state import StateDir
@@ -70,12 +70,19 @@ class FirstCore:
         return self.control
 
     async def adopt(
-        self, core: CoreSupervisor, models: Sequence[Model], manager: Manager, on_request: OnRequest
+        self,
+        core: CoreSupervisor,
+        models: Sequence[Model],
+        manager: Manager,
+        on_request: OnRequest,
+        prepare: Callable[[CoreProcess], Awaitable[None]],
     ) -> None:
-        """Takes the orphan over, and starts the manager with what is published there."""
+        """Takes the orphan over, and starts the manager with what is published there. `prepare` comes before:
+        no new model may be open for a moment."""
         assert self._orphan is not None and self._adopting is not None
         self._on_request = on_request
         await self._orphan.settle()
+        await prepare(self._adopting[0])
         there = [row for row in self._orphan.servables if row["state"] == "published"]
         # Before the supervisor has it: should it have died meanwhile, its successor is filled with `there`.
         manager.start(models, there)

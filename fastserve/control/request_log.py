@@ -15,6 +15,8 @@ from fastserve.config import Logging, Model
 
 # LogCollectorConfig.type of what writes files.
 FILE_TYPES = ("", "file")
+# Fields that ask for what we do not do.
+_NOT_HERE = frozenset({"custom_logging_config", "attributes", "per_task_sampling_configs"})
 
 
 class NoCollector(ValueError):
@@ -37,6 +39,12 @@ def logging_of(config: Any, before: Logging, root: str) -> Logging:
     ValueError."""
     if not config.HasField("logging_config"):
         return replace(before, sampling_rate=0.0)
+    for part in (config.logging_config, config.logging_config.sampling_config):
+        for field, _ in part.ListFields():
+            if field.name in _NOT_HERE:
+                raise ValueError(
+                    f"logging_config of model {config.name}: {field.name} is not known here: leave it out"
+                )
     collector = config.logging_config.log_collector_config
     rate = config.logging_config.sampling_config.sampling_rate
     if collector.type not in FILE_TYPES:

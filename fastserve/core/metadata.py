@@ -47,13 +47,12 @@ class Metadata:
 
 def _parse(request: bytes) -> tuple[bytes | None, list[str]]:
     """The bytes of a GetModelMetadataRequest's ModelSpec, or None, and its metadata fields. Malformed."""
-    spec: bytes | None = None
-    names = []
+    parts, names = [], []
     for field, value in wire.fields(request):
         if field == (1, wire.BYTES):  # what is there twice is one message in two parts, each of them whole
             for _ in wire.fields(value):
                 pass
-            spec = (spec or b"") + value
+            parts.append(value)
         elif field == (2, wire.BYTES):
             names.append(wire.text(value))
-    return spec, names
+    return b"".join(parts) if parts else None, names

@@ -61,7 +61,9 @@ class ModelService:
     def methods(self) -> Iterator[Method]:
         service = "/tensorflow.serving.ModelService/"
         yield Method(f"{service}GetModelStatus", self._get_model_status)
-        yield Method(f"{service}HandleReloadConfigRequest", self._reload, waits=True)
+        yield Method(
+            f"{service}HandleReloadConfigRequest", self._reload, waits=True, max_bytes=_REQUEST_MAX_BYTES
+        )
 
     def table(self, models: dict[str, list[dict[str, Any]]]) -> None:
         """Replaces the states: a list of {"version", "state", "code", "message"} for each model. KeyError or
@@ -128,11 +130,6 @@ class ModelService:
                 PERMISSION_DENIED,
                 "HandleReloadConfigRequest is answered on another address: that of [server] admin_listen",
             )
-        if len(request) > _REQUEST_MAX_BYTES:
-            raise Status(
-                RESOURCE_EXHAUSTED,
-                f"a ReloadConfigRequest has at most {_REQUEST_MAX_BYTES} bytes, this one has {len(request)}",
-            )
         if len(self._waiting) >= _WAITING_MAX:
             raise Status(RESOURCE_EXHAUSTED, f"{_WAITING_MAX} reloads are waiting for an answer already")
         self._last_request += 1
@@ -176,12 +173,11 @@ def _model_spec(request: bytes) -> tuple[str, int | None]:
     """Name and version of a GetModelStatusRequest's model spec. A label is passed over, as TensorFlow Serving
     does, save that it takes the version's place when it comes after it."""
     try:
-        spec: bytes | None = None
-        for field, value in wire.fields(request):
-            if field == (1, wire.BYTES):  # what is there twice is one message in two parts
-                spec = (spec or b"") + value
-        if spec is None:
+        # What is there twice is one message in two parts.
+        parts = [value for field, value in wire.fields(request) if field == (1, wire.BYTES)]
+        if not parts:
             raise Status(INVALID_ARGUMENT, "Missing ModelSpec")
+        spec = b"".join(parts)
         name, version = "", None
         for field, value in wire.fields(spec):
             if field == (1, wire.BYTES):

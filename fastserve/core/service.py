@@ -48,12 +48,14 @@ class Status(Exception):
 @dataclass(frozen=True)
 class Method:
     """One gRPC method. `path` is "/package.Service/Method". `waits`: for somebody else, who may never come; a
-    drain ends such calls as it ends streams."""
+    drain ends such calls as it ends streams. `max_bytes`: of a message; the loop reads them in Python, and a
+    larger one is RESOURCE_EXHAUSTED before it is looked at."""
 
     path: str
     handler: Callable[..., Awaitable[Any]]
     streaming: bool = False
     waits: bool = False
+    max_bytes: int = 16 << 10
 
 
 class Call:
@@ -113,9 +115,9 @@ class Services:
         self._endless: set[asyncio.Task[None]] = set()
         self._log = log
 
-    def paths(self) -> dict[str, bool]:
-        """Path -> whether it streams, for the front end."""
-        return {path: method.streaming for path, method in self._methods.items()}
+    def paths(self) -> dict[str, tuple[bool, int]]:
+        """Path -> whether it streams, and the largest message, for the front end."""
+        return {path: (method.streaming, method.max_bytes) for path, method in self._methods.items()}
 
     def start(self, rpc: Rpc) -> None:
         """A call has begun: the front end's hook."""

@@ -55,9 +55,9 @@ class World:
         limits = {**LIMITS, "max_connection_bytes": 256 * KIB, "max_message_bytes": 128 * KIB}
         engine = Engine(self.loop, SERVER, limits, EXECUTOR)
         methods = [
-            Method("/t.T/Echo", echo, streaming=True),
+            Method("/t.T/Echo", echo, streaming=True, max_bytes=128 * KIB),
             Method("/t.T/Shout", shout),
-            Method("/t.T/Hold", self._hold),
+            Method("/t.T/Hold", self._hold, max_bytes=128 * KIB),
         ]
         services = Services(self.loop, methods, lambda *args, **fields: self.logged.append((args, fields)))
         self.front_end = FrontEnd(self.loop, engine, limits, services.paths(), services.start, io_threads)
@@ -132,6 +132,15 @@ def test_python_methods_get_compressed_messages_inflated(world: World, compressi
         assert channel.unary_unary("/t.T/Shout")(b"abc" * 100, timeout=PATIENCE_S) == b"ABC" * 100
         sent = [bytes([65 + n]) * 1000 for n in range(10)]
         assert list(channel.stream_stream("/t.T/Echo")(iter(sent), timeout=PATIENCE_S)) == sent
+
+
+def test_a_message_that_is_large_for_its_method_is_refused_before_python_sees_it(world: World) -> None:
+    with grpc.insecure_channel(world.address) as channel:
+        assert channel.unary_unary("/t.T/Shout")(b"a" * (16 * KIB), timeout=PATIENCE_S) == b"A" * (16 * KIB)
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary("/t.T/Shout")(b"a" * (16 * KIB + 1), timeout=PATIENCE_S)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert caught.value.details() == "a message has at most 16384 bytes here, this one has 16385"
 
 
 def test_a_bomb_for_a_python_method_is_refused(world: World) -> None:
