@@ -1,7 +1,8 @@
 """Every flag of tensorflow_model_server, and what becomes of it here.
 
-The names, types and defaults are TensorFlow Serving's, but for OWN. From this table come the parser, `--help`, the lines
-that are printed when a flag has no effect, the refusals, and docs/tfserving_flags.md. Values only.
+The names, types and defaults are TensorFlow Serving's, but for OWN. From this table come the parser,
+`--help`, the lines that are printed when a flag has no effect, the refusals, and docs/tfserving_flags.md.
+Values only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """--platform_config_file: for the platform "tensorflow", a SavedModelBundleSourceAdapterConfig.
 
-As in TensorFlow Serving it takes the place of the flags for batching, sessions, warm-up, tags and TFLite. What
-of it means nothing here is noted.
+As in TensorFlow Serving it takes the place of the flags for batching, sessions, warm-up, tags and TFLite.
+What of it means nothing here is noted.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ class CredentialWatch:
         self._say_certificate()
 
     async def prepare(self, core: CoreProcess, *, adopted: bool = False) -> None:
-        """Tells a core that is new, before it serves, if there is anything to tell; one that is adopted, before
-        it gets new models, in any case: it has what an earlier process told it. CoreError, CoreLost."""
+        """Tells a core that is new, before it serves, if there is anything to tell; one that is adopted,
+        before it gets new models, in any case: it has what another process said. CoreError, CoreLost."""
         if adopted or self._now.tls is not None or self._now.tokens:
             await core.call("credentials", **self._now.command())
 
@@ -56,7 +56,7 @@ class CredentialWatch:
             if new.tls is None:
                 new = replace(new, tls=self._now.tls)  # whoever listens with TLS does so until a restart
             before = self._now
-            # What leaves is served until its calls are answered: it stays closed for so long, until the next time.
+            # What leaves is served until its calls are answered, and asks for tokens until the next time.
             names = {model.name for model in config.models}
             leaving = {model.name for model in self._config.models} - names
             kept = {name: tokens for name, tokens in before.tokens.items() if name in leaving}

@@ -17,8 +17,8 @@ class OutsideRoots(Exception):
 
 
 def check_roots(models: Sequence[Model], before: Mapping[str, Model], roots: Sequence[str]) -> None:
-    """OutsideRoots when a model's base_path is not below one of `roots`, if there are any, with links followed.
-    What is served already stays allowed."""
+    """OutsideRoots when a model's base_path is not below one of `roots`, if there are any, with links
+    followed. What is served already stays allowed."""
     for model in models:
         served = before.get(model.name)
         if not roots or (served is not None and served.base_path == model.base_path):
@@ -33,8 +33,8 @@ def check_roots(models: Sequence[Model], before: Mapping[str, Model], roots: Seq
 def check_log_places(
     models: Sequence[Model], before: Mapping[str, Model], roots: Sequence[str], logs: str
 ) -> None:
-    """OutsideRoots when requests of a model would be logged neither below `logs` nor below one of `roots`, if there
-    are any. Where they are logged already stays allowed."""
+    """OutsideRoots when requests of a model would be logged neither below `logs` nor below one of `roots`, if
+    there are any. Where they are logged already stays allowed."""
     for model in models:
         prefix = model.logging.filename_prefix
         served = before.get(model.name)
@@ -45,8 +45,8 @@ def check_log_places(
         # A prefix ends in a part of the files' names.
         if not any(_is_below(os.path.dirname(prefix), root) for root in (logs, *roots)):
             raise OutsideRoots(
-                f"the filename_prefix of model {model.name}, {prefix}, is neither below {logs} nor below one of "
-                "the [server] reload_roots",
+                f"the filename_prefix of model {model.name}, {prefix}, is neither below {logs} nor below one "
+                "of the [server] reload_roots",
             )
 
 
