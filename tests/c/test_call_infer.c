@@ -115,7 +115,7 @@ static rig *start(const fs_engine_config *config)
 {
     rig *r = rig_start(config);
     null_runtime = r->probe.null;
-    r->probe.null = (fs_runtime){&LABELS_OPS, NULL};
+    r->probe.null = (fs_runtime){.ops = &LABELS_OPS};
     probe_null_release = labels_release;
     return r;
 }

@@ -110,7 +110,7 @@ def test_names_and_sizes_of_types() -> None:
 
 
 def test_what_cannot_be_opened_says_why() -> None:
-    with pytest.raises(ValueError, match="there are 'tensorflow' and 'null', and plug-ins"):
+    with pytest.raises(ValueError, match="there are 'tensorflow', 'litert' and 'null', and plug-ins"):
         Runtime("torch")
     with pytest.raises(RuntimeFailure, match="no option 'speed=high'") as failure:
         Runtime("null", options="speed=high")

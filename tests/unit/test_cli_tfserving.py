@@ -86,7 +86,7 @@ def test_a_platform_that_there_is_not_is_told() -> None:
     )
     result = call("--model_config_file=models.config")
     assert result.exit_code == 255
-    assert 'platform = "torch": no such plug-in' in result.stderr
+    assert "models.config:1: Model a requests unsupported platform torch" in result.stderr
 
 
 def test_it_is_a_program_of_its_own() -> None:

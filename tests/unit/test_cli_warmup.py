@@ -194,6 +194,10 @@ def test_too_many_requests_are_refused(version: Path, tmp_path: Path) -> None:
 # ---- show ---------------------------------------------------------------------------------
 
 
+def _example() -> Any:
+    return message("tensorflow.Example")()
+
+
 def log(kind: str = "predict_log", **spec: Any) -> bytes:
     made = message("tensorflow.serving.PredictionLog")()
     part = getattr(made, kind)
@@ -201,10 +205,10 @@ def log(kind: str = "predict_log", **spec: Any) -> bytes:
     if kind == "multi_inference_log":
         for name in ("a", "b"):
             part.request.tasks.add(method_name="tensorflow/serving/classify").model_spec.signature_name = name
-        part.request.input.example_list.examples.extend([b"", b""])
+        part.request.input.example_list.examples.extend([_example(), _example()])
     elif kind in ("classify_log", "regress_log"):
         part.request.model_spec.name = "m"
-        part.request.input.example_list.examples.append(b"")
+        part.request.input.example_list.examples.append(_example())
     elif kind == "predict_log":
         part.request.model_spec.name = spec.get("name", "m")
         tensor = part.request.inputs["x"]
