@@ -82,8 +82,9 @@ def installed_litert() -> str:
 
 
 def needs_tensorflow(models: tuple[Model, ...]) -> bool:
-    """Whether any model may. What plug-ins' loaders prepare may be anything."""
-    return any(model.platform != "tflite" for model in models)
+    """Whether any model may. What plug-ins' loaders prepare may be anything, and so may models to come when
+    there are none."""
+    return not models or any(model.platform != "tflite" for model in models)
 
 
 def litert_dir(config: LiteRT) -> str:
