@@ -36,17 +36,20 @@ def read_batching(file: str) -> tuple[dict[str, Any], list[str]]:
     return batching_table(read_text_proto(file, NAME))
 
 
-def version_batching(batching: Batching, file: str) -> Batching:
-    """What a version's own file says, with what is not for it to say as in `batching`."""
-    table, _ = read_batching(file)
+def version_batching(batching: Batching, file: str) -> tuple[Batching, list[str]]:
+    """What a version's own file says, with what is not for it to say as in `batching`, and what is ignored."""
+    table, notes = read_batching(file)
+    if "num_batch_threads" in table:
+        notes.append("num_batch_threads has no effect: a version's threads are those of its model")
     given = msgspec.convert(table, Batching)
     sizes = given.allowed_batch_sizes or powers_of_two(given.largest_batch)
-    return msgspec.structs.replace(
+    batching = msgspec.structs.replace(
         given,
         allowed_batch_sizes=sizes,
         num_batch_threads=batching.num_batch_threads,
         version_file=batching.version_file,
     )
+    return batching, notes
 
 
 def batching_table(source: TextProto, path: tuple[str | int, ...] = ()) -> tuple[dict[str, Any], list[str]]:
@@ -79,6 +82,9 @@ def batching_table(source: TextProto, path: tuple[str | int, ...] = ()) -> tuple
         notes.append(
             f"{source.at(*path, 'thread_pool_name')}: thread_pool_name has no effect: executors run batches"
         )
+    if not table["split_large_batches"] and table.pop("max_execution_batch_size", None) is not None:
+        where = source.at(*path, "max_execution_batch_size")
+        notes.append(f"{where}: max_execution_batch_size has no effect without enable_large_batch_splitting")
     if not problems:
         problems += _unfit(table, source, path)
     if problems:
@@ -90,12 +96,6 @@ def _unfit(table: dict[str, Any], source: TextProto, path: tuple[str | int, ...]
     """Values that do not go together."""
     largest, execution = table["max_batch_size"], table.get("max_execution_batch_size")
     sizes = table.get("allowed_batch_sizes") or []
-    if execution is not None and not table["split_large_batches"]:
-        where = source.at(*path, "max_execution_batch_size")
-        return [
-            f"{where}: max_execution_batch_size means nothing without enable_large_batch_splitting "
-            f"{{ value: true }}"
-        ]
     if execution is not None and execution > largest:
         where = source.at(*path, "max_execution_batch_size")
         return [

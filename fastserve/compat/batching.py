@@ -44,6 +44,12 @@ def add_platform_batching(draft: Draft, source: TextProto, path: tuple[str | int
 def _set(draft: Draft, table: dict[str, Any], own: bool, why: str) -> None:
     if own:
         threads = table.get("num_batch_threads")
+        dropped = [key for key in table if key != "num_batch_threads" and table[key] != DEFAULTS.get(key)]
+        if dropped:
+            draft.note(
+                f"{why}: {', '.join(dropped)}: no effect beside per-model batching parameters, which stand "
+                "in a file of each version"
+            )
         table = {"version_file": VERSION_FILE} | ({"num_batch_threads": threads} if threads else {})
     for key, value in table.items():
         draft.set_every_model("batching", key, value, why)

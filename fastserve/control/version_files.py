@@ -24,17 +24,18 @@ _SAVED_MODEL_CONFIG = os.path.join("assets.extra", "saved_model_config.pb")
 _WITHOUT_EFFECT = ("remote_op_remap_config", "batch_op_rewriter_config")
 
 
-def with_version_batching(model: Model, path: str) -> Model:
+def with_version_batching(model: Model, path: str) -> tuple[Model, list[str]]:
     """`model` with the batching parameters that the version in `path` brings along, where it is asked for
-    them and does. ModelError when they cannot be used."""
+    them and does, and what of them has no effect. ModelError when they cannot be used."""
     name = model.batching.version_file
     file = os.path.join(path, name)
     if not name or not os.path.exists(file):
-        return model
+        return model, []
     try:
-        return replace(model, batching=version_batching(model.batching, file))
+        batching, ignored = version_batching(model.batching, file)
     except ConfigError as error:
         raise ModelError(str(error)) from None
+    return replace(model, batching=batching), ignored
 
 
 def disables_meta_optimizer(path: str) -> tuple[bool, list[str]]:

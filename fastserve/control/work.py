@@ -190,7 +190,11 @@ class VersionWork:
     async def _try(self, harness: Harness, prepared: Prepared | None, plan: str) -> Trial:
         model = harness.model if plan != "plain" else replace(harness.model, xla="off")
         if model.batching.version_file:
-            model = await asyncio.to_thread(with_version_batching, model, harness.path.path)
+            model, ignored = await asyncio.to_thread(with_version_batching, model, harness.path.path)
+            for what in ignored:
+                self._log.warning(
+                    "has no effect", servable=harness, file=model.batching.version_file, what=what
+                )
         auto = model.xla == "auto"
         request = trial_request(
             model,

@@ -229,6 +229,22 @@ def test_batching_parameters() -> None:
     assert notes == ["f:11: thread_pool_name has no effect: executors run batches"]
 
 
+def test_the_size_of_parts_has_no_effect_without_splitting() -> None:
+    found, notes = batching("max_batch_size { value: 16 }\nmax_execution_batch_size { value: 8 }\n")
+    assert found.largest_batch == 16
+    assert notes == ["f:2: max_execution_batch_size has no effect without enable_large_batch_splitting"]
+
+
+def test_with_parameters_by_model_the_common_ones_are_said_to_have_no_effect() -> None:
+    text = "max_batch_size { value: 16 }\nnum_batch_threads { value: 3 }\n"
+    served = read(
+        "batching_parameters_file", text, "--enable_batching", "--enable_per_model_batching_parameters"
+    )
+    assert served.config.models[0].batching.num_batch_threads == 3
+    (note,) = served.draft.notes
+    assert note.startswith("--batching_parameters_file: max_batch_size: no effect beside")
+
+
 def test_what_batching_parameters_do_not_say_is_tensorflow_servings_default() -> None:
     found, _ = batching("")
     assert (found.max_batch_size, found.batch_timeout_us, found.max_enqueued_batches) == (1000, 0, 10)
@@ -253,10 +269,6 @@ def test_a_queue_without_bound_gets_the_largest_there_is() -> None:
         (
             "max_batch_size { value: 8 }\nallowed_batch_sizes: [2, 4]",
             "f:2: Last entry in allowed_batch_sizes must match max_batch_size; last entry was 4; expected 8",
-        ),
-        (
-            "max_execution_batch_size { value: 8 }",
-            "f:1: max_execution_batch_size means nothing without enable_large_batch_splitting { value: true }",
         ),
         (
             "max_batch_size { value: 8 }\nenable_large_batch_splitting { value: true }\nmax_execution_batch_size { value: 9 }",

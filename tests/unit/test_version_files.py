@@ -20,7 +20,7 @@ def model(**batching: object) -> Model:
 
 def test_a_versions_own_parameters_take_the_place_of_the_models(tmp_path: Path) -> None:
     (tmp_path / NAME).write_text("max_batch_size { value: 10 } num_batch_threads { value: 9 }")
-    found = with_version_batching(
+    found, ignored = with_version_batching(
         model(version_file=NAME, num_batch_threads=2, batch_timeout_us=5), str(tmp_path)
     )
     batching = found.batching
@@ -28,17 +28,19 @@ def test_a_versions_own_parameters_take_the_place_of_the_models(tmp_path: Path) 
     assert batching.allowed_batch_sizes == (1, 2, 4, 8, 10)
     # The pool is everyone's.
     assert batching.num_batch_threads == 2 and batching.version_file == NAME
+    (note,) = ignored
+    assert note.startswith("num_batch_threads has no effect")
 
 
 def test_a_version_without_them_is_as_the_model_says(tmp_path: Path) -> None:
     asked = model(version_file=NAME, max_batch_size=7)
-    assert with_version_batching(asked, str(tmp_path)) is asked
+    assert with_version_batching(asked, str(tmp_path)) == (asked, [])
 
 
 def test_they_are_left_alone_unless_asked_for(tmp_path: Path) -> None:
     (tmp_path / NAME).write_text("nonsense")
     asked = model()
-    assert with_version_batching(asked, str(tmp_path)) is asked
+    assert with_version_batching(asked, str(tmp_path)) == (asked, [])
 
 
 def test_parameters_that_cannot_be_used_fail_the_version(tmp_path: Path) -> None:
