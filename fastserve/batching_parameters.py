@@ -37,7 +37,7 @@ def read_batching(file: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def version_batching(batching: Batching, file: str) -> tuple[Batching, list[str]]:
-    """What a version's own file says, with what is not for it to say as in `batching`, and what is ignored."""
+    """What a version's own file says, with what is not for it to say as in `batching`; what is ignored."""
     table, notes = read_batching(file)
     if "num_batch_threads" in table:
         notes.append("num_batch_threads has no effect: a version's threads are those of its model")
