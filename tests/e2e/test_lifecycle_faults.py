@@ -392,7 +392,8 @@ def test_of_two_hundred_versions_the_newest_is_served(deployment: Deployment) ->
             == [deployment.serving.version("m", deployment.newest)]
         )
     )
-    assert len(deployment.serving.daemon.admin("list")["servables"]) == 1
+    # The one before is retired, and then it is closed.
+    deployment.serving.daemon.until(lambda: len(deployment.serving.daemon.admin("list")["servables"]) == 1)
 
 
 def test_status_tells_how_far_a_load_is(deployment: Deployment) -> None:
