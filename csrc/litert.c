@@ -356,11 +356,6 @@ static bool is_new_enough(const lite_api *api)
     return api->CreateModelFromBuffer(NULL, no_model, sizeof no_model, &none) != LITERT_INVALID_ARGUMENT;
 }
 
-static void slab_free(void *arg)
-{
-    fs_slab_release(arg);
-}
-
 int fs_runtime_litert(const char *library_dir, const fs_litert_options *options, fs_runtime *out, fs_error *err)
 {
     void *library = library_open(library_dir, err);
@@ -397,7 +392,7 @@ int fs_runtime_litert(const char *library_dir, const fs_litert_options *options,
         free(runtime);
         return lite_fail_status(status, "make an environment", err);
     }
-    if (pthread_key_create(&runtime->slab, slab_free) != 0) {
+    if (fs_slab_key(&runtime->slab) != 0) {
         runtime->api.DestroyEnvironment(runtime->environment);
         free(runtime);
         return lite_fail_memory(err);

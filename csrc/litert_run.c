@@ -18,22 +18,6 @@ enum {
 /* What outputs are filled with when it is to be seen whether they are written. */
 static const uint8_t PATTERNS[] = {0xa5, 0x5a};
 
-/* ---- the calling thread ------------------------------------------------------------------ */
-
-/* NULL when out of memory. */
-static fs_slab *slab_get(lite_runtime *runtime)
-{
-    fs_slab *slab = pthread_getspecific(runtime->slab);
-    if (slab != NULL)
-        return slab;
-    slab = fs_slab_new(THREAD_CACHE_BYTES);
-    if (slab != NULL && pthread_setspecific(runtime->slab, slab) != 0) {
-        fs_slab_release(slab);
-        return NULL;
-    }
-    return slab;
-}
-
 /* ---- interpreters ------------------------------------------------------------------------ */
 
 static lite_interpreter *try_take(fs_model *model, uint32_t sig, const lite_shape *shape)
@@ -345,7 +329,7 @@ int lite_run(fs_model *model, uint32_t number, enum fs_run_variant variant, cons
     const lite_signature *sig = &model->signatures[number];
     if (sig->broken != NULL)
         return fs_fail_text(err, (enum fs_code)sig->broken->code, sig->broken->msg, sig->broken->len);
-    fs_slab *slab = slab_get(model->runtime);
+    fs_slab *slab = fs_slab_of_thread(model->runtime->slab, THREAD_CACHE_BYTES);
     if (slab == NULL)
         return lite_fail_memory(err);
 

@@ -41,72 +41,14 @@ static int add(fs_arena *arena, names *list, fs_slice slice)
     return 0;
 }
 
-/* The tensor of a NamedTensorProto that has it in several parts: they merge, which their bytes one after the other do
- * as well, once each is known to be whole. */
-static int join_parts(fs_arena *arena, fs_slice bytes, fs_slice *tensor)
-{
-    uint8_t *joined = NULL;
-    for (int pass = 0; pass < 2; pass++) { /* measure, then copy */
-        fs_wire w = fs_wire_over(bytes.data, bytes.len);
-        size_t total = 0;
-        while (w.at < w.end) {
-            uint32_t tag;
-            fs_slice part;
-            if (!fs_wire_read_tag(&w, &tag))
-                return -FS_INTERNAL;
-            if (tag != FS_WIRE_TAG(F_TENSOR, FS_WIRE_BYTES)) {
-                if (!fs_wire_skip(&w, tag, FS_WIRE_MAX_DEPTH - 1))
-                    return -FS_INTERNAL;
-                continue;
-            }
-            if (!fs_wire_read_bytes(&w, &part) || !fs_tensor_proto_valid(part, FS_TENSOR_DEPTH))
-                return -FS_INTERNAL;
-            if (joined != NULL && part.len > 0)
-                memcpy(joined + total, part.data, part.len);
-            total += part.len;
-        }
-        if (joined == NULL && (joined = fs_arena_alloc(arena, total + 1)) == NULL)
-            return -FS_RESOURCE_EXHAUSTED;
-        *tensor = (fs_slice){joined, total};
-    }
-    return 0;
-}
-
-/* One NamedTensorProto. */
-static int parse_feed(fs_arena *arena, fs_slice bytes, fs_slice *name, fs_slice *tensor)
-{
-    size_t parts = 0;
-    *name = *tensor = (fs_slice){bytes.data, 0};
-    fs_wire w = fs_wire_over(bytes.data, bytes.len);
-    while (w.at < w.end) {
-        uint32_t tag;
-        if (!fs_wire_read_tag(&w, &tag))
-            return -FS_INTERNAL;
-        switch (tag) {
-        case FS_WIRE_TAG(F_TENSOR_NAME, FS_WIRE_BYTES):
-            if (!fs_wire_read_bytes(&w, name) || !fs_wire_utf8_valid(*name))
-                return -FS_INTERNAL;
-            break;
-        case FS_WIRE_TAG(F_TENSOR, FS_WIRE_BYTES):
-            if (!fs_wire_read_bytes(&w, tensor))
-                return -FS_INTERNAL;
-            parts++;
-            break;
-        default:
-            if (!fs_wire_skip(&w, tag, FS_WIRE_MAX_DEPTH - 1))
-                return -FS_INTERNAL;
-        }
-    }
-    return parts > 1 ? join_parts(arena, bytes, tensor) : 0;
-}
-
+/* A NamedTensorProto has on the wire what a map's entry has. */
 static int add_feed(fs_arena *arena, fs_slice bytes, names *feeds, names *protos)
 {
-    fs_slice name, tensor;
-    int rc = parse_feed(arena, bytes, &name, &tensor);
+    fs_named_view feed;
+    int rc = fs_named_view_parse(arena, bytes, &feed);
     if (rc == 0)
-        rc = add(arena, feeds, name);
-    return rc == 0 ? add(arena, protos, tensor) : rc;
+        rc = add(arena, feeds, feed.alias);
+    return rc == 0 ? add(arena, protos, feed.proto) : rc;
 }
 
 int fs_named_request_parse(fs_arena *arena, const uint8_t *msg, size_t len, fs_named_request *out)

@@ -204,10 +204,10 @@ void fs_tensor_map_begin(fs_tensor_map *in, fs_arena *arena)
     memset(in->slots, 0, sizeof in->slots); /* `small` is left as it is: 2 KiB that need not be touched */
 }
 
-int fs_tensor_map_add(fs_tensor_map *in, fs_slice entry)
+int fs_named_view_parse(fs_arena *arena, fs_slice entry, fs_named_view *out)
 {
-    fs_named_view input = {.alias = {entry.data, 0}, .proto = {entry.data, 0}};
     uint32_t values = 0;
+    *out = (fs_named_view){.alias = {entry.data, 0}, .proto = {entry.data, 0}};
     fs_wire w = fs_wire_over(entry.data, entry.len);
     while (w.at < w.end) {
         uint32_t tag;
@@ -215,11 +215,11 @@ int fs_tensor_map_add(fs_tensor_map *in, fs_slice entry)
             return -FS_INTERNAL;
         switch (tag) {
         case FS_WIRE_TAG(F_KEY, FS_WIRE_BYTES):
-            if (!fs_wire_read_bytes(&w, &input.alias) || !fs_wire_utf8_valid(input.alias))
+            if (!fs_wire_read_bytes(&w, &out->alias) || !fs_wire_utf8_valid(out->alias))
                 return -FS_INTERNAL;
             break;
         case FS_WIRE_TAG(F_VALUE, FS_WIRE_BYTES):
-            if (!fs_wire_read_bytes(&w, &input.proto))
+            if (!fs_wire_read_bytes(&w, &out->proto))
                 return -FS_INTERNAL;
             values++;
             break;
@@ -228,12 +228,14 @@ int fs_tensor_map_add(fs_tensor_map *in, fs_slice entry)
                 return -FS_INTERNAL;
         }
     }
-    if (values > 1) {
-        int rc = join_values(in->arena, entry, &input.proto);
-        if (rc != 0)
-            return rc;
-    }
-    return add_entry(in, &input);
+    return values > 1 ? join_values(arena, entry, &out->proto) : 0;
+}
+
+int fs_tensor_map_add(fs_tensor_map *in, fs_slice entry)
+{
+    fs_named_view input;
+    int rc = fs_named_view_parse(in->arena, entry, &input);
+    return rc == 0 ? add_entry(in, &input) : rc;
 }
 
 /* ---- model spec and filter ---------------------------------------------------------------------- */

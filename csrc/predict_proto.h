@@ -25,6 +25,10 @@ bool fs_model_ref_parse(fs_slice bytes, fs_model_ref *model);
 size_t fs_reply_model_size(const fs_reply_model *model);
 uint8_t *fs_reply_model_write(const fs_reply_model *model, uint8_t *dst);
 
+/* A name and a tensor: an entry of a map, and NamedTensorProto, which are the same on the wire. 0; -FS_INTERNAL where
+ * the bytes are neither; -FS_RESOURCE_EXHAUSTED. */
+int fs_named_view_parse(fs_arena *arena, fs_slice entry, fs_named_view *out);
+
 enum { FS_TENSOR_MAP_SLOTS = 256 };
 
 /* The entries seen so far. Up to FS_SORTED_ABOVE of them are distinct and in wire order, in `small`. Beyond,

@@ -150,25 +150,6 @@ static void spend(int64_t us, bool busy)
 
 /* ---- run --------------------------------------------------------------------------------- */
 
-static void slab_free(void *slab)
-{
-    fs_slab_release(slab);
-}
-
-/* The calling thread's slab; NULL when out of memory. */
-static fs_slab *thread_slab(null_runtime *runtime)
-{
-    fs_slab *slab = pthread_getspecific(runtime->slab);
-    if (slab != NULL)
-        return slab;
-    slab = fs_slab_new(THREAD_CACHE_BYTES);
-    if (slab != NULL && pthread_setspecific(runtime->slab, slab) != 0) {
-        fs_slab_release(slab);
-        return NULL;
-    }
-    return slab;
-}
-
 static bool has_nan(const fs_tensor *t)
 {
     for (int64_t i = 0; i < t->elements; i++)
@@ -285,7 +266,7 @@ static int null_run(fs_model *model, uint32_t sig, enum fs_run_variant variant, 
                     fs_tensor *outputs, fs_error *err)
 {
     const fs_signature *signature = &model->signatures[sig];
-    fs_slab *slab = thread_slab(model->runtime);
+    fs_slab *slab = fs_slab_of_thread(model->runtime->slab, THREAD_CACHE_BYTES);
     if (slab == NULL)
         return fs_fail(err, FS_RESOURCE_EXHAUSTED, "out of memory");
     if (signature->n_inputs == 0)
@@ -349,7 +330,7 @@ int fs_runtime_null(const char *options, fs_runtime *out, fs_error *err)
     if (runtime == NULL)
         return fs_fail(err, FS_RESOURCE_EXHAUSTED, "out of memory");
     int rc = read_options(options, &runtime->options, err);
-    if (rc == 0 && pthread_key_create(&runtime->slab, slab_free) != 0)
+    if (rc == 0 && fs_slab_key(&runtime->slab) != 0)
         rc = fs_fail(err, FS_RESOURCE_EXHAUSTED, "out of thread-specific keys");
     if (rc != 0) {
         free(runtime);

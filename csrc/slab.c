@@ -284,6 +284,29 @@ void fs_slab_free(void *block)
                                                     memory_order_acquire));
 }
 
+static void release_of_thread(void *slab)
+{
+    fs_slab_release(slab);
+}
+
+int fs_slab_key(pthread_key_t *key)
+{
+    return pthread_key_create(key, release_of_thread);
+}
+
+fs_slab *fs_slab_of_thread(pthread_key_t key, size_t cache_bytes)
+{
+    fs_slab *slab = pthread_getspecific(key);
+    if (slab != NULL)
+        return slab;
+    slab = fs_slab_new(cache_bytes);
+    if (slab != NULL && pthread_setspecific(key, slab) != 0) {
+        fs_slab_release(slab);
+        return NULL;
+    }
+    return slab;
+}
+
 void fs_slab_release(fs_slab *slab)
 {
     if (slab == NULL)

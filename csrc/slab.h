@@ -10,6 +10,7 @@
 #ifndef FS_SLAB_H
 #define FS_SLAB_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -29,6 +30,11 @@ fs_slab *fs_slab_new(size_t cache_bytes);
 
 /* Gives the slab up. Blocks still out stay valid; the last one freed takes the slab with it. Owner. */
 void fs_slab_release(fs_slab *slab);
+
+/* The calling thread's slab under a key that fs_slab_key has made, which goes with the thread; made the first time with
+ * `cache_bytes`. NULL when out of memory. */
+int fs_slab_key(pthread_key_t *key); /* as pthread_key_create */
+fs_slab *fs_slab_of_thread(pthread_key_t key, size_t cache_bytes);
 
 /* For a slab that threads own in turn, under a lock of theirs: the caller is the owner until it says
  * fs_slab_disown, and from then on nobody is, so that what is freed without the lock goes by the return list. */

@@ -506,6 +506,32 @@ static void test_one_bad_example_fails_its_own_call_alone(rig *r)
     free(good.data);
 }
 
+static void test_a_bad_example_behind_pieces_that_are_good_fails_the_call(rig *r)
+{
+    pb frame = {0}, spec = spec_of("m", "classify", -1), input = {0}, list = {0};
+    for (int i = 0; i < 10; i++)
+        pb_bytes(&list, 1, "", 0);
+    pb_bytes(&list, 1, "\x0a\x05", 2);
+    pb_message(&frame, 1, &spec);
+    pb_message(&input, 1, &list);
+    pb_message(&frame, 2, &input);
+    CHECK_ANSWER(rig_call_to(r, RIG_CLASSIFY, rig_frame(frame)), FS_INTERNAL, "");
+    check_classes(classify(r, "classify", LENS(7)), LENS(7));
+}
+
+static void test_memory_for_a_context_is_in_the_budget(rig *r)
+{
+    size_t usual = r->budget.limit;
+    const int *lens = LENS(20, 21, 22, 23, 24, 25, 26, 27, 28, 29); /* 245 bytes, and 10 x 30 of context */
+    r->budget.limit = 1500; /* the message itself takes 1024 */
+    check_values(regress(r, "regress", lens), lens);
+    CHECK_ANSWER(rig_call_to(r, RIG_REGRESS, request_of("regress", lens, 30)), FS_RESOURCE_EXHAUSTED,
+                 "Too many bytes in flight in the server (545 more vs. 1500)");
+    r->budget.limit = usual;
+    check_values(rig_call_to(r, RIG_REGRESS, request_of("regress", lens, 30)),
+                 LENS(50, 51, 52, 53, 54, 55, 56, 57, 58, 59));
+}
+
 /* ---- MultiInference -------------------------------------------------------------------------------- */
 
 static void test_several_tasks_on_one_input(rig *r)
@@ -737,6 +763,8 @@ int main(void)
     test_what_the_examples_take_is_bounded(r);
     test_calls_of_all_kinds_share_a_run(r, &m);
     test_one_bad_example_fails_its_own_call_alone(r);
+    test_a_bad_example_behind_pieces_that_are_good_fails_the_call(r);
+    test_memory_for_a_context_is_in_the_budget(r);
     test_several_tasks_on_one_input(r);
     test_what_several_tasks_are_refused_for(r);
     test_a_full_queue_refuses_all_tasks(r);

@@ -246,8 +246,27 @@ async def test_without_credentials_a_new_core_is_told_nothing_and_an_adopted_one
     watch, _config = watch_of(folder, model(token_file=""), core)
     await watch.prepare(core)  # type: ignore[arg-type]
     assert core.commands == []
-    await watch.tell()
+    await watch.prepare(core, adopted=True)  # type: ignore[arg-type]
     assert core.commands == [{"tls": None, "tokens": {}}]
+
+
+async def test_a_model_that_leaves_asks_for_tokens_until_the_next_change(folder: Path) -> None:
+    """It is served until its calls are answered: it must not be open to all for so long."""
+    core = Core()
+    watch, _config = watch_of(folder, model() + model("other"), core)
+    without = config_in(folder, model("other"))
+    assert await watch.take(without) == []
+    await watch.tell()
+    assert core.commands[-1]["tokens"] == {"ranker": (digest("one"),), "other": (digest("one"),)}
+    assert await watch.take(without) == ["[[models]] ranker: open to all"]
+    assert core.commands[-1]["tokens"] == {"other": (digest("one"),)}
+
+
+async def test_a_model_that_stays_without_its_tokens_is_open(folder: Path) -> None:
+    core = Core()
+    watch, _config = watch_of(folder, model(), core)
+    assert await watch.take(config_in(folder, model(token_file=""))) == ["[[models]] ranker: open to all"]
+    assert core.commands[-1]["tokens"] == {}
 
 
 async def test_changes_are_taken_and_told(folder: Path) -> None:
