@@ -13,6 +13,7 @@
 #include "grpc.h"
 #include "lane.h"
 #include "named_request.h"
+#include "reply.h"
 #include "text.h"
 
 enum { SLAB_CACHE_BYTES = 8 << 20 };
@@ -206,20 +207,7 @@ static int encode(const running *r, named_call *call, fs_error *err)
     if (frame == NULL)
         return fs_fail(err, FS_RESOURCE_EXHAUSTED, "no memory for a reply of %zu bytes", size);
     fs_named_reply_write(&reply, frame + FS_GRPC_PREFIX_BYTES);
-    fs_grpc_prefix_write(frame, false, (uint32_t)size);
-    call->reply = frame;
-    call->reply_len = size + FS_GRPC_PREFIX_BYTES;
-    uint8_t *smaller;
-    size_t smaller_len;
-    if (config->compress_replies && r->rpc->encoding != FS_IDENTITY && r->rpc->reply_encoding != FS_IDENTITY &&
-        size >= FS_DEFLATE_FROM_BYTES &&
-        fs_deflate(slab, r->rpc->reply_encoding, frame + FS_GRPC_PREFIX_BYTES, size, FS_GRPC_PREFIX_BYTES, &smaller,
-                   &smaller_len) == 0) {
-        fs_grpc_prefix_write(smaller, true, (uint32_t)(smaller_len - FS_GRPC_PREFIX_BYTES));
-        fs_slab_free(frame);
-        call->reply = smaller;
-        call->reply_len = smaller_len;
-    }
+    call->reply = fs_reply_frame(r->rpc, frame, size, config->compress_replies, slab, &call->reply_len);
     return 0;
 }
 

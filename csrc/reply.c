@@ -22,26 +22,28 @@ static void fail_size(fs_call *call, fs_slab *slab, size_t size)
     fail(call, slab, &err);
 }
 
-/* The frame is written behind its prefix: it becomes the call's reply, smaller if that is wanted. */
-static void keep(fs_call *call, uint8_t *frame, size_t size, const fs_reply_config *config, fs_slab *slab)
+uint8_t *fs_reply_frame(const fs_rpc *rpc, uint8_t *frame, size_t size, bool compress, fs_slab *slab, size_t *len)
 {
     fs_grpc_prefix_write(frame, false, (uint32_t)size);
-    call->reply = frame;
-    call->reply_len = size + FS_GRPC_PREFIX_BYTES;
+    *len = size + FS_GRPC_PREFIX_BYTES;
+    if (!compress || rpc->encoding == FS_IDENTITY || rpc->reply_encoding == FS_IDENTITY ||
+        size < FS_DEFLATE_FROM_BYTES)
+        return frame;
+    uint8_t *smaller;
+    size_t smaller_len;
+    if (fs_deflate(slab, rpc->reply_encoding, frame + FS_GRPC_PREFIX_BYTES, size, FS_GRPC_PREFIX_BYTES, &smaller,
+                   &smaller_len) != 0)
+        return frame;
+    fs_grpc_prefix_write(smaller, true, (uint32_t)(smaller_len - FS_GRPC_PREFIX_BYTES));
+    fs_slab_free(frame);
+    *len = smaller_len;
+    return smaller;
+}
+
+static void keep(fs_call *call, uint8_t *frame, size_t size, const fs_reply_config *config, fs_slab *slab)
+{
+    call->reply = fs_reply_frame(call->rpc, frame, size, config->compress_replies, slab, &call->reply_len);
     call->code = FS_OK;
-    fs_rpc *rpc = call->rpc;
-    if (config->compress_replies && rpc->encoding != FS_IDENTITY && rpc->reply_encoding != FS_IDENTITY &&
-        size >= FS_DEFLATE_FROM_BYTES) {
-        uint8_t *smaller;
-        size_t smaller_len;
-        if (fs_deflate(slab, rpc->reply_encoding, frame + FS_GRPC_PREFIX_BYTES, size, FS_GRPC_PREFIX_BYTES,
-                       &smaller, &smaller_len) == 0) {
-            fs_grpc_prefix_write(smaller, true, (uint32_t)(smaller_len - FS_GRPC_PREFIX_BYTES));
-            fs_slab_free(frame);
-            call->reply = smaller;
-            call->reply_len = smaller_len;
-        }
-    }
 }
 
 static fs_reply_model model_of(const fs_call *call)

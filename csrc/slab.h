@@ -31,9 +31,9 @@ fs_slab *fs_slab_new(size_t cache_bytes);
 /* Gives the slab up. Blocks still out stay valid; the last one freed takes the slab with it. Owner. */
 void fs_slab_release(fs_slab *slab);
 
-/* The calling thread's slab under a key that fs_slab_key has made, which goes with the thread; made the first time with
- * `cache_bytes`. NULL when out of memory. */
-int fs_slab_key(pthread_key_t *key); /* as pthread_key_create */
+/* Slabs by thread: makes a key for them, as pthread_key_create; and gives the calling thread's, which is made the
+ * first time, with `cache_bytes`, and goes with the thread. NULL when out of memory. */
+int fs_slab_key(pthread_key_t *key);
 fs_slab *fs_slab_of_thread(pthread_key_t key, size_t cache_bytes);
 
 /* For a slab that threads own in turn, under a lock of theirs: the caller is the owner until it says

@@ -1,7 +1,7 @@
 """protobuf's encoding, as far as the core's own methods need it: small messages, read and written by hand.
 
 protobuf itself would cost the serving process megabytes and half a second, for messages of a few fields.
-Predict is read by csrc/predict.c. Used by health and model_service, on the loop.
+Predict is read by csrc/predict.c. Used by the services that are coroutines, on the loop.
 """
 
 from __future__ import annotations
