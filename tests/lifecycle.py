@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -223,10 +224,6 @@ def not_found(client: Client, model: str) -> bool:
     return False
 
 
-def burn() -> int:
-    """A process that keeps a processor busy until it is killed; its id."""
-    pid = os.fork()
-    if pid == 0:
-        while True:
-            pass
-    return pid
+def burn() -> subprocess.Popen[bytes]:
+    """Keeps a processor busy until it is killed. No fork of this process, which has gRPC's threads."""
+    return subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"])

@@ -422,10 +422,11 @@ def test_a_load_in_the_shade_of_busy_processes_is_hurried(deployment: Deployment
         deployment.serving.daemon.until(
             lambda: deployment.serving.version("m", deployment.newest)["state"] == "AVAILABLE", 60
         )
+        assert all(process.poll() is None for process in busy)
     finally:
-        for pid in busy:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
 # ---- resources that are not there --------------------------------------------------------------
