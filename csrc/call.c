@@ -189,7 +189,7 @@ static int check_shape(fs_call *call, const fs_queue *queue, fs_error *err)
     bool batchable = !scalar && !unequal && conforms && queue->plan->batched;
     int64_t rows = scalar || unequal ? 1 : call->views[0].dims[0];
 
-    if (batching->refuse_above > 0 && (queue->plan->batched || sig->n_inputs == 0)) {
+    if (batching->refuse_above > 0) {
         if (sig->n_inputs == 0)
             return fs_fail(err, FS_INVALID_ARGUMENT, "Batching Run() must have at least one input tensor");
         if (scalar) {

@@ -16,6 +16,7 @@
 #include "tensor.h"
 #include "text.h"
 #include "tf_api.h"
+#include "tf_explain.h"
 #include "tf_lists.h"
 
 #include <dlfcn.h>
@@ -33,14 +34,8 @@ enum {
 /* RunOptions{inter_op_thread_pool: -1}: field 3, a varint of ten bytes. */
 static const uint8_t RUN_IN_CALLER[] = {0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01};
 
-#define FIELD(result, name, args) result(*name) args;
-typedef struct tf_api {
-    FS_TF_FUNCTIONS(FIELD)
-} tf_api;
-#undef FIELD
-
 typedef struct tf_runtime {
-    tf_api api;
+    fs_tf_api api;
     TF_Buffer *run_options; /* read only */
     const TF_Buffer *load_options; /* the same, or NULL: TensorFlow's default */
     pthread_key_t per_thread;
@@ -48,7 +43,7 @@ typedef struct tf_runtime {
 
 /* What a thread keeps between runs. */
 typedef struct tf_thread {
-    const tf_api *api;
+    const fs_tf_api *api;
     fs_slab *slab;
     TF_Status *status;
 } tf_thread;
@@ -57,6 +52,7 @@ typedef struct tf_thread {
 typedef struct tf_target {
     TF_Output *feeds;
     TF_Output *fetches;
+    TF_Output *explained; /* instead of `fetches`, to learn where an error comes from; or NULL */
     fs_error *broken; /* why every run of it fails, or NULL */
 } tf_target;
 
@@ -78,7 +74,7 @@ struct fs_model {
 
 /* An output's fs_tensor.handle. */
 typedef struct tf_output {
-    const tf_api *api;
+    const fs_tf_api *api;
     TF_Tensor *tensor;
     fs_slice *strings; /* for DT_STRING */
     int64_t dims[];
@@ -86,12 +82,12 @@ typedef struct tf_output {
 
 /* ---- errors ----------------------------------------------------------------------------- */
 
-static int fail_status(const tf_api *api, const TF_Status *status, fs_error *err)
+static int fail_status(const fs_tf_api *api, const TF_Status *status, fs_error *err)
 {
     int code = api->GetCode(status);
     if (code <= FS_OK || code > FS_UNAUTHENTICATED)
         code = FS_UNKNOWN;
-    const char *text = api->Message(status);
+    const char *text = fs_tf_explained(api->Message(status));
     return fs_fail_text(err, (enum fs_code)code, text, strlen(text));
 }
 
@@ -143,7 +139,7 @@ static void lent_free(void *data, size_t len, void *arg)
 
 /* Stands at the start of the fs_buf whose strings TensorFlow holds. */
 typedef struct strings_head {
-    const tf_api *api;
+    const fs_tf_api *api;
     int64_t count;
 } strings_head;
 
@@ -161,7 +157,7 @@ static void strings_free(void *data, size_t len, void *arg)
 
 static TF_Tensor *strings_to_tensor(const tf_thread *thread, const fs_tensor *in)
 {
-    const tf_api *api = thread->api;
+    const fs_tf_api *api = thread->api;
     if ((uint64_t)in->elements > (SIZE_MAX / 4) / sizeof(TF_TString))
         return NULL;
     size_t bytes = (size_t)in->elements * sizeof(TF_TString);
@@ -182,7 +178,7 @@ static TF_Tensor *strings_to_tensor(const tf_thread *thread, const fs_tensor *in
 
 static TF_Tensor *to_tensor(const tf_thread *thread, const fs_tensor *in)
 {
-    const tf_api *api = thread->api;
+    const fs_tf_api *api = thread->api;
     if (in->dtype == FS_DT_STRING)
         return strings_to_tensor(thread, in);
     if (in->buf != NULL && in->bytes > 0)
@@ -211,7 +207,7 @@ static void tf_release(fs_tensor *output)
 static int from_tensor(const tf_thread *thread, TF_Tensor *tensor, fs_slice name, fs_tensor *out,
                        fs_error *err)
 {
-    const tf_api *api = thread->api;
+    const fs_tf_api *api = thread->api;
     int dtype = api->TensorType(tensor);
     int ndim = api->NumDims(tensor);
     size_t size = fs_dtype_size(dtype);
@@ -277,7 +273,7 @@ static int run_list(tf_runtime *runtime, const tf_thread *thread, TF_Session *se
                     TF_Tensor **feeds, TF_Tensor **fetches, const fs_tensor *inputs, fs_tensor *outputs,
                     fs_error *err)
 {
-    const tf_api *api = &runtime->api;
+    const fs_tf_api *api = &runtime->api;
     const fs_tf_list *list = &run->list;
     uint32_t fed = 0;
     for (; fed < list->n_feeds; fed++) {
@@ -319,6 +315,26 @@ static int run_list(tf_runtime *runtime, const tf_thread *thread, TF_Session *se
     return rc;
 }
 
+/* Whether an error comes from some node, as far as its code can tell, and does not say from which. NULL: nobody asks. */
+static bool lacks_its_node(const fs_error *err)
+{
+    static const char node[] = "[[{{";
+    if (err == NULL)
+        return false;
+    switch (err->code) {
+    case FS_INVALID_ARGUMENT:
+    case FS_FAILED_PRECONDITION:
+    case FS_OUT_OF_RANGE:
+    case FS_NOT_FOUND:
+    case FS_UNIMPLEMENTED:
+    case FS_INTERNAL:
+    case FS_UNKNOWN:
+        return memmem(err->msg, err->len, node, sizeof node - 1) == NULL;
+    default:
+        return false;
+    }
+}
+
 static int tf_run(fs_model *model, uint32_t sig, enum fs_run_variant variant, const fs_tensor *inputs,
                   fs_tensor *outputs, fs_error *err)
 {
@@ -349,6 +365,13 @@ static int tf_run(fs_model *model, uint32_t sig, enum fs_run_variant variant, co
         .sig = signature,
     };
     int rc = run_list(model->runtime, thread, session, &run, feeds, fetches, inputs, outputs, err);
+    if (rc != 0 && target->explained != NULL && lacks_its_node(err)) {
+        tf_run_list again = run;
+        again.list.fetches = target->explained;
+        for (uint32_t i = 0; i < signature->n_outputs; i++)
+            fetches[i] = NULL;
+        rc = run_list(model->runtime, thread, session, &again, feeds, fetches, inputs, outputs, err);
+    }
     if (feeds != on_stack)
         fs_slab_free(feeds);
     return rc;
@@ -358,7 +381,7 @@ static int tf_run(fs_model *model, uint32_t sig, enum fs_run_variant variant, co
 
 /* Looks up "node:index" ("node" means index 0). `scratch` has room for it and a NUL. What does not exist is refused in
  * TensorFlow's own words. */
-static int find_output(const tf_api *api, TF_Graph *graph, fs_slice tensor, char *scratch, TF_Output *out,
+static int find_output(const fs_tf_api *api, TF_Graph *graph, fs_slice tensor, char *scratch, TF_Output *out,
                        fs_error *err)
 {
     if (tensor.len > 0)
@@ -390,7 +413,7 @@ static int find_output(const tf_api *api, TF_Graph *graph, fs_slice tensor, char
     return 0;
 }
 
-static int find_target(const tf_api *api, TF_Graph *graph, fs_slice name, char *scratch,
+static int find_target(const fs_tf_api *api, TF_Graph *graph, fs_slice name, char *scratch,
                        const TF_Operation **out, fs_error *err)
 {
     if (name.len > 0)
@@ -448,7 +471,7 @@ static void *named_new(const tf_thread *thread, const fs_named_run *run, tf_name
 /* Of a model with two sessions, in the one for plain runs. */
 static int tf_run_named(fs_model *model, const fs_named_run *run, fs_tensor *outputs, fs_error *err)
 {
-    const tf_api *api = &model->runtime->api;
+    const fs_tf_api *api = &model->runtime->api;
     const tf_session *session = model->second.session != NULL ? &model->second : &model->main;
     const tf_thread *thread = thread_get(model->runtime);
     tf_named named;
@@ -479,7 +502,7 @@ static int tf_run_named(fs_model *model, const fs_named_run *run, fs_tensor *out
 
 /* What does not exist leaves 0 and a text in *broken, so that a signature that can never run answers as it does in
  * TensorFlow. */
-static int resolve(const tf_api *api, TF_Graph *graph, const char *tensor, TF_Output *out, fs_error **broken)
+static int resolve(const fs_tf_api *api, TF_Graph *graph, const char *tensor, TF_Output *out, fs_error **broken)
 {
     fs_error err;
     char *scratch = malloc(strlen(tensor) + 1);
@@ -497,7 +520,7 @@ static int resolve(const tf_api *api, TF_Graph *graph, const char *tensor, TF_Ou
 }
 
 /* `fetches`: names instead of the signature's outputs, or NULL. */
-static int target_open(const tf_api *api, TF_Graph *graph, const fs_signature *sig, char **fetches,
+static int target_open(const fs_tf_api *api, TF_Graph *graph, const fs_signature *sig, char **fetches,
                        tf_target *target, fs_error *err)
 {
     target->feeds = calloc((size_t)sig->n_inputs + 1, sizeof(TF_Output));
@@ -517,11 +540,31 @@ static void target_close(tf_target *target)
 {
     free(target->feeds);
     free(target->fetches);
+    free(target->explained);
     free(target->broken);
 }
 
+/* The executor for one thread does not say which node an error comes from. */
+static int target_explain(tf_runtime *runtime, TF_Graph *graph, const fs_signature *sig, fs_slice config,
+                          tf_target *target, fs_error *err)
+{
+    static const char single[] = "SINGLE_THREADED_EXECUTOR";
+    if (target->broken != NULL || config.len == 0 || memmem(config.data, config.len, single, sizeof single - 1) == NULL)
+        return 0;
+    tf_thread *thread = thread_get(runtime);
+    TF_Output *twins = thread != NULL ? calloc((size_t)sig->n_outputs + 1, sizeof *twins) : NULL;
+    if (twins == NULL)
+        return fail_memory(err);
+    int rc = fs_tf_explain(&runtime->api, graph, target->fetches, sig->n_outputs, twins, thread->status);
+    if (rc == 0)
+        target->explained = twins;
+    else
+        free(twins);
+    return rc == -FS_RESOURCE_EXHAUSTED ? fail_memory(err) : 0;
+}
+
 /* Options with this ConfigProto. 0 or -code with *err. */
-static int options_new(const tf_api *api, tf_thread *thread, fs_slice config, TF_SessionOptions **out,
+static int options_new(const fs_tf_api *api, tf_thread *thread, fs_slice config, TF_SessionOptions **out,
                        fs_error *err)
 {
     TF_SessionOptions *options = api->NewSessionOptions();
@@ -543,7 +586,7 @@ static int options_new(const tf_api *api, tf_thread *thread, fs_slice config, TF
 static int session_open(tf_runtime *runtime, const fs_model_spec *spec, fs_slice config, tf_session *out,
                         fs_error *err)
 {
-    const tf_api *api = &runtime->api;
+    const fs_tf_api *api = &runtime->api;
     tf_thread *thread = thread_get(runtime);
     out->graph = thread != NULL ? api->NewGraph() : NULL;
     if (out->graph == NULL)
@@ -556,20 +599,26 @@ static int session_open(tf_runtime *runtime, const fs_model_spec *spec, fs_slice
                                                   (int)spec->n_tags, out->graph, NULL, thread->status);
     if (api->GetCode(thread->status) != FS_OK)
         rc = fail_status(api, thread->status, err);
-    if (rc == 0) {
-        /* The graph will not change again. Without this every run takes the graph's and the session's
-         * mutex to find that out. */
-        api->ExtendSession(out->session, thread->status);
-        if (api->GetCode(thread->status) != FS_OK)
-            rc = fail_status(api, thread->status, err);
-    }
     api->DeleteSessionOptions(options);
     return rc;
 }
 
+/* The graph will not change again. Without this every run takes the graph's and the session's mutex to find that
+ * out. */
+static int session_settle(tf_runtime *runtime, const tf_session *session, fs_error *err)
+{
+    const fs_tf_api *api = &runtime->api;
+    tf_thread *thread = thread_get(runtime);
+    if (thread == NULL)
+        return fail_memory(err);
+    api->SetStatus(thread->status, FS_OK, ""); /* it leaves the status alone when it does not fail */
+    api->ExtendSession(session->session, thread->status);
+    return api->GetCode(thread->status) == FS_OK ? 0 : fail_status(api, thread->status, err);
+}
+
 static void session_close(tf_runtime *runtime, tf_session *session)
 {
-    const tf_api *api = &runtime->api;
+    const fs_tf_api *api = &runtime->api;
     if (session->session != NULL) {
         /* Both discard everything whatever the status says. A thread that cannot get a status of its own
          * is out of memory, and then a session that leaks is the lesser evil. */
@@ -609,13 +658,20 @@ static int model_open(fs_model *model, const fs_model_spec *spec, fs_error *err)
     if (rc == 0 && spec->second_session_plain)
         rc = session_open(model->runtime, spec, spec->plain_config, &model->second, err);
     TF_Graph *plain_graph = spec->second_session_plain ? model->second.graph : model->main.graph;
+    fs_slice plain_config = spec->second_session_plain ? spec->plain_config : spec->session_config;
     for (uint32_t i = 0; i < spec->n_signatures && rc == 0; i++) {
         const fs_signature *sig = &spec->signatures[i];
         rc = target_open(&model->runtime->api, plain_graph, sig, NULL, &model->plain[i], err);
         if (rc == 0)
+            rc = target_explain(model->runtime, plain_graph, sig, plain_config, &model->plain[i], err);
+        if (rc == 0)
             rc = target_open(&model->runtime->api, model->main.graph, sig, sig->compiled_outputs,
                              &model->compiled[i], err);
     }
+    if (rc == 0)
+        rc = session_settle(model->runtime, &model->main, err);
+    if (rc == 0 && spec->second_session_plain)
+        rc = session_settle(model->runtime, &model->second, err);
     return rc;
 }
 
@@ -714,7 +770,7 @@ int fs_runtime_tensorflow(const char *library_dir, fs_runtime *out, fs_error *er
 int fs_runtime_tensorflow_op_library(const fs_runtime *runtime, const char *path, fs_error *err)
 {
     tf_runtime *self = runtime->self;
-    const tf_api *api = &self->api;
+    const fs_tf_api *api = &self->api;
     tf_thread *thread = thread_get(self);
     if (thread == NULL)
         return fail_memory(err);
@@ -734,7 +790,7 @@ int fs_runtime_tensorflow_op_library(const fs_runtime *runtime, const char *path
 int fs_runtime_tensorflow_prime(const fs_runtime *runtime, fs_slice session_config, fs_error *err)
 {
     tf_runtime *self = runtime->self;
-    const tf_api *api = &self->api;
+    const fs_tf_api *api = &self->api;
     tf_thread *thread = thread_get(self);
     tf_session empty = {.graph = thread != NULL ? api->NewGraph() : NULL};
     if (empty.graph == NULL)

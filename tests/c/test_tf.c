@@ -244,6 +244,52 @@ static void test_second_session_serves_plain_runs(void)
     CHECK_EQ(live(), 0);
 }
 
+/* With the executor for one thread an error gets its node from a second run, where the graph can be added to. */
+static void test_errors_name_their_node(void)
+{
+    static const char single[] = "SINGLE_THREADED_EXECUTOR", named[] = "{{function_node g}} not a number\n\t "
+                                                                      "[[{{function_node f}}{{node Sum}}]]";
+    static const struct {
+        const char *config, *path;
+        bool explained;
+    } cases[] = {
+        {single, "/models/m/1", true},
+        {"another executor", "/models/m/1", false},
+        {single, "/models/picky/1", false},
+    };
+    fs_runtime runtime = open_runtime();
+    fs_slab *slab = fs_slab_new(1 << 20);
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        fs_model_spec spec = spec_of(cases[c].path);
+        spec.session_config = fs_slice_of(cases[c].config);
+        fs_model *model;
+        REQUIRE(runtime.ops->open(runtime.self, &spec, &model, NULL) == 0);
+        int64_t dims[] = {1};
+        fs_tensor in = floats(slab, dims, NAN), out[WIDE];
+        fs_error err;
+        for (int round = 0; round < 2; round++) {
+            CHECK_EQ(runtime.ops->run(model, ONE, FS_RUN_PLAIN, &in, out, &err), -FS_INVALID_ARGUMENT);
+            CHECK_EQ(strcmp(err.msg, named) == 0, cases[c].explained);
+            CHECK_EQ(strstr(err.msg, "nnnn") != NULL, !cases[c].explained);
+        }
+        CHECK_EQ(runtime.ops->run(model, ONE, FS_RUN_PLAIN, &in, out, NULL), -FS_INVALID_ARGUMENT);
+        /* Compiled runs are run again by whoever asked, and outputs of several operations have no twin. */
+        CHECK_EQ(runtime.ops->run(model, ONE, FS_RUN_COMPILED, &in, out, &err), -FS_INVALID_ARGUMENT);
+        CHECK(strstr(err.msg, "nnnn") != NULL);
+        CHECK_EQ(runtime.ops->run(model, HALF, FS_RUN_PLAIN, &in, out, &err), -FS_INVALID_ARGUMENT);
+        CHECK(strstr(err.msg, "nnnn") != NULL);
+        *(float *)in.data = 1.0f;
+        CHECK_OK(runtime.ops->run(model, ONE, FS_RUN_PLAIN, &in, out, &err));
+        runtime.ops->release(out);
+        CHECK_EQ(atomic_load(&in.buf->refs), 1);
+        runtime.ops->close(model);
+        fs_buf_unref(in.buf);
+    }
+    fs_slab_release(slab);
+    fs_runtime_tensorflow_free(&runtime);
+    CHECK_EQ(live(), 0);
+}
+
 static void test_priming_opens_and_closes_an_empty_session(void)
 {
     fs_runtime runtime = open_runtime();
@@ -683,8 +729,7 @@ static int whole_life(fs_slab *slab)
     if (rc != 0)
         return rc;
     fs_model_spec spec = spec_of("/models/m/1");
-    uint8_t config = 1;
-    spec.session_config = spec.plain_config = (fs_slice){&config, 1};
+    spec.session_config = spec.plain_config = fs_slice_of("SINGLE_THREADED_EXECUTOR");
     spec.second_session_plain = true;
     fs_model *model;
     rc = fs_runtime_tensorflow_op_library(&runtime, "/ops/mine.so", &err);
@@ -828,6 +873,7 @@ int main(void)
     test_version_and_name();
     test_run_plain_and_compiled();
     test_second_session_serves_plain_runs();
+    test_errors_name_their_node();
     test_priming_opens_and_closes_an_empty_session();
     test_op_libraries_are_loaded_or_named();
     test_values_can_be_restored_in_the_pool();

@@ -37,12 +37,12 @@ def models() -> Path:
     return exported_models(EXPORTER)
 
 
-def _configuration(models: Path, tables: dict[str, str], server: str = "") -> str:
+def _configuration(models: Path, tables: dict[str, str], server: str = "", more: str = "") -> str:
     text = f'[server]\nlisten = ["127.0.0.1:0"]\nstate_dir = "state"\n{server}\n[executor]\nthreads = 2\n'
     for name, keys in tables.items():
         root = exported_models(IDENTITY) if name == "identity" else models
         text += f'[[models]]\nname = "{name}"\nbase_path = "{root / name}"\n{keys}\n'
-    return text
+    return text + more
 
 
 @pytest.fixture(scope="session")
@@ -58,11 +58,13 @@ def channel(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="module")
 def serve(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """Starts daemons for one module: serve({"many": "keys of the model"}, server="keys of [server]")."""
+    """Starts daemons for one module: serve({"many": "keys of the model"}, server="keys of [server]"). `more`:
+    further tables."""
     daemons: list[Daemon] = []
 
-    def serve(tables: dict[str, str], server: str = "") -> Daemon:
-        daemons.append(Daemon(tmp_path_factory.mktemp("conformance"), _configuration(models, tables, server)))
+    def serve(tables: dict[str, str], server: str = "", more: str = "") -> Daemon:
+        text = _configuration(models, tables, server, more)
+        daemons.append(Daemon(tmp_path_factory.mktemp("conformance"), text))
         return daemons[-1].wait_ready()
 
     yield serve

@@ -36,12 +36,6 @@ SCALAR = "Batching Run() input tensors must have at least one dimension"
 SERVED = [
     ok("as many rows as a batch", floats(1, shape=[4]), floats(2.5, 2.5, 2.5, 2.5)),
     ok("no rows", floats(), floats()),
-    Case(
-        "a signature that is never batched",
-        "Predict",
-        spec("many", "scalar") + inputs(x=floats(14, shape=[])),
-        reply=outputs(y=floats(42, shape=[])) + spec("many", "scalar", version=1),
-    ),
 ]
 LIMITS = [
     wrong("a row more", half(floats(1, shape=[5])), "Task size 5 is larger than maximum input batch size 4"),
@@ -51,6 +45,7 @@ LIMITS = [
         "Task size 1000 is larger than maximum input batch size 4",
     ),
     wrong("a scalar", half(floats(1, shape=[])), SCALAR),
+    wrong("a scalar where one is wanted", spec("many", "scalar") + inputs(x=floats(14, shape=[])), SCALAR),
     wrong("no shape", half("dtype: DT_FLOAT float_val: 1"), SCALAR),
     wrong("unknown rank", half("dtype: DT_FLOAT tensor_shape { unknown_rank: true } float_val: 1"), SCALAR),
     wrong(
@@ -59,6 +54,11 @@ LIMITS = [
         "Batching Run() input tensors must have equal 0th-dimension size",
     ),
     wrong("no inputs", spec("many", INITIALIZATION), "Batching Run() must have at least one input tensor"),
+    wrong(
+        "a row more for outputs that depend on the whole batch",
+        spec("many", "softmax") + inputs(x=floats(1, shape=[5])),
+        "Task size 5 is larger than maximum input batch size 4",
+    ),
 ]
 
 
@@ -71,6 +71,25 @@ def limited(serve: Any) -> Iterator[grpc.Channel]:
 @pytest.mark.parametrize(**named(SERVED + LIMITS))
 def test_limits_that_a_setting_asks_for(limited: grpc.Channel, case: Case) -> None:
     check(limited, case)
+
+
+def test_a_request_that_expires_in_the_queue(serve: Any) -> None:
+    """It is answered while the one before it runs, is never run, and harms no other."""
+    daemon = serve({"many": NARROW})
+    with daemon.channel() as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+        def call(milliseconds: float, timeout: float) -> Any:
+            message = request("many", {"x": [milliseconds]}, signature="slow")
+            return stub.Predict.future(message, timeout=timeout, wait_for_ready=True)
+
+        first, late = call(800.0, 60), call(800.0, 0.1)
+        assert (late.code().name, first.done()) == ("DEADLINE_EXCEEDED", False)
+        after_it = call(1.0, 60)
+        assert (first.code().name, after_it.code().name) == ("OK", "OK")
+    counted = daemon.counters("many", "slow")
+    # Its client hangs up as the deadline passes: either may be noticed first.
+    assert (counted["ok"], counted["batches"], counted["expired"] + counted["cancelled"]) == (2, 2, 1)
 
 
 def test_a_full_queue(serve: Any) -> None:

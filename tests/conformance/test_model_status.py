@@ -1,10 +1,14 @@
-"""GetModelStatus: what is served, and what is refused."""
+"""GetModelStatus: what is served, what has failed or ended, and what is refused."""
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+from typing import Any
+
 import grpc
 import pytest
-from conformance.case import Case, check, named, spec
+from conformance.case import Case, ask, check, named, spec
 
 
 def state(version: int) -> str:
@@ -39,3 +43,36 @@ CASES = [
 @pytest.mark.parametrize(**named(CASES))
 def test_model_status(channel: grpc.Channel, case: Case) -> None:
     check(channel, case)
+
+
+def test_versions_that_failed_or_were_unloaded(models: Path, serve: Any, tmp_path: Path) -> None:
+    """Both are END: one with the error that its load ended with, the other without any."""
+    base = tmp_path / "m"
+    shutil.copytree(models / "half_plus_two" / "123", base / "1")
+    daemon = serve(
+        {}, more=f'[[models]]\nname = "m"\nbase_path = "{base}"\n[loading]\nretries = 0\npoll_s = 0.1\n'
+    )
+    with daemon.channel() as channel:
+
+        def states() -> dict[int, tuple[int, int, str]]:
+            reply: Any = ask(channel, "GetModelStatus", spec("m")).reply
+            return {
+                version.version: (version.state, version.status.error_code, version.status.error_message)
+                for version in reply.model_version_status
+            }
+
+        assert states() == {1: (30, 0, "")}
+        broken = tmp_path / "broken"
+        shutil.copytree(base / "1", broken)
+        graph = (broken / "saved_model.pb").read_bytes()
+        assert b"ParseExampleV2" in graph
+        (broken / "saved_model.pb").write_bytes(graph.replace(b"ParseExampleV2", b"ParseNothingV2"))
+        broken.rename(base / "2")
+        _state, code, text = daemon.until(lambda: (found := states().get(2)) and found[0] == 50 and found)
+        assert code != 0 and "ParseNothingV2" in text
+        assert states()[1] == (30, 0, "")
+        fresh = tmp_path / "fresh"
+        shutil.copytree(base / "1", fresh)
+        fresh.rename(base / "3")
+        daemon.until(lambda: states().get(3) == (30, 0, ""))
+        daemon.until(lambda: states()[1] == (50, 0, ""))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import grpc
 import pytest
-from conformance.case import Case, check, floats, inputs, named, spec, strings, tensor
+from conformance.case import Case, ask, check, floats, inputs, named, spec, strings, tensor
 
 HALF = "half_plus_two"
 ONE = inputs(x=floats(1))
@@ -133,7 +135,7 @@ FILTERS = [
     wrong("twice", spec(HALF) + ONE + 'output_filter: ["y", "y"]', "duplicate output tensor alias: y"),
 ]  # fmt: skip
 
-# What the kernels say goes on with the node's name.
+# What the kernels say; it goes on with the node's name, where one exports with TensorFlow 2.
 MODEL = [
     wrong(
         "a rank that an op refuses",
@@ -199,3 +201,25 @@ LONG = [
 @pytest.mark.parametrize(**named(MODEL_SPEC + SIGNATURE + INPUTS + DTYPES + FILTERS + MODEL + ORDER + LONG))
 def test_refused(channel: grpc.Channel, case: Case) -> None:
     check(channel, case)
+
+
+@pytest.mark.parametrize(
+    ("request_text", "message"),
+    [
+        (
+            spec("many") + inputs(a=floats(1, 2), b=floats(1, 2, 3, shape=[1, 3])),
+            r"Invalid reduction dimension \(1 for input with 1 dimension\(s\)"
+            r"\n\t \[\[\{\{function_node __inference_serving_default_\d+\}\}\{\{node Sum\}\}\]\]",
+        ),
+        (
+            spec("many", "positive") + inputs(x=floats(1, -1)),
+            r"assertion failed: \[not positive\]"
+            r"\n\t \[\[\{\{function_node __inference_positive_\d+\}\}\{\{node Assert/Assert\}\}\]\]",
+        ),
+    ],
+    ids=["an op", "an assertion"],
+)
+def test_an_error_in_a_kernel_names_its_node(channel: grpc.Channel, request_text: str, message: str) -> None:
+    for _ in range(2):
+        answer = ask(channel, "Predict", request_text)
+        assert answer.code == "INVALID_ARGUMENT" and re.fullmatch(message, answer.message), answer
