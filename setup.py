@@ -4,6 +4,7 @@ Modes, by environment:
     FASTSERVE_WERROR=1                 warnings are errors, in C and in Cython
     FASTSERVE_SANITIZE=address|thread  built with that sanitizer
     FASTSERVE_ANNOTATE=1               Cython's annotated HTML beside the C that it generates
+    FASTSERVE_NO_METRICS=1             counts nothing: for bench/counting.py, which measures that
 
 Objects of one mode are no good in another: give each a tree of its own, with
 `setup.py build --build-base build/werror`. Only what changed is built again.
@@ -23,11 +24,14 @@ from setuptools.modified import newer_group
 WERROR = os.environ.get("FASTSERVE_WERROR") == "1"
 SANITIZE = os.environ.get("FASTSERVE_SANITIZE", "")
 ANNOTATE = os.environ.get("FASTSERVE_ANNOTATE") == "1"
+NO_METRICS = os.environ.get("FASTSERVE_NO_METRICS") == "1"
 
 CFLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O3", "-g", "-fPIC", "-fvisibility=hidden", "-ffunction-sections"]
 LDFLAGS = ["-Wl,--gc-sections"]
 if WERROR:
     CFLAGS += ["-Wall", "-Wextra", "-Werror"]
+if NO_METRICS:
+    CFLAGS += ["-DFS_NO_METRICS"]
 if SANITIZE:
     instrument = {"address": "-fsanitize=address,undefined", "thread": "-fsanitize=thread"}[SANITIZE]
     CFLAGS += [instrument, "-fno-omit-frame-pointer", "-O1"]

@@ -472,6 +472,37 @@ static void count_batch(fs_queue *queue, const fs_taking *taking, enum fs_run_va
     atomic_fetch_add_explicit(&queue->batch_rows_log2[log2], 1, memory_order_relaxed);
 }
 
+/* Of its rows, those of calls that are counted; 0: it is no traffic. Before any of them goes home. */
+static uint64_t counted_rows(const fs_queue *queue, const fs_taking *taking)
+{
+    uint64_t rows = 0;
+    if (!FS_COUNTED(queue->meter))
+        return 0;
+    for (uint32_t k = 0; k < taking->n; k++) {
+        if (taking->items[k].call->meter != NULL)
+            rows += (uint64_t)taking->items[k].rows;
+    }
+    return rows;
+}
+
+/* When the batch ran, and when its replies were there. */
+typedef struct moments {
+    int64_t run_ns, ran_ns;
+    int64_t encoded_ns; /* 0: there were none */
+} moments;
+
+static void meter_batch(fs_meter *meter, const fs_taking *taking, uint64_t rows, int64_t run_rows,
+                        const moments *at)
+{
+    uint64_t padding = run_rows > taking->rows ? (uint64_t)(run_rows - taking->rows) : 0;
+    fs_meter_time(&meter->formation, &meter->formation_sum, at->run_ns - taking->taken_ns);
+    fs_meter_time(&meter->compute, &meter->compute_sum, at->ran_ns - at->run_ns);
+    if (at->encoded_ns > 0)
+        fs_meter_time(&meter->encode, &meter->encode_sum, at->encoded_ns - at->ran_ns);
+    fs_tally_add(&meter->rows, rows, &meter->rows_sum);
+    fs_tally_add(&meter->padding, padding, &meter->padding_sum);
+}
+
 fs_batch_result fs_batch_run(fs_queue *queue, fs_taking *taking, const fs_reply_config *config, fs_slab *slab,
                              fs_homeward *homeward)
 {
@@ -525,26 +556,30 @@ fs_batch_result fs_batch_run(fs_queue *queue, fs_taking *taking, const fs_reply_
         fs_fail(&err, FS_RESOURCE_EXHAUSTED, "out of memory");
     }
 
-    int64_t started_us = fs_now_us();
+    moments at = {.run_ns = fs_now_ns()};
     int64_t run_us = 0;
     if (rc == 0) {
         rc = run(&b, variant, &err);
-        run_us = fs_now_us() - started_us;
+        at.ran_ns = fs_now_ns();
+        run_us = at.ran_ns / 1000 - at.run_ns / 1000;
         if (rc == 0 && !taking->solo && (rc = check_outputs(&b, run_rows, &err)) != 0)
             drop_outputs(&b);
     }
     drop_inputs(&b);
     count_batch(queue, taking, variant, run_rows, run_us);
+    uint64_t counted = counted_rows(queue, taking);
 
     if (rc == 0) {
-        int64_t at = 0;
+        int64_t row = 0;
         for (uint32_t k = 0; k < taking->n; k++) {
             const fs_item *item = &taking->items[k];
             int64_t rows = item->rows;
-            finish_item(&b, item, at, taking->solo ? -1 : rows, NULL);
-            at += rows;
+            finish_item(&b, item, row, taking->solo ? -1 : rows, NULL);
+            row += rows;
         }
         drop_outputs(&b);
+        if (counted > 0)
+            at.encoded_ns = fs_now_ns();
     } else if (taking->n == 1 && variant == FS_RUN_PLAIN) {
         finish_item(&b, &taking->items[0], 0, 0, &err); /* it has been alone already */
     } else {
@@ -552,6 +587,9 @@ fs_batch_result fs_batch_run(fs_queue *queue, fs_taking *taking, const fs_reply_
         for (uint32_t k = 0; k < taking->n; k++)
             run_alone(&b, &taking->items[k]);
     }
+    if (counted > 0 && at.ran_ns > 0)
+        meter_batch(queue->meter, taking, counted, run_rows, &at);
     fs_arena_clear(&b.arena);
-    return (fs_batch_result){.run_us = run_us, .run_rows = run_rows, .finished = b.finished};
+    return (fs_batch_result){.run_began_us = at.run_ns / 1000, .run_us = run_us, .run_rows = run_rows,
+                             .compiled = variant == FS_RUN_COMPILED, .finished = b.finished};
 }

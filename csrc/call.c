@@ -12,6 +12,7 @@
 #include "multi.h"
 #include "queue.h"
 #include "shadow.h"
+#include "trace.h"
 
 enum { UNCOUNTED_BYTES = 4096 }; /* growth of a request that is not worth an entry in the budgets */
 
@@ -23,6 +24,7 @@ void fs_call_discard(fs_call *call)
         fs_slab_free(call->examples->room);
     fs_route_unref(call->route);
     fs_request_log_unref(call->log);
+    fs_slab_free(call->span);
     fs_slab_free(call->inflated);
     fs_slab_free(call->text);
     fs_slab_free(call->reply);
@@ -30,6 +32,64 @@ void fs_call_discard(fs_call *call)
         pthread_mutex_destroy(&call->join->mutex);
     fs_arena_clear(&call->arena);
     fs_slab_free(call);
+}
+
+_Static_assert((int)FS_CALL_MULTI_INFERENCE + 1 == FS_METRICS_SESSION_RUN, "kinds are methods");
+_Static_assert((int)FS_TRANSPORTS == FS_METRICS_TRANSPORTS, "and transports, transports");
+
+/* Counts a call that no version got to see, or that asked for a signature that is not there. */
+static void count_unresolved(const fs_call *call, int code)
+{
+    fs_metrics *metrics = call->owner->engine->metrics;
+    if (FS_COUNTED(metrics))
+        fs_metrics_unresolved(metrics, (int)call->kind, call->rpc->transport, code);
+}
+
+static void count_queueing(const fs_call *call)
+{
+    if (call->taken_us > 0)
+        fs_meter_time(&call->meter->queue, &call->meter->queue_sum,
+                      (call->taken_us - call->rpc->arrived_us) * 1000);
+}
+
+/* Counts a call that was queued and comes home. A MultiInference is one request, of its first task's signature; in its
+ * tasks' signatures it has waited. */
+static void count_finished(const fs_call *call)
+{
+    const fs_call *const *parts = &call;
+    uint32_t n = 1;
+    if (call->multi != NULL) {
+        parts = (const fs_call *const *)call->multi->tasks;
+        n = call->multi->n;
+    }
+    fs_meter *meter = parts[0]->meter;
+    int method = (int)call->kind, transport = call->rpc->transport;
+    fs_endings_add(&meter->requests, method, transport, call->code);
+    bool ran = false;
+    for (uint32_t i = 0; i < n; i++) {
+        ran = ran || parts[i]->taken_us > 0;
+        if (parts[i]->meter != NULL)
+            count_queueing(parts[i]);
+    }
+    if (ran)
+        fs_meter_time(&meter->latency[method][transport], &meter->latency_sum[method][transport],
+                      (call->owner->now_us - call->rpc->arrived_us) * 1000);
+    for (uint32_t i = 0; i < n; i++) { /* from here on it may be another's */
+        if (parts[i]->meter != NULL)
+            fs_meter_finished(parts[i]->meter);
+    }
+}
+
+/* One that was never queued came from the unpacker. */
+static void count_home(const fs_call *call)
+{
+    const fs_call *first = call->multi != NULL ? call->multi->tasks[0] : call;
+    if (!FS_COUNTED(call->owner->engine->metrics))
+        return;
+    if (first->meter != NULL)
+        count_finished(call);
+    else
+        count_unresolved(call, call->code);
 }
 
 /* Back on the owner's thread: the reply becomes the session's. */
@@ -44,8 +104,11 @@ static void deliver(fs_mail *mail)
     fs_rpc *rpc = call->rpc;
     if (rpc->h2 != NULL)
         owner->touch(owner->ctx, rpc->conn);
+    count_home(call);
     fs_log_entry *entry = call->log != NULL && call->code == FS_OK ? fs_log_entry_of(call) : NULL;
     fs_shadow *shadow = call->shadowed && call->code == FS_OK ? fs_shadow_of(call) : NULL;
+    if (call->span != NULL)
+        fs_trace_call(call);
     void *reply = call->reply;
     call->reply = NULL;
     fs_rpc_finish(rpc, call->code, call->text, call->text_len, reply, call->reply_len);
@@ -287,6 +350,32 @@ static int parse(fs_call *call, fs_error *err)
     return joined > UNCOUNTED_BYTES ? fs_rpc_charge(call->rpc, joined, err) : 0;
 }
 
+/* Bytes that are no such request are answered so whatever else is wrong, as gRPC parses before anybody looks at
+ * the message. Of a call that is served every tensor and every example has been looked at; of a call that was
+ * parsed, every tensor if it has got as far as its outputs. */
+static bool payload_valid(const fs_call *call)
+{
+    if (call->kind != FS_CALL_PREDICT)
+        return call->infer == NULL || fs_examples_valid(&call->infer->examples);
+    for (uint32_t i = 0; call->outputs == NULL && i < call->request.n_inputs; i++) {
+        if (!fs_tensor_proto_valid(call->request.inputs[i].proto, FS_TENSOR_DEPTH))
+            return false;
+    }
+    return true;
+}
+
+void fs_call_refused(fs_call *call, const fs_queue *queue, fs_error *err)
+{
+    if (call->done != NULL)
+        return; /* a copy, which is no traffic */
+    if (!payload_valid(call))
+        fs_fail(err, FS_INTERNAL, "%s", "");
+    if (queue != NULL && FS_COUNTED(queue->meter))
+        fs_endings_add(&queue->meter->requests, (int)call->kind, call->rpc->transport, (int)err->code);
+    else
+        count_unresolved(call, (int)err->code);
+}
+
 /* Checks and queues a call for a version that is pinned for it. On failure *err says why, the pin is gone and
  * the call is still the caller's. Inside a bracket: once the call is in the ring its pin may be gone, and with it
  * the queue that the push is not done with. */
@@ -302,6 +391,7 @@ static int admit(fs_call *call, fs_servable *servable, fs_error *err)
     if (rc != 0) {
         if (queue != NULL)
             fs_count(queue, FS_COUNT_FAILED, 1);
+        fs_call_refused(call, queue, err);
         fs_servable_unpin(servable, 1);
     }
     return rc;
@@ -314,12 +404,14 @@ static int dispatch(fs_call *call, fs_error *err)
     int rc = parse(call, err);
     if (rc == 0)
         rc = fs_access_check(&owner->engine->access, call->request.model.name, &call->rpc->bearer, err);
-    if (rc != 0)
-        return rc;
     fs_turn turn = {.kept = &call->rpc->kept, .random = &owner->random};
-    fs_servable *servable = fs_catalog_find(owner->engine->catalog, &call->request.model, &turn, err);
-    if (servable == NULL)
+    fs_servable *servable = NULL;
+    if (rc == 0)
+        servable = fs_catalog_find(owner->engine->catalog, &call->request.model, &turn, err);
+    if (servable == NULL) {
+        fs_call_refused(call, NULL, err);
         return -err->code;
+    }
     call->route = turn.route;
     call->side = turn.side;
     call->shadowed = turn.shadowed && call->kind == FS_CALL_PREDICT; /* other replies are not compared */
@@ -328,28 +420,28 @@ static int dispatch(fs_call *call, fs_error *err)
     return admit(call, servable, err);
 }
 
-/* Answers a call that never left the owner's thread. */
+/* A call that was never queued is about to be answered. */
+static void trace_refused(const fs_call *call)
+{
+    if (fs_track_wants(call->owner->track, FS_TRACE_SPANS))
+        fs_trace_refused(call);
+}
+
+/* Answers a call that never left the owner's thread, and has been counted. */
 static void refuse(fs_call *call, const fs_error *err)
 {
     call->code = err->code;
+    trace_refused(call);
     if (call->route != NULL)
         count_routed(call, false, fs_now_us());
     fs_rpc_finish(call->rpc, err->code, err->msg, err->len, NULL, 0);
     fs_call_discard(call);
 }
 
-/* Bytes that are no such request are answered so whatever else is wrong, as gRPC parses before anybody looks at
- * the message. Of a call that is served every tensor and every example has been looked at; of a call that was
- * parsed, every tensor if it has got as far as its outputs. */
-static bool payload_valid(const fs_call *call)
+static void refuse_unresolved(fs_call *call, const fs_error *err)
 {
-    if (call->kind != FS_CALL_PREDICT)
-        return call->infer == NULL || fs_examples_valid(&call->infer->examples);
-    for (uint32_t i = 0; call->outputs == NULL && i < call->request.n_inputs; i++) {
-        if (!fs_tensor_proto_valid(call->request.inputs[i].proto, FS_TENSOR_DEPTH))
-            return false;
-    }
-    return true;
+    count_unresolved(call, (int)err->code);
+    refuse(call, err);
 }
 
 static void dispatch_or_refuse(fs_call *call)
@@ -359,11 +451,8 @@ static void dispatch_or_refuse(fs_call *call)
     fs_epoch_enter(&owner->engine->epoch, owner->reader);
     int rc = dispatch(call, &err);
     fs_epoch_leave(owner->reader);
-    if (rc == 0)
-        return;
-    if (!payload_valid(call))
-        fs_fail(&err, FS_INTERNAL, "%s", "");
-    refuse(call, &err);
+    if (rc != 0)
+        refuse(call, &err);
 }
 
 /* ---- compressed requests --------------------------------------------------------------------- */
@@ -376,12 +465,14 @@ static void deliver_inflated(fs_mail *mail)
     if (call->rpc->h2 != NULL)
         owner->touch(owner->ctx, call->rpc->conn);
     fs_error err;
-    if (call->code != FS_OK)
+    if (call->code != FS_OK) {
+        trace_refused(call);
         deliver(mail);
-    else if (fs_rpc_charge(call->rpc, call->inflated_len, &err) != 0)
-        refuse(call, &err);
-    else
+    } else if (fs_rpc_charge(call->rpc, call->inflated_len, &err) != 0) {
+        refuse_unresolved(call, &err);
+    } else {
         dispatch_or_refuse(call);
+    }
 }
 
 bool fs_call_inflate(fs_call *call, fs_slab *slab, size_t limit)
@@ -439,6 +530,8 @@ void fs_call_start(fs_owner *owner, fs_rpc *rpc, enum fs_call_kind kind)
 {
     fs_call *call = fs_call_new(owner, rpc);
     if (call == NULL) {
+        if (FS_COUNTED(owner->engine->metrics))
+            fs_metrics_unresolved(owner->engine->metrics, (int)kind, rpc->transport, FS_RESOURCE_EXHAUSTED);
         fs_rpc_finish(rpc, FS_RESOURCE_EXHAUSTED, "out of memory", 13, NULL, 0);
         return;
     }
@@ -450,7 +543,7 @@ void fs_call_start(fs_owner *owner, fs_rpc *rpc, enum fs_call_kind kind)
         fs_error err;
         fs_fail(&err, FS_RESOURCE_EXHAUSTED, "compressed message larger than max (%zu vs. %zu)",
                 rpc->message_len, owner->engine->config.max_compressed_bytes);
-        refuse(call, &err);
+        refuse_unresolved(call, &err);
     } else if (rpc->message_len <= FS_INFLATE_INLINE_FROM &&
                fs_call_inflate(call, owner->slab, FS_INFLATE_INLINE_TO)) {
         call->mail.deliver(&call->mail);

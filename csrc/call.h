@@ -15,6 +15,7 @@
 #include "request_log.h"
 #include "route.h"
 #include "servable.h"
+#include "trace_ring.h"
 
 /* What is asked for. All of them run as a signature; they differ in how inputs and outputs travel. */
 enum fs_call_kind { FS_CALL_PREDICT, FS_CALL_CLASSIFY, FS_CALL_REGRESS, FS_CALL_MULTI_INFERENCE };
@@ -39,6 +40,8 @@ struct fs_call {
     fs_owner *owner;
     fs_queue *queue;
     fs_call *next;          /* in the queue's waiting list, or in a list of dropped ones */
+    fs_meter *meter;        /* where it is counted, which it may use after its version has closed; see fs_queue_push */
+    int64_t taken_us;       /* when the first of its rows were taken for a batch; 0: none was */
     fs_arena arena;
     enum fs_call_kind kind;
     fs_predict_request request; /* of other kinds its model only */
@@ -60,6 +63,7 @@ struct fs_call {
     bool shadowed;          /* once answered it becomes a shadow */
     fs_request_log *log;    /* once answered it is logged, by these sinks; a reference, or NULL */
     uint8_t log_sinks;
+    fs_trace_event *span;   /* told when it is answered; a slab block, or NULL */
     void (*done)(fs_call *call); /* of fs_call_run; NULL: it is a session's */
 
     uint8_t *inflated;      /* the message when it came compressed; a slab block */

@@ -27,6 +27,10 @@ fs_call *fs_call_new(fs_owner *owner, fs_rpc *rpc);
  * can run: in batches, in pieces, or alone. */
 int fs_call_fit(fs_call *call, fs_error *err);
 
+/* A call that was parsed, as far as that went, is refused with *err: settles with what, and counts it, for the
+ * signature of `queue`, whose version is pinned, or NULL. */
+void fs_call_refused(fs_call *call, const fs_queue *queue, fs_error *err);
+
 /* ---- call_predict.c ------------------------------------------------------------------------------ */
 
 /* Finds the queue, the inputs and the outputs of a Predict. */

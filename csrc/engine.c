@@ -12,20 +12,26 @@ fs_engine *fs_engine_start(const fs_engine_config *config, const fs_policy *poli
     memset(engine, 0, sizeof *engine);
     engine->config = *config;
     engine->policy = *policy;
+    engine->config.executors.trace = config->trace;
+    engine->metrics = config->metrics;
     fs_epoch_init(&engine->epoch);
     fs_access_init(&engine->access, &engine->epoch);
     engine->catalog = fs_catalog_new(&engine->epoch);
     engine->unpacker = fs_unpacker_start();
     engine->logger = fs_logger_start();
     if (engine->catalog != NULL && engine->unpacker != NULL && engine->logger != NULL)
-        engine->executors = fs_executors_start(&config->executors, &engine->policy, &engine->epoch);
+        engine->executors = fs_executors_start(&engine->config.executors, &engine->policy, &engine->epoch);
     if (engine->executors != NULL)
         engine->shadows = fs_shadows_start(engine);
     bool named = config->named_run_threads > 0;
+    fs_loader_config loader = config->loader;
+    loader.metrics = config->metrics;
+    loader.trace = config->trace;
+    loader.named_runs = named;
     if (engine->shadows != NULL && named)
         engine->named_runs = fs_named_runs_start(engine, config->named_run_threads);
     if (engine->shadows != NULL && (engine->named_runs != NULL || !named))
-        engine->loader = fs_loader_start(&config->loader, engine->catalog, engine->executors);
+        engine->loader = fs_loader_start(&loader, engine->catalog, engine->executors);
     if (engine->loader == NULL) {
         fs_engine_stop(engine);
         return NULL;

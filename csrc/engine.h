@@ -8,6 +8,7 @@
 #include "executor.h"
 #include "loader.h"
 #include "logger.h"
+#include "metrics.h"
 #include "named_run.h"
 #include "owner.h"
 #include "shadow.h"
@@ -19,7 +20,9 @@ typedef struct fs_engine_config {
     size_t max_message_bytes;    /* of one request, decompressed and decoded */
     size_t max_compressed_bytes; /* of one that comes compressed, as it travels */
     int32_t named_run_threads;   /* for SessionRun; 0: it is not served */
+    fs_trace *trace;             /* where threads tell what they do, outlives the engine; NULL: nowhere */
     bool check_method_names;     /* answer only what a signature's method_name says, as TF Serving can */
+    fs_metrics *metrics;         /* where calls are counted, and which outlives the engine; NULL: nowhere */
 } fs_engine_config;
 
 struct fs_engine {
@@ -34,6 +37,7 @@ struct fs_engine {
     fs_shadows *shadows;
     fs_named_runs *named_runs; /* NULL: SessionRun is not served */
     fs_logger *logger;
+    fs_metrics *metrics; /* NULL: nothing is counted */
 };
 
 /* NULL when out of memory, threads or descriptors. */

@@ -20,6 +20,7 @@
 #include "batch.h"
 #include "clock.h"
 #include "multi.h"
+#include "trace.h"
 
 typedef struct serving {
     uint32_t n;
@@ -37,6 +38,8 @@ typedef struct executor {
     uint32_t room;
     fs_item *items;
     uint32_t items_room;
+    fs_track *track;
+    uint64_t random; /* for lots */
     _Alignas(64) _Atomic(uint32_t) token; /* 1: woken */
 } executor;
 
@@ -234,9 +237,10 @@ static void serve(executor *e, fs_queue *queue, int64_t clock_us)
 {
     fs_executors *pool = e->pool;
     fs_servable *servable = queue->servable;
-    fs_taking taking = {.items = e->items, .room = e->items_room};
+    fs_taking taking = {.items = e->items, .room = e->items_room, .taken_ns = fs_now_ns()};
     int64_t guess_us = expected_us(queue);
-    fs_queue_take(queue, pool->policy, e->slab, fs_now_us(), &taking);
+    int64_t taken_us = taking.taken_ns / 1000;
+    fs_queue_take(queue, pool->policy, e->slab, taken_us, &taking);
     fs_queue_unclaim(queue);
     fs_epoch_leave(e->reader);
 
@@ -246,15 +250,19 @@ static void serve(executor *e, fs_queue *queue, int64_t clock_us)
 
     fs_homeward homeward = {.n = 0};
     long unpin = 1;
+    fs_batch_result result = {0};
     if (taking.n > 0) {
         charge(servable, clock_us, guess_us); /* before the run, so that others see it as spent */
-        fs_batch_result result = fs_batch_run(queue, &taking, &pool->replies, e->slab, &homeward);
+        result = fs_batch_run(queue, &taking, &pool->replies, e->slab, &homeward);
         if (!taking.solo)
             learn_cost(queue, result.run_rows, result.run_us);
         charge(servable, INT64_MIN / 2, result.run_us - guess_us);
         unpin += result.finished;
     }
     unpin += send_dropped(e, queue, &taking, &homeward);
+    uint32_t wanted = fs_track_wanted(e->track);
+    if (wanted != 0)
+        fs_trace_batch(e->track, wanted, queue, &taking, &result, taken_us, &homeward, e->slab, &e->random);
     /* Before the unpin: a version is retired when its calls are answered. */
     fs_homeward_post(&homeward);
     atomic_fetch_sub_explicit(&servable->running, 1, memory_order_seq_cst);
@@ -438,6 +446,7 @@ fs_executors *fs_executors_start(const fs_executors_config *config, const fs_pol
         e->items = malloc(ITEMS * sizeof *e->items);
         e->items_room = ITEMS;
         e->reader = fs_epoch_join(epoch);
+        e->random = (uint64_t)i << 32; /* each a sequence of its own */
         if (e->slab == NULL || e->items == NULL || e->reader == NULL) {
             fs_executors_stop(pool);
             return NULL;
@@ -445,13 +454,14 @@ fs_executors *fs_executors_start(const fs_executors_config *config, const fs_pol
     }
     for (int i = 0; i < config->threads; i++) {
         executor *e = &pool->executors[i];
+        char name[24];
+        snprintf(name, sizeof name, "fs-exec-%d", i);
+        e->track = fs_trace_track(config->trace, name);
         if (pthread_create(&e->thread, NULL, run_executor, e) != 0) {
             fs_executors_stop(pool);
             return NULL;
         }
         pool->started = i + 1;
-        char name[24];
-        snprintf(name, sizeof name, "fs-exec-%d", i);
         pthread_setname_np(e->thread, name);
     }
     return pool;

@@ -9,6 +9,7 @@
 #include "epoch.h"
 #include "policy.h"
 #include "servable.h"
+#include "trace_ring.h"
 
 enum { FS_MAX_EXECUTORS = 64 };
 
@@ -19,6 +20,7 @@ typedef struct fs_executors_config {
     int32_t spin_us;
     bool tensor_content;    /* replies carry tensor_content instead of typed fields */
     bool compress_replies;  /* in the request's own encoding, from FS_DEFLATE_FROM_BYTES on */
+    fs_trace *trace;        /* where the threads tell what they do; NULL: nowhere */
 } fs_executors_config;
 
 /* Starts the threads. NULL when out of memory or threads, or when that many are not possible. `policy` and

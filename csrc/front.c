@@ -69,6 +69,7 @@ static void on_call(void *ctx, fs_rpc *rpc)
 {
     fs_front_ctx *c = ctx;
     const fs_method *method = rpc->method;
+    rpc->transport = c->transport;
     if (method->engine)
         fs_call_start(c->owner, rpc, method->kind);
     else if (method->named_run)
@@ -80,6 +81,7 @@ static void on_call(void *ctx, fs_rpc *rpc)
 static void on_open(void *ctx, fs_rpc *rpc)
 {
     rpc->user = NULL;
+    rpc->transport = ((fs_front_ctx *)ctx)->transport;
     if (!mail_event(ctx, rpc, FS_EVENT_OPEN, NULL, 0, false))
         fs_rpc_finish(rpc, FS_RESOURCE_EXHAUSTED, "out of memory", 13, NULL, 0);
 }
@@ -108,6 +110,19 @@ static void on_cancel(void *ctx, fs_rpc *rpc)
         mail_event(ctx, rpc, FS_EVENT_CANCEL, NULL, 0, false);
 }
 
+/* Of the engine's methods: what it never gets to see is counted all the same. */
+static void on_refused(void *ctx, const fs_rpc *rpc, int code)
+{
+    const fs_front_ctx *c = ctx;
+    const fs_method *method = rpc->method;
+    if (!method->engine && !method->named_run)
+        return;
+    fs_metrics *metrics = c->owner->engine->metrics;
+    int kind = method->engine ? (int)method->kind : FS_METRICS_SESSION_RUN;
+    if (FS_COUNTED(metrics))
+        fs_metrics_unresolved(metrics, kind, c->transport, code);
+}
+
 const fs_h2_handler fs_front_handler = {
     .lookup = lookup,
     .on_call = on_call,
@@ -115,6 +130,7 @@ const fs_h2_handler fs_front_handler = {
     .on_message = on_message,
     .on_half_close = on_half_close,
     .on_cancel = on_cancel,
+    .on_refused = on_refused,
 };
 
 int fs_front_admit(fs_owner *loop, const fs_rpc *rpc, fs_slice model, fs_error *err)

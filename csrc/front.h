@@ -58,11 +58,12 @@ int fs_front_add_engine(fs_front *front, const char *path, enum fs_call_kind kin
 /* The same for SessionRun, which the engine has threads for. */
 int fs_front_add_named_run(fs_front *front, const char *path);
 
-/* The ctx of a session's handler. */
+/* The ctx of a session's handler: what the connections of one owner to listeners of one kind have in common. */
 typedef struct fs_front_ctx {
     fs_front *front;
     fs_owner *owner;
-    bool admin; /* its connections came to the admin address */
+    bool admin; /* they came to the admin address */
+    uint8_t transport; /* enum fs_transport */
 } fs_front_ctx;
 
 /* For fs_h2_new, with an fs_front_ctx as ctx. */

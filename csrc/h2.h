@@ -18,10 +18,15 @@
 #include "slab.h"
 #include "status.h"
 #include "sticky.h"
+#include "trace_ring.h"
+#include "traceparent.h"
 
 typedef struct fs_h2 fs_h2;
 
 enum fs_encoding { FS_IDENTITY = 0, FS_GZIP = 1, FS_DEFLATE = 2 };
+
+/* Through which of our doors a call came: a client's own, or for a client of the gateway's REST or of a route. */
+enum fs_transport { FS_TRANSPORT_GRPC, FS_TRANSPORT_REST, FS_TRANSPORT_WEB, FS_TRANSPORTS };
 
 /* Bytes in flight of many connections: requests being received or served, replies not yet sent. */
 typedef struct fs_budget {
@@ -49,10 +54,12 @@ typedef struct fs_rpc {
     size_t message_len;
     uint8_t encoding;       /* enum fs_encoding of `message`: still compressed */
     uint8_t reply_encoding; /* the best that the caller accepts, FS_IDENTITY when in doubt */
+    uint8_t transport;      /* enum fs_transport, of its listener; the handler's to set */
     fs_slice path;          /* "/package.Service/Method" */
     size_t charged_bytes;   /* what is taken from the budgets for it; owner thread only */
     fs_kept kept;           /* of its headers, what fs_h2_limits.sticky wanted, */
     fs_bearer bearer;       /*   and the token that it shows */
+    fs_traceparent parent;  /*   and, while spans are wanted, the trace that it belongs to */
 
     atomic_bool cancelled;  /* set (relaxed) by the owner when the stream is gone; a hint to stop */
 
@@ -75,6 +82,9 @@ typedef struct fs_h2_handler {
     /* The stream went away (RST_STREAM, connection lost) while the handler holds the call;
      * rpc->cancelled is set. fs_rpc_finish is still due. */
     void (*on_cancel)(void *ctx, fs_rpc *rpc);
+    /* A unary request for a known method has been answered by the session and will not be handed over: too large, no
+     * room, not in time, malformed. May be NULL; `rpc` is the session's. Also from fs_h2_tick. */
+    void (*on_refused)(void *ctx, const fs_rpc *rpc, int code);
 } fs_h2_handler;
 
 typedef struct fs_h2_limits {
@@ -92,6 +102,7 @@ typedef struct fs_h2_limits {
     int64_t keepalive_us;        /* PING after so long without a byte received; 0: never */
     int64_t keepalive_timeout_us; /* and closed when no byte answers it */
     const fs_sticky *sticky;     /* headers of requests to keep; NULL: none */
+    const fs_trace *trace;       /* says whether spans are wanted; NULL: never */
 } fs_h2_limits;
 
 /* A server session. `limits`, `handler`, `budget` and `slab` outlive it. NULL when out of memory. */

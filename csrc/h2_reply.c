@@ -185,11 +185,9 @@ static int submit_start(call *call)
     return rc;
 }
 
-void fs_call_answer_http(call *call, const char *http_status, int code, const char *msg, size_t msg_len)
+static void answer(call *call, const char *http_status, int code, const char *msg, size_t msg_len)
 {
     fs_h2 *h2 = call->rpc.h2;
-    if (call->answered || call->stream_gone)
-        return;
     call->answered = true;
     if (!call->held) {
         fs_call_drop_request(call);
@@ -233,6 +231,16 @@ void fs_call_answer_http(call *call, const char *http_status, int code, const ch
         out_of_memory(h2);
 }
 
+void fs_call_answer_http(call *call, const char *http_status, int code, const char *msg, size_t msg_len)
+{
+    const fs_h2_handler *handler = call->rpc.h2->handler;
+    if (call->answered || call->stream_gone)
+        return;
+    if (!call->held && call->rpc.method != NULL && handler->on_refused != NULL)
+        handler->on_refused(call->rpc.h2->ctx, &call->rpc, code);
+    answer(call, http_status, code, msg, msg_len);
+}
+
 void fs_call_answer(call *call, int code, const char *msg, size_t msg_len)
 {
     fs_call_answer_http(call, "200", code, msg, msg_len);
@@ -255,12 +263,12 @@ void fs_rpc_finish(fs_rpc *rpc, int code, const char *msg, size_t msg_len, void 
     }
     if (code == FS_OK && block == NULL && !call->streaming) {
         static const char none[] = "The method gave no reply";
-        fs_call_answer(call, FS_INTERNAL, none, sizeof none - 1);
+        answer(call, "200", FS_INTERNAL, none, sizeof none - 1);
         return;
     }
     if (code != FS_OK || block == NULL) {
         fs_slab_free(block);
-        fs_call_answer(call, code, msg, msg_len);
+        answer(call, "200", code, msg, msg_len);
         return;
     }
     fs_call_drop_request(call);

@@ -122,6 +122,10 @@ int fs_h2_on_header(nghttp2_session *session, const nghttp2_frame *frame, const 
         if (is(name, ":method", 7))
             block->post = value_len == 4 && is(value, "POST", 4);
         break;
+    case 11:
+        if (is(name, "traceparent", 11) && (fs_trace_wanted(h2->limits->trace) & FS_TRACE_SPANS) != 0)
+            fs_traceparent_take((fs_slice){value, value_len}, &block->call->rpc.parent);
+        break;
     case 12:
         if (is(name, "content-type", 12)) {
             block->grpc = fs_grpc_content_type(value, value_len);

@@ -337,6 +337,8 @@ static void *run(void *user)
         if (io->now_us - io->ticked_us >= TICK_MS * 1000)
             tick(io);
         flush_touched(io);
+        if (n > 0)
+            fs_track_turn(io->config.track, FS_TURN_EPOLL, io->now_us, n);
         if (io->step >= FS_IO_SHUTDOWN && io->members == NULL && !io->told_empty) {
             io->told_empty = true;
             if (io->config.on_empty != NULL)

@@ -15,6 +15,7 @@
 #include "h2.h"
 #include "mailbox.h"
 #include "tls.h"
+#include "trace_ring.h"
 
 typedef struct fs_io fs_io;
 
@@ -34,6 +35,7 @@ typedef struct fs_io_config {
     int64_t handshake_timeout_us;
     size_t slab_cache_bytes;
     char name[16]; /* of the thread */
+    fs_track *track; /* where it tells of its turns; NULL: nowhere */
 } fs_io_config;
 
 typedef struct fs_io_stats {

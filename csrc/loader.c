@@ -10,6 +10,7 @@
 #include "clock.h"
 #include "lane.h"
 #include "priority.h"
+#include "trace.h"
 
 struct fs_loader {
     fs_loader_config config;
@@ -107,12 +108,15 @@ static int load(fs_loader *loader, fs_task *task)
     task->servable->user = r;
     task->servable->unpinned = unpinned;
     enter(task, FS_STAGE_WARM);
+    task->opened_us = fs_now_us();
     rc = fs_servable_warm(task->servable, &task->warm, &task->err);
     fs_priority_raise_children(&loader->priority);
     if (rc != 0) {
         fs_servable_close(task->servable);
         task->servable = NULL;
         free(r);
+    } else {
+        fs_servable_meter(task->servable, loader->config.metrics, loader->config.named_runs);
     }
     return rc;
 }
@@ -212,15 +216,31 @@ static bool perform(fs_loader *loader, fs_task *task)
     return true;
 }
 
+/* Performs it and tells of it. As perform. */
+static bool perform_traced(fs_loader *loader, fs_track *track, fs_task *task)
+{
+    task->warm.track = track;
+    fs_trace_event event = fs_trace_task_begins(track, task);
+    bool done = perform(loader, task);
+    /* One that is not done may be somebody else's already. */
+    fs_trace_task_ends(track, &event, done ? task->rc : 0, done ? task->opened_us : 0);
+    return done;
+}
+
 static void *run_loader(void *arg)
 {
     fs_loader *loader = arg;
-    fs_priority_join(&loader->priority, atomic_fetch_add_explicit(&loader->numbers, 1, memory_order_relaxed));
+    int number = atomic_fetch_add_explicit(&loader->numbers, 1, memory_order_relaxed);
+    fs_priority_join(&loader->priority, number);
+    char name[24];
+    snprintf(name, sizeof name, "fs-load-%d", number);
+    pthread_setname_np(pthread_self(), name);
+    fs_track *track = fs_trace_track(loader->config.trace, name);
     fs_node *node;
     while ((node = fs_lane_take(&loader->long_lane)) != NULL) {
         fs_task *task = (fs_task *)node;
         fs_priority_begin(&loader->priority);
-        perform(loader, task);
+        perform_traced(loader, track, task);
         fs_priority_end(&loader->priority);
         finish(task);
     }
@@ -230,9 +250,10 @@ static void *run_loader(void *arg)
 static void *run_switcher(void *arg)
 {
     fs_loader *loader = arg;
+    fs_track *track = fs_trace_track(loader->config.trace, "fs-switch");
     fs_node *node;
     while ((node = fs_lane_take(&loader->short_lane)) != NULL) {
-        if (perform(loader, (fs_task *)node))
+        if (perform_traced(loader, track, (fs_task *)node))
             finish((fs_task *)node);
     }
     return NULL;
@@ -263,9 +284,6 @@ fs_loader *fs_loader_start(const fs_loader_config *config, fs_catalog *catalog, 
             return NULL;
         }
         loader->n_loaders = i + 1;
-        char name[24];
-        snprintf(name, sizeof name, "fs-load-%d", i);
-        pthread_setname_np(loader->loaders[i], name);
     }
     return loader;
 }

@@ -53,6 +53,7 @@ typedef struct fs_task {
     const fs_signature_plan *plans;
     fs_batching batching;
     fs_warm warm;
+    int64_t opened_us; /* out: when warming began */
     atomic_int stage; /* an fs_stage; see fs_task_progress */
 
     /* FS_TASK_PUBLISH: NULL, or the same version as it is published, which is to be retired next */
@@ -80,7 +81,10 @@ typedef struct fs_loader fs_loader;
 typedef struct fs_loader_config {
     int32_t threads;      /* 1 .. FS_PRIORITY_THREADS, for loads and closes */
     int32_t nice;         /* how far these give way, see fs_priority_init */
+    fs_trace *trace;      /* where the threads tell what they do; NULL: nowhere */
     bool close_on_poster; /* for measurement: closes happen inside fs_loader_post */
+    fs_metrics *metrics;  /* where calls of what is loaded are counted; NULL: nowhere */
+    bool named_runs;      /* SessionRun is served */
 } fs_loader_config;
 
 fs_loader *fs_loader_start(const fs_loader_config *config, fs_catalog *catalog, fs_executors *executors);

@@ -93,10 +93,23 @@ static int make_tasks(fs_call *whole, fs_servable *servable, fs_error *err)
     return 0;
 }
 
+/* No task is out any more. Those that were are over. */
+static void refused(fs_call *whole, fs_error *err)
+{
+    const fs_multi *multi = whole->multi;
+    fs_call_refused(whole, multi->tasks[0]->queue, err);
+    for (uint32_t i = 0; i < multi->n; i++) {
+        if (FS_COUNTED(multi->tasks[i]->meter))
+            fs_meter_finished(multi->tasks[i]->meter);
+    }
+}
+
 int fs_multi_admit(fs_call *whole, fs_servable *servable, fs_error *err)
 {
     int rc = make_tasks(whole, servable, err);
     if (rc != 0) {
+        bool found = whole->multi != NULL && whole->multi->n > 0;
+        fs_call_refused(whole, found ? whole->multi->tasks[0]->queue : NULL, err);
         fs_servable_unpin(servable, 1);
         return rc;
     }
@@ -111,9 +124,11 @@ int fs_multi_admit(fs_call *whole, fs_servable *servable, fs_error *err)
             continue;
         fs_count(queue, FS_COUNT_FAILED, 1);
         fs_call_fail(whole, whole->owner->slab, err->code, err->msg, err->len);
-        fs_servable_unpin(servable, n - i);
         /* acq_rel: as every finished task; the failure above is for the last of them to see. */
         bool last = atomic_fetch_sub_explicit(&multi->left, n - i, memory_order_acq_rel) == n - i;
+        if (last)
+            refused(whole, err);
+        fs_servable_unpin(servable, n - i);
         return last ? rc : 0; /* else the tasks that are out bring the failure home */
     }
     return 0;

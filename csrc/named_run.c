@@ -15,6 +15,7 @@
 #include "named_request.h"
 #include "reply.h"
 #include "text.h"
+#include "trace.h"
 
 enum { SLAB_CACHE_BYTES = 8 << 20 };
 
@@ -24,6 +25,7 @@ typedef struct worker {
     fs_slab *slab;
     fs_epoch_reader *reader;
     uint64_t random;
+    fs_track *track;
     fs_servable *pinned; /* by the run at hand, until its answer is posted; or NULL */
 } worker;
 
@@ -41,6 +43,8 @@ typedef struct named_call {
     fs_mail mail; /* first */
     fs_rpc *rpc;
     fs_owner *owner;
+    fs_meter *meter; /* where it is counted, NULL until its version is found */
+    int64_t begun_us;
     int code;
     char *text; /* a slab block, or NULL */
     size_t text_len;
@@ -231,7 +235,10 @@ static int run(running *r, named_call *call, fs_error *err)
     rc = decode(r, err);
     if (rc == 0) {
         named.inputs = r->inputs;
+        int64_t run_ns = fs_now_ns();
         rc = runtime->run_named(r->servable->handle, &named, r->outputs, err);
+        if (FS_COUNTED(call->meter))
+            fs_meter_time(&call->meter->compute, &call->meter->compute_sum, fs_now_ns() - run_ns);
         if (rc == 0) {
             rc = encode(r, call, err);
             for (uint32_t i = 0; i < named.n_fetches; i++)
@@ -261,6 +268,11 @@ static int serve(running *r, named_call *call, fs_error *err)
     if (r->servable == NULL)
         return -err->code;
     w->pinned = r->servable;
+    call->meter = r->servable->named_meter;
+    if (FS_COUNTED(call->meter)) { /* it waits no more */
+        fs_meter_pushed(call->meter, 1);
+        fs_meter_left(call->meter, 1, 1);
+    }
     if (refused < r->request.n_feeds) {
         fs_text text = fs_text_begin(err, FS_INVALID_ARGUMENT);
         fs_text_put(&text, "tensor parsing error: ");
@@ -290,7 +302,8 @@ static int perform(worker *w, named_call *call, fs_error *err)
     /* relaxed: a hint; the owner drops the reply of a cancelled call anyway. */
     if (atomic_load_explicit(&rpc->cancelled, memory_order_relaxed))
         return fs_fail(err, FS_CANCELLED, "%s", "");
-    if (rpc->deadline_us <= fs_now_us())
+    call->begun_us = fs_now_us();
+    if (rpc->deadline_us <= call->begun_us)
         return fs_fail(err, FS_DEADLINE_EXCEEDED, "Deadline Exceeded");
     fs_slice message = {rpc->message, rpc->message_len};
     uint8_t *inflated = NULL;
@@ -313,6 +326,24 @@ static int perform(worker *w, named_call *call, fs_error *err)
 
 /* ---- threads -------------------------------------------------------------------------------------- */
 
+static void count_unresolved(const fs_owner *owner, const fs_rpc *rpc, int code)
+{
+    if (FS_COUNTED(owner->engine->metrics))
+        fs_metrics_unresolved(owner->engine->metrics, FS_METRICS_SESSION_RUN, rpc->transport, code);
+}
+
+static void count_finished(const named_call *call)
+{
+    fs_meter *meter = call->meter;
+    const fs_rpc *rpc = call->rpc;
+    enum { METHOD = FS_METRICS_SESSION_RUN };
+    fs_endings_add(&meter->requests, METHOD, rpc->transport, call->code);
+    fs_meter_time(&meter->queue, &meter->queue_sum, (call->begun_us - rpc->arrived_us) * 1000);
+    fs_meter_time(&meter->latency[METHOD][rpc->transport], &meter->latency_sum[METHOD][rpc->transport],
+                  (call->owner->now_us - rpc->arrived_us) * 1000);
+    fs_meter_finished(meter);
+}
+
 /* Back on the owner's thread: the reply becomes the session's. */
 static void deliver(fs_mail *mail)
 {
@@ -320,6 +351,10 @@ static void deliver(fs_mail *mail)
     fs_owner *owner = call->owner;
     if (call->rpc->h2 != NULL)
         owner->touch(owner->ctx, call->rpc->conn);
+    if (FS_COUNTED(call->meter))
+        count_finished(call);
+    else
+        count_unresolved(owner, call->rpc, call->code);
     fs_rpc_finish(call->rpc, call->code, call->text, call->text_len, call->reply, call->reply_len);
     fs_slab_free(call->text);
     fs_slab_free(call);
@@ -335,6 +370,7 @@ static void *work(void *arg)
         /* relaxed: a number, which guards no memory. */
         atomic_fetch_sub_explicit(&runs->waiting, 1, memory_order_relaxed);
         fs_error err;
+        int64_t taken_us = fs_now_us();
         if (perform(w, call, &err) != 0) {
             call->code = err.code;
             call->text = err.len > 0 ? fs_slab_alloc(w->slab, err.len) : NULL;
@@ -343,6 +379,8 @@ static void *work(void *arg)
                 call->text_len = err.len;
             }
         }
+        if (fs_track_wanted(w->track) != 0)
+            fs_trace_named(w->track, call->rpc, w->pinned, call->code, taken_us, &w->random);
         fs_owner_post(call->owner, &call->mail);
         if (w->pinned != NULL)
             fs_servable_unpin(w->pinned, 1);
@@ -373,12 +411,13 @@ fs_named_runs *fs_named_runs_start(fs_engine *engine, int threads)
     }
     for (; runs->n_threads < threads; runs->n_threads++) {
         worker *w = &runs->workers[runs->n_threads];
+        char name[24];
+        snprintf(name, sizeof name, "fs-named-%d", runs->n_threads);
+        w->track = fs_trace_track(engine->config.trace, name);
         if (pthread_create(&w->thread, NULL, work, w) != 0) {
             fs_named_runs_stop(runs);
             return NULL;
         }
-        char name[24];
-        snprintf(name, sizeof name, "fs-named-%d", runs->n_threads);
         pthread_setname_np(w->thread, name);
     }
     return runs;
@@ -403,11 +442,13 @@ void fs_named_run_start(fs_owner *owner, fs_rpc *rpc)
     fs_named_runs *runs = owner->engine->named_runs;
     /* relaxed: as above. */
     if (atomic_load_explicit(&runs->waiting, memory_order_relaxed) >= FS_NAMED_RUNS_WAITING) {
+        count_unresolved(owner, rpc, FS_UNAVAILABLE);
         fs_rpc_finish(rpc, FS_UNAVAILABLE, full, sizeof full - 1, NULL, 0);
         return;
     }
     named_call *call = fs_slab_alloc(owner->slab, sizeof *call);
     if (call == NULL) {
+        count_unresolved(owner, rpc, FS_RESOURCE_EXHAUSTED);
         fs_rpc_finish(rpc, FS_RESOURCE_EXHAUSTED, memory, sizeof memory - 1, NULL, 0);
         return;
     }

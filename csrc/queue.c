@@ -15,6 +15,8 @@ int fs_queue_push(fs_queue *queue, fs_call *call, fs_error *err)
 {
     fs_servable *servable = queue->servable;
     fs_engine *engine = call->owner->engine; /* the call may be gone as soon as it is in the ring */
+    fs_meter *meter = call->done == NULL ? queue->meter : NULL; /* what is no session's is no traffic */
+    call->meter = meter;
     long long weight = fs_call_weight(call);
     int64_t since_us = waits_since_us(call);
     int64_t max_rows = servable->batching.max_batch_size;
@@ -30,6 +32,7 @@ int fs_queue_push(fs_queue *queue, fs_call *call, fs_error *err)
         full = true;
     }
     if (full) {
+        call->meter = NULL;
         fs_count(queue, FS_COUNT_REJECTED, 1);
         return fs_fail(err, FS_UNAVAILABLE,
                        "The batch scheduling queue to which this task was submitted is full; currently %lld "
@@ -46,6 +49,8 @@ int fs_queue_push(fs_queue *queue, fs_call *call, fs_error *err)
                waiting + weight >= servable->batching.max_batch_size) {
         fs_executors_wake(engine->executors, servable); /* full before its time-out */
     }
+    if (FS_COUNTED(meter)) /* the caller's bracket holds it */
+        fs_meter_pushed(meter, (uint64_t)weight);
     return 0;
 }
 
@@ -75,8 +80,20 @@ static void drain(fs_queue *queue)
     }
 }
 
-static void unlink_after(fs_queue *queue, fs_call *before, fs_call *call)
+/* Of the calls that are counted, what has left the queue in one take. */
+typedef struct gone {
+    uint64_t calls, rows;
+} gone;
+
+static void count_gone(const fs_queue *queue, const gone *left)
 {
+    if (FS_COUNTED(queue->meter) && left->rows > 0)
+        fs_meter_left(queue->meter, left->calls, left->rows);
+}
+
+static void unlink_after(fs_queue *queue, fs_call *before, fs_call *call, gone *left)
+{
+    left->calls += call->meter != NULL;
     if (before == NULL)
         queue->first = call->next;
     else
@@ -87,8 +104,10 @@ static void unlink_after(fs_queue *queue, fs_call *before, fs_call *call)
     atomic_fetch_sub_explicit(&queue->calls_waiting, 1, memory_order_seq_cst);
 }
 
-static void rows_gone(fs_queue *queue, int64_t rows)
+static void rows_gone(fs_queue *queue, const fs_call *call, int64_t rows, gone *left)
 {
+    if (call->meter != NULL)
+        left->rows += (uint64_t)rows;
     atomic_fetch_sub_explicit(&queue->rows_waiting, rows, memory_order_relaxed);
 }
 
@@ -103,11 +122,15 @@ static bool unwanted(fs_queue *queue, fs_call *call, fs_slab *slab, int64_t now_
     /* relaxed: a hint; the owner drops the reply of a cancelled call anyway. */
     if (atomic_load_explicit(&call->rpc->cancelled, memory_order_relaxed)) {
         fs_count(queue, FS_COUNT_CANCELLED, 1);
+        if (FS_COUNTED(call->meter))
+            fs_tick_add(&call->meter->cancelled, 1);
         call->code = FS_CANCELLED;
         return true;
     }
     if (call->rpc->deadline_us <= now_us) {
         fs_count(queue, FS_COUNT_EXPIRED, 1);
+        if (FS_COUNTED(call->meter))
+            fs_tick_add(&call->meter->expired, 1);
         fs_call_fail(call, slab, FS_DEADLINE_EXCEEDED, expired, sizeof expired - 1);
         return true;
     }
@@ -116,6 +139,8 @@ static bool unwanted(fs_queue *queue, fs_call *call, fs_slab *slab, int64_t now_
         float cost_us = atomic_load_explicit(&queue->cost_us[b], memory_order_relaxed);
         if (call->rpc->deadline_us - now_us < (int64_t)cost_us) {
             fs_count(queue, FS_COUNT_SHED, 1);
+            if (FS_COUNTED(call->meter))
+                fs_tick_add(&call->meter->shed, 1);
             fs_call_fail(call, slab, FS_UNAVAILABLE, shed, sizeof shed - 1);
             return true;
         }
@@ -146,7 +171,7 @@ static bool same_row_shape(const fs_call *a, const fs_call *b, bool any_length)
 
 /* Adds calls like `like` from the list until `rows` are there. */
 static void collect(fs_queue *queue, const fs_call *like, fs_slab *slab, int64_t now_us, int64_t rows,
-                    fs_taking *out)
+                    fs_taking *out, gone *left)
 {
     const fs_batching *batching = &queue->servable->batching;
     fs_call *before = NULL;
@@ -154,8 +179,8 @@ static void collect(fs_queue *queue, const fs_call *like, fs_slab *slab, int64_t
     for (fs_call *call = queue->first; call != NULL && out->n < out->room && passed < LOOK_PAST;) {
         fs_call *next = call->next;
         if (unwanted(queue, call, slab, now_us)) {
-            unlink_after(queue, before, call);
-            rows_gone(queue, fs_call_weight(call));
+            unlink_after(queue, before, call, left);
+            rows_gone(queue, call, fs_call_weight(call), left);
             call->next = out->dropped;
             out->dropped = call;
             call = next;
@@ -167,20 +192,22 @@ static void collect(fs_queue *queue, const fs_call *like, fs_slab *slab, int64_t
             call = next;
             continue;
         }
-        int64_t left = call->rows - call->taken;
+        int64_t rest = call->rows - call->taken;
         int64_t room = rows - out->rows;
-        if (left > room && call->rows <= batching->max_batch_size)
+        if (rest > room && call->rows <= batching->max_batch_size)
             break; /* does not fit whole, and what comes later must not overtake it */
-        int64_t take = left < room ? left : room;
+        int64_t take = rest < room ? rest : room;
         if (take == 0)
             break;
         out->items[out->n++] = (fs_item){.call = call, .first_row = call->taken, .rows = take};
         out->rows += take;
+        if (call->taken == 0)
+            call->taken_us = now_us;
         call->taken += take;
-        rows_gone(queue, take);
-        if (take < left)
+        rows_gone(queue, call, take, left);
+        if (take < rest)
             break; /* the rest of it stays at the head */
-        unlink_after(queue, before, call);
+        unlink_after(queue, before, call, left);
         call = next;
     }
 }
@@ -192,18 +219,20 @@ void fs_queue_take(fs_queue *queue, const fs_policy *policy, fs_slab *slab, int6
     out->rows = 0;
     out->solo = false;
     out->dropped = NULL;
+    gone left = {0};
     drain(queue);
     while (queue->first != NULL && unwanted(queue, queue->first, slab, now_us)) {
         fs_call *call = queue->first;
-        unlink_after(queue, NULL, call);
-        rows_gone(queue, fs_call_weight(call));
+        unlink_after(queue, NULL, call, &left);
+        rows_gone(queue, call, fs_call_weight(call), &left);
         call->next = out->dropped;
         out->dropped = call;
     }
     fs_call *head = queue->first;
     if (head != NULL && head->solo) {
-        unlink_after(queue, NULL, head);
-        rows_gone(queue, fs_call_weight(head));
+        unlink_after(queue, NULL, head, &left);
+        rows_gone(queue, head, fs_call_weight(head), &left);
+        head->taken_us = now_us;
         out->items[0] = (fs_item){.call = head, .first_row = 0, .rows = head->rows};
         out->n = 1;
         out->rows = head->rows;
@@ -227,8 +256,9 @@ void fs_queue_take(fs_queue *queue, const fs_policy *policy, fs_slab *slab, int6
             rows = need;
         if (rows > batching->max_batch_size)
             rows = batching->max_batch_size;
-        collect(queue, head, slab, now_us, rows, out);
+        collect(queue, head, slab, now_us, rows, out, &left);
     }
+    count_gone(queue, &left);
     /* What has come since the drain found others waiting and left this as it was. */
     atomic_store_explicit(&queue->oldest_us, queue->first != NULL ? waits_since_us(queue->first) : now_us,
                           memory_order_relaxed);
@@ -236,6 +266,8 @@ void fs_queue_take(fs_queue *queue, const fs_policy *policy, fs_slab *slab, int6
 
 void fs_queue_top_up(fs_queue *queue, fs_slab *slab, int64_t now_us, int64_t rows, fs_taking *out)
 {
+    gone left = {0};
     drain(queue);
-    collect(queue, out->items[0].call, slab, now_us, rows, out);
+    collect(queue, out->items[0].call, slab, now_us, rows, out, &left);
+    count_gone(queue, &left);
 }

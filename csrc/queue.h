@@ -29,10 +29,12 @@ typedef struct fs_taking {
     int64_t rows;
     bool solo;         /* one call that runs alone */
     fs_call *dropped;  /* cancelled, expired or shed: outcome set, linked by next */
+    int64_t taken_ns;  /* when; the caller's */
 } fs_taking;
 
 /* Queues a call whose servable the caller has pinned; wakes an executor when it was the first to wait. On
- * failure (UNAVAILABLE, the queue is full) the call is still the caller's. Any thread. */
+ * failure (UNAVAILABLE, the queue is full) the call is still the caller's. A session's call has its meter from here
+ * on, which it must be counted in when it is finished (fs_meter_finished). Any thread, inside a bracket. */
 int fs_queue_push(fs_queue *queue, fs_call *call, fs_error *err);
 
 /* The consumer's role, for a moment. */

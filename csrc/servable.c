@@ -78,8 +78,25 @@ int fs_servable_open(fs_runtime runtime, const char *model, int64_t version, con
     return 0;
 }
 
+void fs_servable_meter(fs_servable *servable, fs_metrics *metrics, bool named_runs)
+{
+    if (!FS_COUNTED(metrics))
+        return;
+    servable->metrics = metrics;
+    for (uint32_t i = 0; i < servable->n_queues; i++) {
+        fs_queue *queue = &servable->queues[i];
+        queue->meter = fs_metrics_give(metrics, servable->model, servable->version, queue->signature->name);
+    }
+    if (named_runs && servable->runtime.run_named != NULL)
+        servable->named_meter = fs_metrics_give(metrics, servable->model, servable->version, "");
+}
+
 void fs_servable_close(fs_servable *servable)
 {
+    for (uint32_t i = 0; i < servable->n_queues && servable->metrics != NULL; i++)
+        fs_metrics_take_back(servable->metrics, servable->queues[i].meter);
+    if (servable->named_meter != NULL)
+        fs_metrics_take_back(servable->metrics, servable->named_meter);
     if (servable->handle != NULL)
         servable->runtime.ops->close(servable->handle);
     for (uint32_t i = 0; i < servable->n_queues; i++)

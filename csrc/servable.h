@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+#include "metrics.h"
 #include "policy.h"
 #include "ring.h"
 #include "runtime.h"
@@ -68,6 +69,7 @@ typedef struct fs_queue {
     const fs_signature *signature;
     const fs_signature_plan *plan;
     uint32_t index;
+    fs_meter *meter;   /* where its calls are counted; NULL: nowhere */
     bool static_inner; /* every inner dim of every input is known */
 
     _Alignas(64) atomic_llong rows_waiting; /* producers add, whoever takes or drops subtracts */
@@ -95,6 +97,8 @@ struct fs_servable {
 
     fs_queue *queues;                  /* n_signatures */
     uint32_t n_queues;
+    fs_metrics *metrics;               /* that the meters are of; NULL: there are none */
+    fs_meter *named_meter;             /* of runs by name */
 
     atomic_ullong executors;           /* bit i: executor i may serve it */
     atomic_ullong reserved;            /* bit i: executor i serves only it */
@@ -112,7 +116,11 @@ int fs_servable_open(fs_runtime runtime, const char *model, int64_t version, con
                      const fs_signature_plan *plans, const fs_batching *batching, fs_servable **out,
                      fs_error *err);
 
-/* Frees it. No pins, no executor that still sees its queues. */
+/* From here on what becomes of its calls is counted, and of runs by name where they are served. Nobody but the caller
+ * knows it yet. NULL: it is not. */
+void fs_servable_meter(fs_servable *servable, fs_metrics *metrics, bool named_runs);
+
+/* Frees it, and gives its meters back. No pins, no executor that still sees its queues. */
 void fs_servable_close(fs_servable *servable);
 
 /* Statistics, any thread. */

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "clock.h"
+#include "trace.h"
 #include "warm_requests.h"
 
 /* A zeroed input of `rows` rows; unknown inner dims are 1. The dims live in the arena. */
@@ -35,8 +37,9 @@ static int zeros(fs_arena *arena, fs_slab *slab, const fs_port *port, int64_t ro
 
 /* One run at `rows` rows (0: as the signature says). */
 static int warm_run(fs_servable *servable, uint32_t index, enum fs_run_variant variant, int64_t rows,
-                    fs_slab *slab, fs_error *err)
+                    fs_slab *slab, fs_track *track, fs_error *err)
 {
+    int64_t began_us = fs_now_us();
     const fs_signature *sig = &servable->spec->signatures[index];
     fs_arena arena;
     fs_arena_init(&arena, slab);
@@ -57,6 +60,8 @@ static int warm_run(fs_servable *servable, uint32_t index, enum fs_run_variant v
     for (uint32_t i = 0; in != NULL && i < sig->n_inputs; i++)
         fs_buf_unref(in[i].buf);
     fs_arena_clear(&arena);
+    if (fs_track_wants(track, FS_TRACE_RECORDING))
+        fs_trace_warm_run(track, servable, &servable->queues[index], variant == FS_RUN_COMPILED, rows, began_us, rc);
     return rc;
 }
 
@@ -80,13 +85,14 @@ static int warm_with_zeros(fs_servable *servable, fs_warm *warm, fs_slab *slab, 
         if (servable->spec->signatures[i].n_inputs == 0)
             continue; /* an initialiser, say: running it is not ours to do */
         for (int k = 0; k < warm->iterations && rc == 0; k++) {
-            warm->failures += warm_run(servable, i, FS_RUN_PLAIN, 1, slab, err) != 0;
+            warm->failures += warm_run(servable, i, FS_RUN_PLAIN, 1, slab, warm->track, err) != 0;
             atomic_fetch_add_explicit(&warm->done, 1, memory_order_relaxed);
             for (uint32_t b = 0; plan->batched && b < plan->n_buckets && rc == 0; b++) {
                 if (plan->compiled)
-                    rc = warm_run(servable, i, FS_RUN_COMPILED, plan->buckets[b], slab, err);
+                    rc = warm_run(servable, i, FS_RUN_COMPILED, plan->buckets[b], slab, warm->track, err);
                 else
-                    warm->failures += warm_run(servable, i, FS_RUN_PLAIN, plan->buckets[b], slab, err) != 0;
+                    warm->failures +=
+                        warm_run(servable, i, FS_RUN_PLAIN, plan->buckets[b], slab, warm->track, err) != 0;
                 atomic_fetch_add_explicit(&warm->done, 1, memory_order_relaxed);
             }
         }
@@ -112,8 +118,12 @@ int fs_servable_warm(fs_servable *servable, fs_warm *warm, fs_error *err)
     if (slab != NULL) {
         atomic_store_explicit(&warm->total, runs + (int)file.count * warm->iterations, memory_order_relaxed);
         rc = warm_with_zeros(servable, warm, slab, err);
-        for (uint32_t n = 0; n < file.count && rc == 0; n++)
+        for (uint32_t n = 0; n < file.count && rc == 0; n++) {
+            int64_t began_us = fs_now_us();
             rc = fs_warm_requests_run_next(&file, servable, slab, warm->iterations, &warm->done, err);
+            if (fs_track_wants(warm->track, FS_TRACE_RECORDING))
+                fs_trace_warm_run(warm->track, servable, NULL, false, 0, began_us, rc);
+        }
         fs_slab_release(slab);
     } else {
         rc = fs_fail(err, FS_RESOURCE_EXHAUSTED, "out of memory");

@@ -9,11 +9,13 @@
 #include <stdatomic.h>
 
 #include "servable.h"
+#include "trace_ring.h"
 
 typedef struct fs_warm {
     int iterations;       /* times that everything is run; 0: not at all */
     const char *requests; /* a file of recorded requests (warm_requests.h), or NULL */
     size_t max_request_bytes; /* of the inputs of one of them, decoded */
+    fs_track *track;      /* where the runs are told; NULL: nowhere */
     int failures;         /* out: plain runs that did not accept zeros */
     atomic_int done;      /* runs so far, and all there will be; any thread may look */
     atomic_int total;

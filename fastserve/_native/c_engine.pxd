@@ -1,8 +1,9 @@
 # Mirror of csrc/{clock,slab,mailbox,sticky,h2,compress,owner,call,front,refusals,access,servable,executor,figures,
-# route,log_sink,request_log,warm,loader,catalog,resolve,logger,engine}.h, what the core binds of them. No logic.
+# route,log_sink,request_log,warm,loader,catalog,resolve,logger,metrics,engine}.h, what the core binds of them. No logic.
 from fastserve._native.c_policy cimport fs_policy
 from fastserve._native.c_predict cimport fs_model_ref
 from fastserve._native.c_runtime cimport fs_error, fs_model_spec, fs_runtime, fs_slab, fs_slice
+from fastserve._native.c_trace cimport fs_trace, fs_track
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
@@ -48,6 +49,11 @@ cdef extern from "h2.h" nogil:
 
     size_t fs_budget_used(const fs_budget *budget) noexcept
 
+    enum fs_transport:
+        FS_TRANSPORT_GRPC
+        FS_TRANSPORT_REST
+        FS_TRANSPORT_WEB
+
     ctypedef struct fs_rpc:
         fs_h2 *h2
         void *conn
@@ -74,6 +80,7 @@ cdef extern from "h2.h" nogil:
         int64_t keepalive_us
         int64_t keepalive_timeout_us
         const fs_sticky *sticky
+        const fs_trace *trace
 
     fs_h2 *fs_h2_new(const fs_h2_limits *limits, const fs_h2_handler *handler, void *ctx, void *conn,
                      fs_budget *budget, fs_slab *slab, int64_t now_us) noexcept
@@ -123,6 +130,7 @@ cdef extern from "owner.h" nogil:
         fs_mailbox *box
         fs_slab *slab
         void *ctx
+        fs_track *track
 
     void fs_owner_deliver(fs_owner *owner) noexcept
     void fs_owner_post(fs_owner *owner, fs_mail *mail) noexcept
@@ -169,6 +177,7 @@ cdef extern from "front.h" nogil:
         fs_front *front
         fs_owner *owner
         bint admin
+        uint8_t transport
 
     const fs_h2_handler fs_front_handler
 
@@ -449,6 +458,14 @@ cdef extern from "resolve.h" nogil:
     int fs_resolve(fs_owner *owner, const fs_rpc *rpc, fs_slice spec, fs_model_ref *model, fs_error *err) noexcept
 
 
+cdef extern from "metrics.h" nogil:
+    ctypedef struct fs_metrics:
+        pass
+
+    int fs_metrics_open(int fd, fs_metrics **out) noexcept
+    void fs_metrics_close(fs_metrics *metrics) noexcept
+
+
 cdef extern from "engine.h" nogil:
     ctypedef struct fs_engine_config:
         fs_executors_config executors
@@ -456,7 +473,9 @@ cdef extern from "engine.h" nogil:
         size_t max_message_bytes
         size_t max_compressed_bytes
         int32_t named_run_threads
+        fs_trace *trace
         bint check_method_names
+        fs_metrics *metrics
 
     fs_engine *fs_engine_start(const fs_engine_config *config, const fs_policy *policy) noexcept
     void fs_engine_stop(fs_engine *engine) noexcept

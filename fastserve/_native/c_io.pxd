@@ -2,6 +2,7 @@
 from fastserve._native.c_channel cimport fs_tls_context
 from fastserve._native.c_engine cimport fs_budget, fs_h2_handler, fs_h2_limits, fs_mailbox, sockaddr
 from fastserve._native.c_runtime cimport fs_slab
+from fastserve._native.c_trace cimport fs_track
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint64_t
 
@@ -20,6 +21,7 @@ cdef extern from "io.h" nogil:
         int64_t handshake_timeout_us
         size_t slab_cache_bytes
         char name[16]
+        fs_track *track
 
     ctypedef struct fs_io_stats:
         uint64_t accepted

@@ -9,6 +9,7 @@ cdef extern from "status.h" nogil:
         FS_INVALID_ARGUMENT
         FS_RESOURCE_EXHAUSTED
         FS_INTERNAL
+        FS_UNAVAILABLE
 
     ctypedef struct fs_error:
         int code

@@ -2,11 +2,13 @@
 from fastserve._native.c_engine cimport (
     fs_batching,
     fs_engine,
+    fs_metrics,
     fs_owner,
     fs_servable,
     fs_signature_plan,
     fs_task,
 )
+from fastserve._native.c_trace cimport fs_trace
 from libc.stdint cimport int64_t
 from fastserve._native.model_spec cimport ModelSpec
 from fastserve._native.runtime cimport Runtime
@@ -14,6 +16,9 @@ from fastserve._native.runtime cimport Runtime
 
 cdef class Engine:
     cdef fs_engine *c        # NULL: stopped
+    cdef fs_trace *trace     # where the threads tell what they do; NULL: nowhere
+    cdef fs_metrics *metrics # where calls are counted; NULL: nowhere
+    cdef readonly bint counts
     cdef fs_owner *home      # of the loop's thread, where tasks come back to; set by the front end
     cdef object loop
     cdef dict servables      # (model, version) -> Servable

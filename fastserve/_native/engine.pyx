@@ -42,6 +42,8 @@ from fastserve._native.c_engine cimport (
     fs_log_sinks,
     fs_logger_order,
     fs_mail,
+    fs_metrics_close,
+    fs_metrics_open,
     fs_now_us,
     fs_progress,
     fs_servable_batches_of,
@@ -51,6 +53,7 @@ from fastserve._native.c_engine cimport (
     fs_task_kind,
     fs_task_progress,
 )
+from fastserve._native.c_trace cimport fs_trace_close, fs_trace_open
 from fastserve._native.c_policy cimport FS_MAX_BUCKETS, fs_policy
 from fastserve._native.c_status cimport FS_RESOURCE_EXHAUSTED, fs_fail
 from fastserve._native.c_runtime cimport (
@@ -455,13 +458,17 @@ cdef class Engine:
     `policy_library` is the path of a plug-in that decides what runs next, or None. `ablate` names what is left out,
     for measurement and for nothing else: "pool" (restore ops run in TensorFlow's pool, not in the loader), "warmup",
     "nice" (loaders do not give way), "unload" (versions are closed on the loop). Other names are not the engine's.
+    `metrics` is the descriptor of the memory where calls are counted (csrc/metrics.h), or -1; `counts`: whether they are.
+    `trace` is that of the memory in which the threads tell what they do (csrc/trace_ring.h); -1: nowhere.
     Raises MemoryError when threads or memory are short, RuntimeFailure when the plug-in is no good.
     """
 
     def __init__(
-        self, loop, dict server, dict limits, dict executor, dict loading=None, ablate=(), str policy_library=None
+        self, loop, dict server, dict limits, dict executor, dict loading=None, ablate=(), str policy_library=None,
+        int metrics=-1, int trace=-1
     ):
         cdef fs_engine_config config
+        cdef int threads
         cdef fs_policy policy = scheduler.policy()
         if policy_library:
             scheduler.plug_in(policy_library, &policy)
@@ -486,15 +493,31 @@ cdef class Engine:
         self.logs = {}
         self.logging = asyncio.Lock()
         self.on_loss = None
+        self.counts = metrics >= 0 and fs_metrics_open(metrics, &self.metrics) == 0
+        config.metrics = self.metrics
+        if trace >= 0:
+            # Executors, threads for SessionRun, loaders, I/O threads (one at least where there is TLS), the switcher
+            # and the loop.
+            threads = executor["threads"] + config.named_run_threads + executor["load_threads"]
+            self.trace = fs_trace_open(trace, <unsigned>(threads + max(1, server["io_threads"]) + 2))
+        config.trace = self.trace
         self.c = fs_engine_start(&config, &policy)
         if self.c is NULL:
+            fs_metrics_close(self.metrics)
+            self.metrics = NULL
             raise MemoryError("the engine cannot start: no memory, threads or descriptors")
+
+    def __dealloc__(self):
+        if self.c is NULL:  # else its threads may still write there
+            fs_trace_close(self.trace)
 
     def stop(self) -> None:
         """Ends the native threads. Every call is answered before; what is loaded is closed with the process."""
         if self.c is not NULL:
             fs_engine_stop(self.c)
             self.c = NULL
+            fs_metrics_close(self.metrics)
+            self.metrics = NULL
 
     async def open_tensorflow(self, str library_dir, dict spec, op_libraries=()):
         """TensorFlow's runtime, opened off the loop, with the devices and pools that the session of `spec` asks
@@ -536,6 +559,11 @@ cdef class Engine:
     def hurry(self) -> None:
         """What is being loaded or closed goes on at normal priority until all of it is done."""
         fs_loader_hurry(self.c.loader)
+
+    @property
+    def traces(self) -> bool:
+        """Whether the threads tell what they do."""
+        return self.trace is not NULL
 
     @property
     def nice(self) -> int:

@@ -39,10 +39,18 @@ cdef struct Empty:
     void *front
 
 
+cdef enum:
+    DOORS = 6  # two for each fs_transport: the usual one, and the one for the admin address
+
+
+# What sessions' handler gets, by the kind of listener that their connections came to.
+cdef struct Doors:
+    fs_front_ctx ctx[DOORS]
+
+
 # A thread on epoll that owns connections in place of the loop.
 cdef struct IoThread:
-    fs_front_ctx ctx  # first: what its sessions' handler gets, and its hooks
-    fs_front_ctx admin_ctx  # what the handler gets of connections to the admin address
+    Doors doors  # first: its hooks get the first of them
     fs_refusals *refusals
     fs_io *io
     fs_owner owner
@@ -62,8 +70,7 @@ cdef class FrontEnd:
     cdef fs_budget budget
     cdef fs_h2_limits limits
     cdef fs_front front
-    cdef fs_front_ctx ctx
-    cdef fs_front_ctx admin_ctx
+    cdef Doors doors
     cdef fs_refusals refusals  # handshakes
     cdef object on_refused     # Python: called with some of them
     cdef readonly ServerTls tls  # what new connections speak, None: nothing yet
@@ -106,7 +113,7 @@ cdef enum State:
 cdef class Connection:
     cdef FrontEnd front
     cdef fs_h2 *h2             # NULL: not connected
-    cdef bint admin            # it came to the admin address
+    cdef int door              # which of the front end's `doors` it came through
     cdef int fd
     cdef object transport
     cdef State state

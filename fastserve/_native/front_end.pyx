@@ -30,6 +30,9 @@ from fastserve._native.c_engine cimport (
     FS_EVENT_HALF_CLOSE,
     FS_EVENT_MESSAGE,
     FS_EVENT_OPEN,
+    FS_TRANSPORT_GRPC,
+    FS_TRANSPORT_REST,
+    FS_TRANSPORT_WEB,
     fs_budget_used,
     fs_call_kind,
     fs_catalog_sticky,
@@ -91,6 +94,14 @@ from fastserve._native.c_io cimport (
     fs_io_stop,
     fs_io_touch,
 )
+from fastserve._native.c_trace cimport (
+    FS_TRACE_RECORDING,
+    FS_TURN_DELIVER,
+    FS_TURN_READ,
+    fs_trace_track,
+    fs_track_turn,
+    fs_track_wants,
+)
 from fastserve._native.c_channel cimport fs_tls_context
 from fastserve._native.c_predict cimport fs_model_ref
 from fastserve._native.c_runtime cimport fs_error, fs_slab_new, fs_slab_release, fs_slice
@@ -138,6 +149,27 @@ cdef dict ENGINE = {
 }
 
 
+# How a listener's `transport` is called in `configure`.
+TRANSPORTS = {"grpc": FS_TRANSPORT_GRPC, "rest": FS_TRANSPORT_REST, "web": FS_TRANSPORT_WEB}
+
+
+cdef int door_of(bint admin, str transport) except -1:
+    """Which of Doors.ctx a listener is. ValueError when there is no such transport."""
+    if transport not in TRANSPORTS:
+        raise ValueError(f"transport {transport!r}: one of {', '.join(TRANSPORTS)}")
+    return 2 * <int>TRANSPORTS[transport] + admin
+
+
+cdef void make_doors(Doors *doors, fs_front *front, fs_owner *owner) noexcept nogil:
+    """As door_of counts them."""
+    cdef int i
+    for i in range(DOORS):
+        doors.ctx[i].front = front
+        doors.ctx[i].owner = owner
+        doors.ctx[i].admin = i % 2
+        doors.ctx[i].transport = <uint8_t>(i // 2)
+
+
 def give_large_blocks_back() -> None:
     """Tells malloc, for the whole process, to return large blocks to the system. Without it, the first of
     them that is freed raises the size from which it would."""
@@ -180,7 +212,7 @@ cdef void on_io_mail(void *ctx) noexcept nogil:
 cdef void on_io_empty(void *ctx) noexcept nogil:
     """An epoll thread is drained: likewise."""
     cdef IoThread *thread = <IoThread *>ctx
-    fs_owner_post(thread.ctx.front.loop, &thread.empty.mail)
+    fs_owner_post(thread.doors.ctx[0].front.loop, &thread.empty.mail)
 
 
 cdef void on_io_refused(void *ctx, const sockaddr *peer, const char *why) noexcept nogil:
@@ -295,6 +327,7 @@ cdef class FrontEnd:
         self.limits.keepalive_us = <int64_t>(limits["keepalive_s"] * 1e6)
         self.limits.keepalive_timeout_us = <int64_t>(limits["keepalive_timeout_s"] * 1e6)
         self.limits.sticky = fs_catalog_sticky(engine.c.catalog)
+        self.limits.trace = engine.trace
         self.budget.limit = limits["max_total_bytes"]
 
         self.box.fd = -1
@@ -308,6 +341,7 @@ cdef class FrontEnd:
         if fs_engine_join(engine.c, &self.owner, &self.box, self.slab, touch, &self.touched) != 0:
             raise MemoryError("too many threads own connections")
         engine.home = &self.owner
+        self.owner.track = fs_trace_track(engine.trace, b"loop")
         self.receive_view = PyMemoryView_FromMemory(<char *>self.receive, RECEIVE_BYTES, 0x200)
 
         self.front.loop = &self.owner
@@ -323,10 +357,7 @@ cdef class FrontEnd:
             rc |= fs_front_add_named_run(&self.front, <const char *>self.paths[-1])
         if rc != 0:
             raise ValueError(f"too many methods: {len(self.paths)}")
-        self.ctx.front = &self.front
-        self.ctx.owner = &self.owner
-        self.admin_ctx = self.ctx
-        self.admin_ctx.admin = True
+        make_doors(&self.doors, &self.front, &self.owner)
         self.on_refused = on_refused
         self.refusals.loop = &self.owner
         self.refusals.tell = deliver_refusal
@@ -358,22 +389,20 @@ cdef class FrontEnd:
             thread = &self.threads[self.n_threads]
             name = b"fs-io-%d" % self.n_threads
             strncpy(config.name, <const char *>name, sizeof(config.name) - 1)
+            config.track = fs_trace_track(self.engine.trace, <const char *>name)
             thread.io = fs_io_new(&config)
             if thread.io is NULL:
                 raise MemoryError("no memory or descriptors for an I/O thread")
             self.n_threads += 1  # from here on __dealloc__ sees it
-            thread.ctx.front = &self.front
-            thread.ctx.owner = &thread.owner
-            thread.admin_ctx = thread.ctx
-            thread.admin_ctx.admin = True
+            make_doors(&thread.doors, &self.front, &thread.owner)
             thread.refusals = &self.refusals
             thread.empty.mail.deliver = deliver_empty
             thread.empty.front = <void *>self
-            if (
-                fs_engine_join(self.engine.c, &thread.owner, fs_io_mailbox(thread.io), fs_io_slab(thread.io),
-                               fs_io_touch, thread.io) != 0
-                or fs_io_start(thread.io, &thread.ctx) != 0
-            ):
+            if fs_engine_join(self.engine.c, &thread.owner, fs_io_mailbox(thread.io), fs_io_slab(thread.io),
+                              fs_io_touch, thread.io) != 0:
+                raise MemoryError("too many I/O threads")
+            thread.owner.track = config.track
+            if fs_io_start(thread.io, &thread.doors.ctx[0]) != 0:
                 raise MemoryError("too many I/O threads")
         return 0
 
@@ -404,16 +433,17 @@ cdef class FrontEnd:
         """What connections with TLS speak that are adopted from now on."""
         self.tls = tls
 
-    def adopt(self, int fd, bint tls=False, bint admin=False) -> None:
+    def adopt(self, int fd, bint tls=False, bint admin=False, str transport="grpc") -> None:
         """Gives a connected socket to the epoll thread whose turn it is. `admin`: it came to the admin address.
-        Raises MemoryError; the socket is still the caller's then."""
+        `transport`: as in fs_transport. Raises MemoryError; the socket is still the caller's then."""
         cdef IoThread *thread = &self.threads[self.turn]
         cdef fs_tls_context *context = NULL
+        cdef int door = door_of(admin, transport)
         if tls:
             if self.tls is None:
                 raise RuntimeError("there is no certificate to show")
             context = self.tls.c
-        if fs_io_adopt(thread.io, fd, context, &thread.admin_ctx if admin else &thread.ctx) != 0:
+        if fs_io_adopt(thread.io, fd, context, &thread.doors.ctx[door]) != 0:
             raise MemoryError
         self.adopted += 1
         self.turn = (self.turn + 1) % self.n_threads
@@ -433,6 +463,7 @@ cdef class FrontEnd:
     cdef void deliver(self):
         cdef Link *link
         cdef int64_t now_us
+        cdef int64_t began_us = fs_now_us() if fs_track_wants(self.owner.track, FS_TRACE_RECORDING) else 0
         fs_owner_deliver(&self.owner)
         if self.touched.first is not NULL:
             now_us = fs_now_us()
@@ -441,6 +472,8 @@ cdef class FrontEnd:
                 self.touched.first = link.next
                 link.touched = False
                 (<Connection>link.connection).flush(now_us)
+        if began_us != 0:
+            fs_track_turn(self.owner.track, FS_TURN_DELIVER, began_us, 0)
 
     def tick(self) -> None:
         """Every connection's time-outs, and memory given back. Runs while there is anything to do."""
@@ -618,9 +651,9 @@ cdef class FrontEnd:
 cdef class Connection:
     """asyncio.BufferedProtocol for one client. See the module; csrc/conn.c is the same for epoll."""
 
-    def __init__(self, FrontEnd front not None, bint admin=False):
+    def __init__(self, FrontEnd front not None, bint admin=False, str transport="grpc"):
         self.front = front
-        self.admin = admin
+        self.door = door_of(admin, transport)
         self.fd = -1
         self.link.connection = <void *>self
 
@@ -629,8 +662,7 @@ cdef class Connection:
         self.fd = transport.get_extra_info("socket").fileno()
         transport.set_write_buffer_limits(high=0)  # pause_writing as soon as anything is left over
         self.h2 = fs_h2_new(&self.front.limits, &fs_front_handler,
-                            &self.front.admin_ctx if self.admin else &self.front.ctx, &self.link,
-                            &self.front.budget, self.front.slab, fs_now_us())
+                            &self.front.doors.ctx[self.door], &self.link, &self.front.budget, self.front.slab, fs_now_us())
         if self.h2 is NULL:
             transport.abort()
             return
@@ -651,6 +683,7 @@ cdef class Connection:
         if fs_h2_recv(self.h2, self.front.receive, nbytes, now_us) != 0:
             self.state = ENDING
         self.flush(now_us)
+        fs_track_turn(self.front.owner.track, FS_TURN_READ, now_us, <int64_t>nbytes)
 
     def eof_received(self) -> None:
         return None  # the transport closes; calls in flight are cancelled in connection_lost

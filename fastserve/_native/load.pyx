@@ -70,6 +70,7 @@ from fastserve._native.c_load cimport (
 )
 from fastserve._native.c_status cimport fs_error, fs_slice
 
+from fastserve.call_names import CODES
 from fastserve.errors import FastServeError
 
 cdef enum:
@@ -79,25 +80,6 @@ cdef enum:
 
 cdef double LONGEST_S = 1e8     # three years; keeps sums of times within 64 bits
 
-_CODES = (
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-)
 _FAILURES = {
     FS_LOAD_LOST: "connection",
     FS_LOAD_TIMEOUT: "timeout",
@@ -327,8 +309,8 @@ cdef str error_text(const fs_error *err):
 
 
 cdef str failure_name(int failure):
-    if failure < len(_CODES):
-        return _CODES[failure]
+    if failure < len(CODES):
+        return CODES[failure]
     return _FAILURES[failure] if failure in _FAILURES else f"HTTP {failure - <int>FS_LOAD_HTTP}"
 
 

@@ -46,6 +46,8 @@ from fastserve._native.c_runtime cimport (
 )
 from fastserve._native.model_spec cimport ModelSpec
 
+from fastserve.call_names import CODES
+
 
 cdef extern from "<time.h>" nogil:
     enum:
@@ -54,13 +56,6 @@ cdef extern from "<time.h>" nogil:
         long tv_sec
         long tv_nsec
     int clock_gettime(int clock, timespec *now)
-
-
-CODES = (
-    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
-    "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE",
-    "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
-)
 
 
 class RuntimeFailure(Exception):

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from fastserve._native.client import ClosedError
+from fastserve.call_names import CODES as STATUS_NAMES
 from fastserve.errors import FastServeError
 
 __all__ = ["STATUS_NAMES", "ClosedError", "RpcError", "TlsError", "status_code"]
-
-STATUS_NAMES = (
-    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
-    "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE",
-    "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
-)  # fmt: skip
 
 
 class RpcError(FastServeError):

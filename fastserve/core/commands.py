@@ -52,6 +52,7 @@ class Commands:
             "status": self._status,
             "respond": self._respond,
             "serve": self._serve,
+            "lame_duck": self._lame_duck,
             "drain": self._drain,
         }
 
@@ -227,6 +228,11 @@ class Commands:
         self._core.engine.give_way()
         self._core.listener.start()
         self._core.health.serving()
+        return {}
+
+    async def _lame_duck(self, command: Command) -> Answer:
+        """Not ready from here on, and serves all the same until it is told to drain."""
+        self._core.health.draining()
         return {}
 
     async def _drain(self, command: Command) -> Answer:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fastserve._native.front_end import Connection, FrontEnd
+from fastserve._native.front_end import TRANSPORTS, Connection, FrontEnd
 
 _ACCEPTS_AT_ONCE = 64
 _RETRY_S = 0.1  # after the process ran out of descriptors
@@ -22,12 +22,16 @@ _RETRY_S = 0.1  # after the process ran out of descriptors
 
 @dataclass(frozen=True)
 class Listening:
-    """One listening socket. `admin`: what is for the admin address only may be asked for here."""
+    """One listening socket. `admin`: what is for the admin address only may be asked for here. `transport`:
+    "grpc", or for whom the gateway calls, "rest" or "web"; it is what calls are counted by. `held`: it is
+    kept for the next control process, and another process accepts here."""
 
     socket: socket.socket
     address: str
     tls: bool
     admin: bool
+    transport: str
+    held: bool
 
 
 class Listener:
@@ -51,9 +55,14 @@ class Listener:
                 str(listener.get("address", "")),
                 bool(listener.get("tls")),
                 bool(listener.get("admin")),
+                str(listener.get("transport", "grpc")),
+                bool(listener.get("held")),
             )
             for listener in listeners
         ]
+        for listening in self._listening:
+            if listening.transport not in TRANSPORTS:
+                raise ValueError(f"transport {listening.transport!r}: one of {', '.join(TRANSPORTS)}")
         self.started = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._refused = 0
@@ -70,6 +79,8 @@ class Listener:
     def start(self) -> None:
         self.started = True
         for listening in self._listening:
+            if listening.held:
+                continue
             listening.socket.setblocking(False)
             self._loop.add_reader(listening.socket.fileno(), self._accept, listening)
 
@@ -99,22 +110,24 @@ class Listener:
             if listening.tls or self._front_end.io_threads:
                 self._adopt(sock, listening)
                 continue
-            task = self._loop.create_task(self._connect(sock, listening.admin), name="accept")
+            task = self._loop.create_task(self._connect(sock, listening), name="accept")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _connect(self, sock: socket.socket, admin: bool) -> None:
+    async def _connect(self, sock: socket.socket, listening: Listening) -> None:
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setblocking(False)
         try:
-            await self._loop.connect_accepted_socket(lambda: Connection(self._front_end, admin), sock)
+            await self._loop.connect_accepted_socket(
+                lambda: Connection(self._front_end, listening.admin, listening.transport), sock
+            )
         except OSError:
             sock.close()  # it had gone before it began
 
     def _adopt(self, sock: socket.socket, listening: Listening) -> None:
         try:
-            self._front_end.adopt(sock.fileno(), listening.tls, listening.admin)
+            self._front_end.adopt(sock.fileno(), listening.tls, listening.admin, listening.transport)
         except MemoryError:
             sock.close()
             return

@@ -64,6 +64,8 @@ class Core:
         self, loop: asyncio.AbstractEventLoop, channel: ControlChannel, settings: dict[str, Any]
     ) -> None:
         server, limits, loading = settings["server"], settings["limits"], settings["loading"]
+        # Descriptors of the memories that the control process reads, by name.
+        self._shared: dict[str, int] = settings.get("shared", {})
         self.engine = Engine(
             loop,
             server,
@@ -72,6 +74,8 @@ class Core:
             loading,
             settings["ablate"],
             settings.get("policy_library"),
+            self._shared.get("metrics", -1),
+            self._shared.get("trace", -1),
         )
         if self.engine.nice_limited:
             channel.log(
@@ -80,6 +84,10 @@ class Core:
                 nice=self.engine.nice,
                 configured=loading["nice"],
             )
+        if "metrics" in self._shared and not self.engine.counts:
+            channel.log("warning", "calls are not counted: the memory for that cannot be used")
+        if "trace" in self._shared and not self.engine.traces:
+            channel.log("warning", "there can be no traces: the memory for them cannot be used")
         self._log = channel.log
         self.engine.tell_losses(self._tell_loss)
         self.health = Health()
@@ -142,8 +150,9 @@ class Core:
             "settings": self._digest,
             "draining": self.drain.begun,
             "listeners": [address for address, _ in sockets],
+            "shared": list(self._shared),
         }
-        return hello, [*(fd for _, fd in sockets), self.successor.fileno()]
+        return hello, [*(fd for _, fd in sockets), self.successor.fileno(), *self._shared.values()]
 
     def _tell_loss(self, stats: dict[str, Any]) -> None:
         """A request log loses what it should have."""

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastserve._native.front_end import Rpc
-from fastserve._native.runtime import CODES, RuntimeFailure
+from fastserve._native.runtime import RuntimeFailure
+from fastserve.call_names import CODES
 
 OK = 0
 CANCELLED = 1

@@ -1,8 +1,9 @@
 """Where a control process finds a core whose own has died: a unix socket that the one before has bound.
 
-One process at a time: the next is accepted when the connection with the one before has ended. It sends a
-line and, with it, the pipe that its log reads the core's output from; it gets a hello and duplicates of the
-listening sockets and of this one (SCM_RIGHTS), so that it can start other cores on them. Used on the loop.
+One process at a time: the next is accepted when the connection with the one before has ended. It sends a line
+and, with it, the pipe that its log reads the core's output from; it gets a hello and duplicates (SCM_RIGHTS)
+of the listening sockets and of this one, so that it can start other cores on them, and of the memories that
+the core shares with it. Used on the loop.
 """
 
 from __future__ import annotations

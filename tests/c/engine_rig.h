@@ -558,6 +558,7 @@ static inline void rig_end_open(rig *r, rig_end *end)
     REQUIRE(fs_mailbox_open(&end->box) == 0);
     REQUIRE((end->slab = fs_slab_new(16 << 20)) != NULL);
     REQUIRE(fs_engine_join(r->engine, &end->owner, &end->box, end->slab, rig_touch, end) == 0);
+    end->owner.track = fs_trace_track(r->engine->config.trace, "loop");
     end->ctx = (fs_front_ctx){.front = &r->front, .owner = &end->owner};
     end->h2 = fs_h2_new(&r->limits, &fs_front_handler, &end->ctx, end, &r->budget, end->slab, fs_now_us());
     REQUIRE(end->h2 != NULL);
@@ -590,6 +591,7 @@ static inline rig *rig_start(const fs_engine_config *config)
     REQUIRE(fs_front_add_engine(&r->front, RIG_REGRESS, FS_CALL_REGRESS) == 0);
     REQUIRE(fs_front_add_engine(&r->front, RIG_MULTI_INFERENCE, FS_CALL_MULTI_INFERENCE) == 0);
     r->limits.sticky = fs_catalog_sticky(r->engine->catalog);
+    r->limits.trace = config->trace;
     r->front.loop = &r->end.owner;
     rig_end_open(r, &r->end);
     return r;

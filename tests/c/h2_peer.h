@@ -249,7 +249,7 @@ static inline void peer_pump(peer *p)
 
 typedef struct peer_request {
     const char *path, *method, *content_type, *timeout, *encoding, *accept, *big,
-        *authorization; /* NULL: the usual, or none */
+        *authorization, *traceparent; /* NULL: the usual, or none */
     const uint8_t *up;
     size_t up_len;
     bool open, trailers;
@@ -265,7 +265,7 @@ static inline nghttp2_nv peer_nv(const char *name, const char *value)
 static inline peer_call *peer_submit(peer *p, peer_request r)
 {
     REQUIRE(p->n_calls < PEER_CALLS);
-    nghttp2_nv nv[12];
+    nghttp2_nv nv[16];
     size_t n = 0;
     nv[n++] = peer_nv(":method", r.method ? r.method : "POST");
     nv[n++] = peer_nv(":scheme", "http");
@@ -285,6 +285,8 @@ static inline peer_call *peer_submit(peer *p, peer_request r)
         nv[n++] = peer_nv("x-big", r.big);
     if (r.authorization != NULL)
         nv[n++] = peer_nv("authorization", r.authorization);
+    if (r.traceparent != NULL)
+        nv[n++] = peer_nv("traceparent", r.traceparent);
     peer_call *c = &p->calls[p->n_calls++];
     *c = (peer_call){.up = r.up, .up_len = r.up_len, .up_open = r.open, .trailers = r.trailers};
     nghttp2_data_provider provider = {.read_callback = peer_read};

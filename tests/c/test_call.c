@@ -374,10 +374,11 @@ static void test_refuse_larger_refuses_what_tf_serving_cannot_batch(rig *r)
                  "Batching Run() input tensors must have equal 0th-dimension size");
     rig_input scalar = floats_1d("x", ONE, 1);
     scalar.ndim = 0;
-    q.signature = "scalar"; /* never batched, so no limit of batching applies */
+    q.signature = "scalar"; /* batching there takes every signature */
     q.inputs = &scalar;
     q.n_inputs = 1;
-    CHECK_ANSWER(ask(r, &q), FS_OK, "");
+    CHECK_ANSWER(ask(r, &q), FS_INVALID_ARGUMENT,
+                 "Batching Run() input tensors must have at least one dimension");
     rig_unserve(r, &m);
 }
 

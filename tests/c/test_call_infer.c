@@ -3,6 +3,7 @@
 #include "engine_rig.h"
 
 #include "infer_reply.h"
+#include "metrics_rig.h"
 #include "text.h"
 
 enum { CLASSIFY, REGRESS, LABELS, SCORES, OTHER_TENSOR, FLAT, NO_OUTPUTS, TWO_INPUTS, PLAIN, SIGNATURES };
@@ -645,6 +646,74 @@ static void test_tasks_that_expire_and_tasks_whose_caller_goes(rig *r, rig_model
     free(multi.data);
 }
 
+/* ---- counting -------------------------------------------------------------------------------------- */
+
+/* One request, of the first task's signature; each task has waited and run in its own. */
+static void test_several_tasks_are_counted_as_one_request(void)
+{
+    enum { MULTI = FS_CALL_MULTI_INFERENCE, GRPC = FS_TRANSPORT_GRPC };
+    ledger l = ledger_open(60);
+    fs_engine_config config = rig_config(1);
+    config.metrics = l.metrics;
+    rig *r = start(&config);
+    rig_model m = model("m");
+    m.batching.max_batch_size = 2;
+    m.batching.max_enqueued_batches = 1;
+    rig_serve(r, &m);
+    const fs_meter *classified = ledger_find(&l, "m", m.version, "classify", false);
+    const fs_meter *regressed = ledger_find(&l, "m", m.version, "regress", false);
+    REQUIRE(classified != NULL && regressed != NULL);
+    check_both(MULTI(r, LENS(7), CLASSIFY_TASK, REGRESS_TASK), LENS(7));
+    check_classes(classify(r, "classify", LENS(7, 8)), LENS(7, 8));
+    check_values(regress(r, "regress", LENS(7)), LENS(7));
+    CHECK_EQ(ledger_requests(&classified->requests, MULTI, GRPC, FS_OK), 1);
+    CHECK_EQ(ledger_requests(&classified->requests, FS_CALL_CLASSIFY, GRPC, FS_OK), 1);
+    CHECK_EQ(ledger_requests(&regressed->requests, FS_CALL_REGRESS, GRPC, FS_OK), 1);
+    CHECK_EQ(ledger_sum(&classified->requests), 2);
+    CHECK_EQ(ledger_sum(&regressed->requests), 1);
+    CHECK_EQ(ledger_count(&l, &classified->latency[MULTI][GRPC]), 1);
+    CHECK_EQ(ledger_count(&l, &regressed->latency[MULTI][GRPC]), 0);
+    CHECK_EQ(ledger_count(&l, &classified->queue), 2);
+    CHECK_EQ(ledger_count(&l, &regressed->queue), 2);
+    CHECK_EQ(fs_tick_read(&classified->rows_sum), 3);
+    CHECK_EQ(fs_tick_read(&regressed->rows_sum), 2);
+
+    /* Refused: for its second task, which comes home with the first; and for its first, at once. */
+    probe_gate(&r->probe, true);
+    pb one = request_of("regress", LENS(7), -1), full = request_of("regress", LENS(8, 9), -1);
+    rig_send_to(&r->end, RIG_REGRESS, &one, NULL);
+    probe_wait(&r->probe, 1);
+    rig_send_to(&r->end, RIG_REGRESS, &full, NULL);
+    pb multi = multi_of((const task[]){CLASSIFY_TASK, REGRESS_TASK}, 2, LENS(7), -1);
+    pb turned = multi_of((const task[]){REGRESS_TASK, CLASSIFY_TASK}, 2, LENS(7), -1);
+    rig_send_to(&r->end, RIG_MULTI_INFERENCE, &multi, NULL);
+    rig_send_to(&r->end, RIG_MULTI_INFERENCE, &turned, NULL);
+    CHECK_EQ(ledger_requests(&regressed->requests, MULTI, GRPC, FS_UNAVAILABLE), 1);
+    CHECK_EQ(ledger_requests(&classified->requests, MULTI, GRPC, FS_UNAVAILABLE), 0);
+    probe_gate(&r->probe, false);
+    rig_settle(&r->end);
+    CHECK_EQ(ledger_requests(&classified->requests, MULTI, GRPC, FS_UNAVAILABLE), 1);
+    task nope = CLASSIFY_TASK;
+    nope.signature = "nope";
+    CHECK_EQ(atoi(MULTI(r, LENS(7), nope)->grpc_status), FS_INVALID_ARGUMENT);
+    CHECK_EQ(ledger_unresolved(&l, MULTI, GRPC, FS_INVALID_ARGUMENT), 1);
+    CHECK_EQ(atoi(MULTI(r, LENS(7), REGRESS_TASK, nope)->grpc_status), FS_INVALID_ARGUMENT);
+    CHECK_EQ(ledger_requests(&regressed->requests, MULTI, GRPC, FS_INVALID_ARGUMENT), 1);
+    rig_check_idle(&m);
+    const fs_meter *meters[] = {classified, regressed};
+    for (int i = 0; i < 2; i++) {
+        CHECK_EQ(fs_tick_read(&meters[i]->pushed_calls), fs_tick_read(&meters[i]->finished_calls));
+        CHECK_EQ(fs_tick_read(&meters[i]->pushed_rows), fs_tick_read(&meters[i]->left_rows));
+    }
+    rig_unserve(r, &m);
+    stop(r);
+    ledger_close(&l);
+    free(one.data);
+    free(full.data);
+    free(multi.data);
+    free(turned.data);
+}
+
 /* ---- method names ---------------------------------------------------------------------------------- */
 
 static void test_method_names_are_looked_at_when_asked(void)
@@ -773,6 +842,7 @@ int main(void)
     CHECK_EQ(fs_budget_used(&r->budget), 0);
     rig_unserve(r, &m);
     stop(r);
+    test_several_tasks_are_counted_as_one_request();
     test_method_names_are_looked_at_when_asked();
     test_many_calls_on_several_executors();
     test_calls_survive_any_allocation_failing();

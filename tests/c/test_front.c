@@ -137,6 +137,30 @@ static void an_event_says_whether_it_came_to_the_admin_address(void)
     }
 }
 
+/* Unary and streaming. */
+static void a_call_has_the_transport_of_its_listener(void)
+{
+    static const enum fs_transport transports[] = {FS_TRANSPORT_WEB, FS_TRANSPORT_GRPC, FS_TRANSPORT_REST};
+    world *w = world_new();
+    for (int i = 0; i < 3; i++) {
+        w->ctx.transport = (uint8_t)transports[i];
+        submit(w, i == 1 ? "/t/Stream" : "/t/Unary", 1, 100, false);
+        deliver(w);
+    }
+    int calls = 0;
+    for (int i = 0; i < w->n_events; i++) {
+        fs_event *event = w->events[i];
+        if (event->kind != FS_EVENT_CALL && event->kind != FS_EVENT_OPEN)
+            continue;
+        CHECK_EQ(event->rpc->transport, transports[calls]);
+        calls++;
+        CHECK_OK(fs_front_answer(&w->loop, event->owner, event->rpc, NULL, 0, true, FS_UNKNOWN, "", 0));
+    }
+    CHECK_EQ(calls, 3);
+    deliver(w);
+    world_free(w);
+}
+
 static void a_unary_call_goes_to_the_loop_and_its_answer_back(void)
 {
     world *w = world_new();
@@ -308,6 +332,7 @@ static void there_is_room_for_so_many_methods(void)
 int main(void)
 {
     an_event_says_whether_it_came_to_the_admin_address();
+    a_call_has_the_transport_of_its_listener();
     a_unary_call_goes_to_the_loop_and_its_answer_back();
     a_stream_is_told_piece_by_piece();
     what_is_consumed_no_longer_counts();

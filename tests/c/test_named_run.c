@@ -2,6 +2,7 @@
 #include "engine_rig.h"
 
 #include "failmalloc.h"
+#include "metrics_rig.h"
 #include "named_request.h"
 
 #include <zlib.h>
@@ -46,15 +47,21 @@ static int run_named(fs_model *model, const fs_named_run *run, fs_tensor *output
     return 0;
 }
 
-static rig *start(int threads)
+static rig *start_counting(int threads, fs_metrics *metrics)
 {
     fs_engine_config config = rig_config(1);
     config.named_run_threads = threads;
+    config.metrics = metrics;
     rig *r = rig_start(&config);
     REQUIRE(fs_front_add_named_run(&r->front, SESSION_RUN) == 0);
     r->probe.runtime.run_named = run_named;
     said.runs = 0;
     return r;
+}
+
+static rig *start(int threads)
+{
+    return start_counting(threads, NULL);
 }
 
 /* Threads first: one may not be done with the mailbox that it has posted to. */
@@ -420,6 +427,43 @@ static void test_so_many_wait_and_no_more(void)
     free(frame.data);
 }
 
+/* In a series of their own, or with those that found no version. */
+static void test_runs_are_counted(void)
+{
+    enum { METHOD = FS_METRICS_SESSION_RUN, GRPC = FS_TRANSPORT_GRPC };
+    ledger l = ledger_open(20);
+    rig *r = start_counting(1, l.metrics);
+    rig_model m = rig_model_make("m", 1, "run_us=2000");
+    rig_serve(r, &m);
+    const fs_meter *meter = ledger_find(&l, "m", 1, "", false);
+    REQUIRE(meter != NULL);
+    rig_input x = feed_of("x:0", ONE, 1);
+    wanted want = {.model = "m", .feeds = &x, .n_feeds = 1, .fetches = {"y:0"}};
+    CHECK_ANSWER(call(r, &want), FS_OK, "");
+    CHECK_ANSWER(call(r, &want), FS_OK, "");
+    want.aliases = true;
+    want.signature = "none";
+    CHECK_EQ(atoi(call(r, &want)->grpc_status), FS_FAILED_PRECONDITION);
+    want.model = "unknown";
+    CHECK_EQ(atoi(call(r, &want)->grpc_status), FS_NOT_FOUND);
+    CHECK_EQ(ledger_requests(&meter->requests, METHOD, GRPC, FS_OK), 2);
+    CHECK_EQ(ledger_requests(&meter->requests, METHOD, GRPC, FS_FAILED_PRECONDITION), 1);
+    CHECK_EQ(ledger_sum(&meter->requests), 3);
+    CHECK_EQ(ledger_unresolved(&l, METHOD, GRPC, FS_NOT_FOUND), 1);
+    CHECK_EQ(ledger_count(&l, &meter->latency[METHOD][GRPC]), 3);
+    CHECK_EQ(ledger_count(&l, &meter->queue), 3);
+    CHECK_EQ(ledger_count(&l, &meter->compute), 2);
+    CHECK(fs_tick_read(&meter->compute_sum) >= 4000000);
+    CHECK_EQ(ledger_count(&l, &meter->rows), 0); /* they are no batches */
+    CHECK_EQ(fs_tick_read(&meter->pushed_calls), 3);
+    CHECK_EQ(fs_tick_read(&meter->left_calls), 3);
+    CHECK_EQ(fs_tick_read(&meter->finished_calls), 3);
+    rig_unserve(r, &m);
+    CHECK(ledger_find(&l, "m", 1, "", true) == meter);
+    stop(r);
+    ledger_close(&l);
+}
+
 static void test_a_connection_that_is_lost(void)
 {
     rig *r = start(1);
@@ -534,6 +578,7 @@ int main(void)
     test_a_compressed_request_gets_a_compressed_reply();
     test_a_run_that_takes_long_is_in_nobodys_way();
     test_so_many_wait_and_no_more();
+    test_runs_are_counted();
     test_a_connection_that_is_lost();
     test_any_allocation_may_fail();
     return check_done();

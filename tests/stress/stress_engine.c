@@ -1,11 +1,18 @@
 /* Threads against the whole engine: owners that send calls and now and then cancel them, while versions are
- * loaded, published, retired and closed under them, and divide the traffic or shadow each other. For ThreadSanitizer, and against lost wake-ups: every
- * call must be answered, with the right numbers, within the rig's patience.
+ * loaded, published, retired and closed under them, and divide the traffic or shadow each other; everything is
+ * counted and traced. For ThreadSanitizer, and against lost wake-ups: every call must be answered, with the right
+ * numbers, within the rig's patience.
  *
  * stress_engine [items]   a call for every 4 items */
 #include "engine_rig.h"
 
-enum { OWNERS = 3, EXECUTORS = 3, WINDOW = 24, LOADS = 2 };
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "metrics_rig.h"
+#include "trace.h"
+
+enum { OWNERS = 3, EXECUTORS = 3, WINDOW = 24, LOADS = 2, TRACKS = 16 };
 
 typedef struct sender {
     rig *rig;
@@ -163,11 +170,97 @@ static rig_model *settle_rollout(rig *r, rollout *o, rig_model *stable, uint32_t
     return stays;
 }
 
+/* Another process, as it were: reads what is counted and told, all the time. */
+typedef struct watcher {
+    ledger *ledger;
+    fs_trace_view trace;
+    uint64_t at[TRACKS];
+    uint64_t lost;
+    long batches, spans, tasks, begun;
+    pthread_t thread;
+    atomic_bool stop;
+    long rounds, series, changed;
+} watcher;
+
+static void watch_trace(watcher *w)
+{
+    fs_trace_event event;
+    for (uint32_t i = 0; fs_trace_track_name(&w->trace, i) != NULL; i++) {
+        while (fs_trace_read(&w->trace, i, &w->at[i], &event, &w->lost)) {
+            w->batches += event.kind == FS_TRACE_BATCH;
+            w->spans += event.kind == FS_TRACE_CALL;
+            w->tasks += event.kind == FS_TRACE_TASK;
+            w->begun += event.kind == FS_TRACE_TASK_BEGUN;
+            if (event.kind != FS_TRACE_BATCH && event.kind != FS_TRACE_CALL)
+                continue;
+            bool known = false;
+            for (int m = 0; m < 4; m++)
+                known = known || (strlen(MODELS[m]) == event.model_len &&
+                                  memcmp(MODELS[m], event.model, event.model_len) == 0);
+            CHECK(known);
+            int64_t last_us = event.begin_us;
+            for (int k = 0; k < 4 && event.at_us[k] != 0; k++) {
+                CHECK(last_us <= event.at_us[k]);
+                last_us = event.at_us[k];
+            }
+            CHECK(last_us <= event.end_us);
+        }
+    }
+}
+
+static void *watch(void *arg)
+{
+    watcher *w = arg;
+    static fs_tally_pair pairs[FS_TALLY_SLOTS];
+    fs_metrics_view *view = &w->ledger->view;
+    while (!atomic_load_explicit(&w->stop, memory_order_relaxed)) {
+        fs_meter_name name;
+        const fs_meter *meter;
+        REQUIRE(fs_metrics_view_begin(view) == 0);
+        for (uint32_t i = 0; (meter = fs_metrics_view_next(view, &i, &name)) != NULL; i++) {
+            fs_metrics_view_tally(view, &meter->latency[FS_CALL_PREDICT][FS_TRANSPORT_GRPC], pairs);
+            fs_metrics_view_tally(view, &meter->rows, pairs);
+            if (fs_metrics_view_same(meter, &name))
+                w->series++;
+            else
+                w->changed++;
+        }
+        watch_trace(w);
+        w->rounds++;
+    }
+    return NULL;
+}
+
+/* Everything that was queued is over, and was taken off its queue. */
+static void check_at_rest(ledger *l, long *requests, long *shared)
+{
+    fs_meter_name name;
+    const fs_meter *meter;
+    REQUIRE(fs_metrics_view_begin(&l->view) == 0);
+    for (uint32_t i = 0; (meter = fs_metrics_view_next(&l->view, &i, &name)) != NULL; i++) {
+        CHECK_EQ(fs_tick_read(&meter->pushed_calls), fs_tick_read(&meter->finished_calls));
+        CHECK_EQ(fs_tick_read(&meter->pushed_calls), fs_tick_read(&meter->left_calls));
+        CHECK_EQ(fs_tick_read(&meter->pushed_rows), fs_tick_read(&meter->left_rows));
+        CHECK(i == 0 || name.closed);
+        *(i == 0 ? shared : requests) += (long)ledger_sum(&meter->requests);
+    }
+}
+
 int main(int argc, char **argv)
 {
+    /* So few blocks that closed ones are needed again, and sometimes there are none. */
+    ledger ledger = ledger_open(30);
     long items = argc > 1 ? strtol(argv[1], NULL, 10) : 100000;
     fs_engine_config config = rig_config(EXECUTORS);
     config.loader.threads = LOADS;
+    config.metrics = ledger.metrics;
+    int memory = memfd_create("trace", MFD_CLOEXEC);
+    REQUIRE(memory >= 0);
+    REQUIRE(ftruncate(memory, (off_t)(sizeof(fs_trace_shared) + TRACKS * sizeof(fs_trace_ring))) == 0);
+    config.trace = fs_trace_open(memory, TRACKS);
+    watcher watcher = {.ledger = &ledger};
+    REQUIRE(config.trace != NULL && fs_trace_map(memory, &watcher.trace) == 0);
+    fs_trace_want(&watcher.trace, FS_TRACE_RECORDING | FS_TRACE_SPANS, UINT64_C(1) << 32);
     rig *r = rig_start(&config);
     rig_model *served[4];
     for (int i = 0; i < 4; i++) {
@@ -181,6 +274,7 @@ int main(int argc, char **argv)
         rig_end_open(r, &senders[i].end);
         REQUIRE(pthread_create(&senders[i].thread, NULL, send_calls, &senders[i]) == 0);
     }
+    REQUIRE(pthread_create(&watcher.thread, NULL, watch, &watcher) == 0);
     /* This thread is the control plane: one version after another takes over, some with a gap. */
     rollout rollouts[4] = {0};
     long switches = 0;
@@ -234,6 +328,18 @@ int main(int argc, char **argv)
         fs_owner_deliver(&senders[i].end.owner); /* of cancelled calls, what was on its way */
         rig_end_close(&senders[i].end);
     }
+    atomic_store_explicit(&watcher.stop, true, memory_order_relaxed);
+    REQUIRE(pthread_join(watcher.thread, NULL) == 0);
+    watch_trace(&watcher);
+    printf("%ld batches, %ld spans, %ld tasks told, %" PRIu64 " events lost\n", watcher.batches, watcher.spans,
+           watcher.tasks, watcher.lost);
+    CHECK(watcher.batches > 0 && watcher.spans + (long)watcher.lost >= ok);
+    CHECK(watcher.tasks > 2 * switches && (watcher.tasks == watcher.begun || watcher.lost > 0));
+    long counted = 0, shared = 0;
+    check_at_rest(&ledger, &counted, &shared);
+    printf("%ld readings of %ld series, %ld changed hands meanwhile; of the last ones %ld requests, %ld found no block\n",
+           watcher.rounds, watcher.series, watcher.changed, counted, shared);
+    CHECK(watcher.rounds > 0 && counted > 0);
     printf("%ld calls: %ld ok, %ld while no version was there, %ld refused, %ld late, %ld cancelled; "
            "%ld switches, %d batches logged; %llu calls divided by routes, %llu shadows compared\n",
            answered, ok, missing, full, late, cancelled, switches, r->probe.n_log, (unsigned long long)divided,
@@ -242,5 +348,9 @@ int main(int argc, char **argv)
     CHECK(switches > 0);
     CHECK(divided > 0 && compared > 0);
     rig_stop(r);
+    fs_trace_unmap(&watcher.trace);
+    fs_trace_close(config.trace);
+    close(memory);
+    ledger_close(&ledger);
     return check_done();
 }

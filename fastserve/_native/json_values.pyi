@@ -1,0 +1,6 @@
+from typing import Any
+
+import numpy
+
+def numbers(value: object, dtype: str, most: int) -> numpy.ndarray[Any, Any] | None: ...
+def columns(rows: list[Any], names: tuple[str, ...]) -> list[list[Any]] | None: ...
