@@ -46,14 +46,20 @@ def _configuration(models: Path, tables: dict[str, str], server: str = "", more:
 
 
 @pytest.fixture(scope="session")
-def channel(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.Channel]:
-    """To the daemon with all models and with settings as they are when nobody says anything."""
-    daemon = Daemon(tmp_path_factory.mktemp("conformance"), _configuration(models, MODELS))
+def daemon(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """With all models and with settings as they are when nobody says anything, REST beside."""
+    rest = '[gateway]\nlisten = ["127.0.0.1:0"]'
+    daemon = Daemon(tmp_path_factory.mktemp("conformance"), _configuration(models, MODELS, rest))
     try:
-        with daemon.wait_ready().channel() as channel:
-            yield channel
+        yield daemon.wait_ready()
     finally:
         daemon.end()
+
+
+@pytest.fixture(scope="session")
+def channel(daemon: Daemon) -> Iterator[grpc.Channel]:
+    with daemon.channel() as channel:
+        yield channel
 
 
 @pytest.fixture(scope="module")

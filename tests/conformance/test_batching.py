@@ -83,7 +83,7 @@ def test_a_request_that_expires_in_the_queue(serve: Any) -> None:
             message = request("many", {"x": [milliseconds]}, signature="slow")
             return stub.Predict.future(message, timeout=timeout, wait_for_ready=True)
 
-        first, late = call(800.0, 60), call(800.0, 0.1)
+        first, late = call(3000.0, 60), call(3000.0, 0.1)
         assert (late.code().name, first.done()) == ("DEADLINE_EXCEEDED", False)
         after_it = call(1.0, 60)
         assert (first.code().name, after_it.code().name) == ("OK", "OK")
