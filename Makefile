@@ -15,7 +15,7 @@ BIN := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint format bench bench-switch sanitize fuzz wheel clean
+.PHONY: help setup build demo test lint format bench bench-switch bench-gateway sanitize fuzz wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -70,9 +70,13 @@ bench-switch: build .venv/.tensorflow .make/system-bench  ## measure version swi
 	$(BIN)/python -m fastserve bench switch --ablate all --ablate server.allocator=jemalloc --ablate-with small full \
 	    --out bench/results/switch.json --plot bench/results/switch.png $(ARGS)
 
+bench-gateway: build .venv/.tensorflow .make/system-bench  ## measure the gateway: gRPC beside it, REST beside Flask; JSON in bench/results
+	$(BIN)/python bench/gateway.py $(ARGS)
+
 # ---- check ----------------------------------------------------------------------------------
 
-test: build .venv/.tensorflow  ## every test
+test: build .venv/.tensorflow  ## every test; without a browser, which is installed, all but the live page's
+	-@$(MAKE) -s --no-print-directory .make/system-test
 	$(BIN)/python -m pytest -q $(ARGS)
 
 lint: .venv/.made  ## formatting, ruff, mypy, and a build in which warnings are errors

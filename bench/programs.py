@@ -53,6 +53,18 @@ def infer(quick: bool) -> list[str]:
     return [*command, "--out", _result("infer.json", quick)]
 
 
+def counting(quick: bool) -> list[str]:
+    """What counting costs, beside a build without it."""
+    command = [sys.executable, str(HERE / "counting.py"), *(["--quick"] if quick else [])]
+    return [*command, "--out", _result("counting.json", quick)]
+
+
+def gateway(quick: bool) -> list[str]:
+    """gRPC beside a busy gateway, and REST beside Flask."""
+    command = [sys.executable, str(HERE / "gateway.py"), *(["--quick"] if quick else [])]
+    return [*command, "--out", _result("gateway.json", quick)]
+
+
 def _result(name: str, quick: bool) -> str:
     """Rough figures do not replace the others: git ignores results/dev*."""
     return str(RESULTS / (f"dev_{name}" if quick else name))
@@ -64,5 +76,7 @@ PROGRAMS: dict[str, Callable[[bool], list[str]]] = {
     "client_rtt": client_rtt,
     "features": features,
     "infer": infer,
+    "counting": counting,
+    "gateway": gateway,
     "curves": curves,
 }

@@ -15,6 +15,8 @@ import click
 from fastserve.cli_admin import labels, load, reload, status, unload
 from fastserve.cli_bench import bench
 from fastserve.cli_tfserving import import_, tfserving
+from fastserve.cli_top import top
+from fastserve.cli_trace import trace
 from fastserve.cli_tune import tune
 from fastserve.cli_warmup import warmup
 from fastserve.errors import FastServeError
@@ -227,5 +229,5 @@ def version() -> None:
         click.echo(f"{name:{width}}  {text}")
 
 
-for command in (tfserving, import_, bench, tune, status, reload, load, unload, labels, warmup):
+for command in (tfserving, import_, bench, tune, status, top, reload, load, unload, labels, warmup, trace):
     main.add_command(command)

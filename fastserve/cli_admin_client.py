@@ -53,18 +53,8 @@ class AdminClient:
                 sock.sendall(json.dumps(request).encode() + b"\n")
                 with sock.makefile("rb") as lines:
                     line = lines.readline()
-            except (FileNotFoundError, ConnectionRefusedError):
-                raise FastServeError(
-                    f"no daemon listens on {self._path}; start it with: {self._how_to_start}"
-                ) from None
-            except PermissionError:
-                raise FastServeError(
-                    f"{self._path}: permission denied; it is for {self._owner()}, who runs the daemon"
-                ) from None
-            except TimeoutError:
-                raise FastServeError(f"the daemon at {self._path} does not answer") from None
             except OSError as error:
-                raise FastServeError(f"{self._path}: {error.strerror or error}") from None
+                raise unreachable(self._path, error, self._how_to_start) from None
         if not line.endswith(b"\n"):
             raise FastServeError(f"the daemon at {self._path} ended before it answered")
         try:
@@ -78,8 +68,20 @@ class AdminClient:
             )
         return answer
 
-    def _owner(self) -> str:
-        try:
-            return pwd.getpwuid(os.stat(self._path).st_uid).pw_name
-        except (OSError, KeyError):
-            return "another user"
+
+def unreachable(path: str, error: OSError, how_to_start: str) -> FastServeError:
+    """What to say when a daemon cannot be reached at its socket."""
+    if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+        return FastServeError(f"no daemon listens on {path}; start it with: {how_to_start}")
+    if isinstance(error, PermissionError):
+        return FastServeError(f"{path}: permission denied; it is for {_owner(path)}, who runs the daemon")
+    if isinstance(error, TimeoutError):
+        return FastServeError(f"the daemon at {path} does not answer")
+    return FastServeError(f"{path}: {error.strerror or error}")
+
+
+def _owner(path: str) -> str:
+    try:
+        return pwd.getpwuid(os.stat(path).st_uid).pw_name
+    except (OSError, KeyError):
+        return "another user"

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fastserve.config import Config, Model
+from fastserve.config import Config, Model, Route
 from fastserve.control.credentials import read_credentials
 from fastserve.control.environment import (
     check_op_libraries,
@@ -20,6 +20,7 @@ from fastserve.control.remote_store import protocol_of
 from fastserve.control.source import list_versions, select, why_none
 from fastserve.control.source_remote import list_remote_versions
 from fastserve.errors import ConfigError, ModelError, StartError
+from fastserve.web_file import look_at
 
 
 def show(config: Config) -> int:
@@ -49,6 +50,9 @@ def show(config: Config) -> int:
             table.add_row(
                 escape(model.name), str(version), escape(path), model.xla, _batches(model), _weight(model)
             )
+    for route in config.routes:
+        if why := look_at(route.file):
+            problems.append(f"[[routes]] {route.path}, file: {why}")
     library, litert = "not needed", "not installed"
     try:
         if needs_tensorflow(config.models):
@@ -68,6 +72,8 @@ def show(config: Config) -> int:
     console = Console(soft_wrap=False)
     if table.row_count:
         console.print(table)
+    if config.routes:
+        console.print(_routes(config.routes))
     executor, server = config.executor, config.server
     drive = f"{server.io_threads} I/O threads" if server.io_threads else "the event loop"
     facts = [
@@ -78,6 +84,10 @@ def show(config: Config) -> int:
         ("litert", litert),
         ("state", server.state_dir),
     ]
+    if config.gateway.listen:
+        processes = config.gateway.processes
+        where = ", ".join(config.gateway.listen)
+        facts.insert(1, ("HTTP", f"{where}, {processes} process{'es' if processes > 1 else ''}"))
     if server.tls.certificate:
         clients = "must show a certificate" if server.tls.client_ca else "need no certificate"
         facts.insert(1, ("TLS", f"{server.tls.certificate}, clients {clients}"))
@@ -87,6 +97,23 @@ def show(config: Config) -> int:
     for problem in problems:
         console.print(f"[bold red]error:[/bold red] {escape(problem)}")
     return 2 if problems else 0
+
+
+def _routes(routes: tuple[Route, ...]) -> Table:
+    table = Table(title="web service", title_justify="left", header_style="bold")
+    for column in ("route", "methods", "file", "model", "workers", "time-out"):
+        table.add_column(column, overflow="fold", justify="right" if column == "workers" else "left")
+    for route in routes:
+        version = f":{route.version}" if route.version is not None else f" {route.label}" * bool(route.label)
+        table.add_row(
+            escape(route.path),
+            " ".join(route.methods),
+            escape(route.file),
+            escape(route.model + version) or "by preprocess",
+            str(route.workers),
+            f"{route.timeout_s:g} s",
+        )
+    return table
 
 
 def _chosen(model: Model) -> dict[int, str]:

@@ -115,7 +115,12 @@ def _run(flags: Any) -> int:
         file=file or None,
         read=again if file else None,
         wait=served.config.loading.poll_s > 0,
-        ready_words="\n".join(f"Running gRPC ModelServer at {at} ..." for at in served.config.server.listen),
+        ready_words="\n".join(
+            [
+                *(f"Running gRPC ModelServer at {at} ..." for at in served.config.server.listen),
+                *(f"Exporting HTTP/REST API at:{at} ..." for at in served.config.gateway.listen),
+            ]
+        ),
         new_model=served.new_model,
     )
     return serve(served.config, options, Log())

@@ -149,6 +149,18 @@ class Loading(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     labels_for_unavailable: bool = False
 
 
+class Monitoring(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[monitoring]: health, metrics, status and a page, over HTTP/1.1, from the control process. Always on
+    monitor.sock in state_dir, and wherever the gateway listens."""
+
+    # Further addresses, as [server] listen has them. Whoever connects sees it all.
+    listen: tuple[Text, ...] = ()
+    # Where Prometheus finds the metrics.
+    metrics_path: Text = "/monitoring/prometheus/metrics"
+    # A page for people at /.
+    page: bool = True
+
+
 class TensorFlow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[tensorflow]: the library and its settings, one set for all models."""
 
@@ -183,6 +195,17 @@ class LiteRT(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     run_threads: Threads = 1
     # Runs of one model at once, each with an interpreter of its own; 0: as many as [executor] threads.
     interpreters: Annotated[int, Meta(ge=0, le=64, description="a number of interpreters, 0 to 64")] = 0
+
+
+class Tracing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[tracing]: spans of requests, for a collector that speaks OpenTelemetry's OTLP over HTTP."""
+
+    # Where they are sent: "http://collector:4318/v1/traces"; "": nowhere.
+    otlp_endpoint: str = ""
+    # Requests without a traceparent of their caller's: this share has spans.
+    sample_ratio: Annotated[float, Meta(ge=0, le=1, description="a share, 0 to 1")] = 0.0
+    # What this server is called there.
+    service_name: Text = "fastserve"
 
 
 class Batching(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -314,13 +337,59 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     labels: dict[str, Annotated[int, Meta(ge=0, description="a version's number")]] = {}
 
 
+class Gateway(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[gateway]: REST and what else speaks HTTP/1.1, in processes of its own."""
+
+    # Addresses as in [server] listen; none: no gateway.
+    listen: tuple[Text, ...] = ()
+    # Processes that share these addresses,
+    processes: Annotated[int, Meta(ge=1, le=64, description="a number of processes, 1 to 64")] = 1
+    # and how much they give way to gRPC's requests, as nice(1) counts it.
+    nice: Annotated[int, Meta(ge=0, le=19, description="a nice value, 0 to 19")] = 10
+    # For reading a request's body, and again for the model's answer.
+    timeout_s: PositiveSeconds = 30.0
+    # Of a request, before and after it is decompressed.
+    max_body_bytes: MessageSize = 256 * MIB
+    # Let web pages of other origins ask.
+    cors: bool = False
+
+
+class Route(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[[routes]]: a path that a Python file answers, before and after a model: see fastserve.web."""
+
+    path: Text
+    # Has preprocess(request) and postprocess(outputs, request).
+    file: Text
+    # The model that preprocess gives the inputs of; "": it always says which.
+    model: str = ""
+    version: Annotated[int, Meta(ge=0, description="a version's number")] | None = None
+    label: str = ""
+    signature: str = ""
+    methods: tuple[Literal["GET", "POST", "PUT", "PATCH", "DELETE"], ...] = ("POST",)
+    # Processes that run the file, of each gateway process,
+    workers: Annotated[int, Meta(ge=1, le=64, description="a number of processes, 1 to 64")] = 1
+    # and the requests that one has at a time, if both functions are async; otherwise it is one.
+    concurrency: Annotated[int, Meta(ge=1, le=10_000, description="a number of requests, 1 to 10000")] = 16
+    # Requests that wait for a worker; more are refused.
+    max_waiting: Count = 100
+    # From a request's last byte to its answer. A worker that is stuck then is replaced.
+    timeout_s: PositiveSeconds = 10.0
+    # Look for changes of the file and of what it imports from its directory.
+    reload: bool = False
+    max_body_bytes: MessageSize = 16 * MIB
+
+
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A whole configuration file."""
 
     server: Server = Server()
+    gateway: Gateway = Gateway()
     limits: Limits = Limits()
     executor: Executor = field(default_factory=Executor)
     loading: Loading = Loading()
+    monitoring: Monitoring = Monitoring()
     tensorflow: TensorFlow = TensorFlow()
     litert: LiteRT = LiteRT()
+    tracing: Tracing = Tracing()
     models: tuple[Model, ...] = ()
+    routes: tuple[Route, ...] = ()

@@ -6,12 +6,13 @@ A pure function from a Config to problems; the last step of config_read.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
+from urllib.parse import urlsplit
 
-from fastserve.config import Batching, Config, Model
-from fastserve.config_address import check_unix_path, parse_address
+from fastserve.config import Batching, Config, Model, Route
+from fastserve.config_address import Address, check_unix_path, parse_address
 from fastserve.errors import ConfigError
 from fastserve.toml_tables import Problem, Where
 
@@ -19,6 +20,12 @@ from fastserve.toml_tables import Problem, Where
 MAX_BUCKETS = 32
 # What a log adds to it still makes a name that Linux takes.
 MAX_PREFIX_BYTES = 3900
+# As it stands in a request: no query, nothing that would have to be quoted.
+_ROUTE_PATH = re.compile(r"(?:/[A-Za-z0-9_.~!$&'()*+,;=:@-]*)+")
+# Of those that the processes have among themselves in the state directory.
+_LONGEST_SOCKET = "monitor.sock"
+# What the monitor has at fixed places, on the gateway's addresses, too.
+MONITOR_PATHS = ("/", "/healthz", "/readyz", "/status.json", "/history.json", "/events")
 _NO_MODEL = Problem(
     (), "there is no model to serve: expected at least one [[models]] with name and base_path"
 )
@@ -32,11 +39,15 @@ def check(config: Config, tables: dict[str, Any], *, may_be_empty: bool = False)
         *([_NO_MODEL] if empty else []),
         *_server(config),
         *_server_tls(config),
+        *_gateway(config),
         *_reload_rpc(config),
         *_limits(config),
         *_executor(config),
+        *_monitoring(config),
         *_tensorflow(config),
+        *_tracing(config),
         *_models(config, tables),
+        *_routes(config),
     ]
 
 
@@ -44,17 +55,7 @@ def _server(config: Config) -> Iterator[Problem]:
     server = config.server
     if not server.listen:
         yield Problem(("server", "listen"), 'expected at least one address, such as "127.0.0.1:8500"')
-    seen = set()
-    for i, text in enumerate(server.listen):
-        where = ("server", "listen", i)
-        try:
-            address = parse_address(text)
-        except ValueError as error:
-            yield Problem(where, str(error))
-            continue
-        if address in seen and not text.endswith(":0"):
-            yield Problem(where, "this address is there twice")
-        seen.add(address)
+    yield from _listen("server", server.listen, (), "this address is there twice")
     try:
         check_unix_path(server.admin_socket)
     except ValueError as error:
@@ -75,6 +76,46 @@ def _server_tls(config: Config) -> Iterator[Problem]:
                 yield Problem((*where, key), "means nothing without certificate and key")
 
 
+def _gateway(config: Config) -> Iterator[Problem]:
+    gateway, server = config.gateway, config.server
+    yield from _listen(
+        "gateway",
+        gateway.listen,
+        (*server.listen, server.admin_listen),
+        "this address is there twice, here or in [server]: expected one of its own",
+    )
+    if gateway.listen:
+        try:
+            check_unix_path(f"{server.state_dir}/{_LONGEST_SOCKET}")
+        except ValueError as error:
+            yield Problem(
+                ("server", "state_dir"),
+                f"{error}; with [gateway] listen, set state_dir to a shorter one",
+                show_value=False,
+            )
+
+
+def _listen(table: str, listen: Iterable[str], taken: Iterable[str], twice: str) -> Iterator[Problem]:
+    """Of [TABLE] listen, whose addresses must be others than `taken`."""
+    seen = set(map(_address_of, taken))
+    for i, text in enumerate(listen):
+        try:
+            address = parse_address(text)
+        except ValueError as error:
+            yield Problem((table, "listen", i), str(error))
+            continue
+        if address in seen and not text.endswith(":0"):
+            yield Problem((table, "listen", i), twice)
+        seen.add(address)
+
+
+def _address_of(text: str) -> Address | None:
+    try:
+        return parse_address(text)
+    except ValueError:
+        return None  # a problem of its own
+
+
 def _reload_rpc(config: Config) -> Iterator[Problem]:
     server = config.server
     if not server.admin_listen:
@@ -89,6 +130,23 @@ def _reload_rpc(config: Config) -> Iterator[Problem]:
         yield Problem(where, "means nothing with reload_rpc = false; remove one of the two")
     if server.admin_listen in server.listen and not str(address).endswith(":0"):
         yield Problem(where, "is in listen, too: expected an address of its own")
+
+
+def _monitoring(config: Config) -> Iterator[Problem]:
+    monitoring = config.monitoring
+    yield from _listen(
+        "monitoring",
+        monitoring.listen,
+        (*config.server.listen, config.server.admin_listen, *config.gateway.listen),
+        "this address is there twice, here, in [server] or in [gateway]: expected one of its own",
+    )
+    path, where = monitoring.metrics_path, ("monitoring", "metrics_path")
+    if not re.fullmatch(r"(/[\w.~-]+)+", path, re.ASCII) or "/." in path:
+        yield Problem(
+            where, 'expected a path of letters, digits and "-._~", such as "/monitoring/prometheus/metrics"'
+        )
+    elif path in MONITOR_PATHS or path.startswith("/v1/"):
+        yield Problem(where, "something else is there: expected a path of its own")
 
 
 def _limits(config: Config) -> Iterator[Problem]:
@@ -135,6 +193,23 @@ def _tensorflow(config: Config) -> Iterator[Problem]:
     except ConfigError as error:
         for text in error.problems:
             yield Problem(("tensorflow", "session_config"), text, show_value=False)
+
+
+def _tracing(config: Config) -> Iterator[Problem]:
+    tracing = config.tracing
+    where = ("tracing", "otlp_endpoint")
+    if tracing.otlp_endpoint:
+        try:
+            url = urlsplit(tracing.otlp_endpoint)
+            usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            yield Problem(
+                where, 'expected a URL of OTLP over HTTP, such as "http://collector:4318/v1/traces"'
+            )
+    elif tracing.sample_ratio:
+        yield Problem(("tracing", "sample_ratio"), "means nothing without otlp_endpoint")
 
 
 def _models(config: Config, tables: dict[str, Any]) -> Iterator[Problem]:
@@ -230,3 +305,41 @@ def _batching(batching: Batching, given: dict[str, Any], where: Where) -> Iterat
                 (*where, "allowed_batch_sizes"),
                 f"the last size must be {last}, which is {batching.largest_batch}",
             )
+
+
+def _routes(config: Config) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    for i, route in enumerate(config.routes):
+        where: Where = ("routes", i)
+        if not _ROUTE_PATH.fullmatch(route.path):
+            yield Problem(
+                (*where, "path"), 'expected a path such as "/rank": "/" first, no query, nothing quoted'
+            )
+        elif route.path.lower().startswith("/v1/"):
+            yield Problem((*where, "path"), "what is below /v1/ is the REST API's: expected another path")
+        elif route.path in (*MONITOR_PATHS, config.monitoring.metrics_path):
+            yield Problem((*where, "path"), "is taken by health, metrics or the page: expected another path")
+        elif route.path in first:
+            yield Problem((*where, "path"), f"route number {first[route.path] + 1} has this path, too")
+        first.setdefault(route.path, i)
+        yield from _route(config, route, where)
+    if config.routes and not config.gateway.listen:
+        yield Problem(
+            ("routes", 0, "path"),
+            'nothing listens for it: expected an address in [gateway] listen, such as "127.0.0.1:8501"',
+        )
+
+
+def _route(config: Config, route: Route, where: Where) -> Iterator[Problem]:
+    names = [model.name for model in config.models]
+    if route.model and route.model not in names:
+        yield Problem((*where, "model"), f"there is no such model; there are: {', '.join(names)}")
+    if route.version is not None and route.label:
+        yield Problem((*where, "label"), "means nothing with version: remove one of the two")
+    for key in ("version", "label", "signature"):
+        if not route.model and getattr(route, key) not in (None, ""):
+            yield Problem((*where, key), "means nothing without model")
+    if not route.methods:
+        yield Problem((*where, "methods"), 'expected at least one, usually "POST"')
+    if len(set(route.methods)) != len(route.methods):
+        yield Problem((*where, "methods"), "a method is there twice")

@@ -19,17 +19,21 @@ from fastserve.config import (
     Batching,
     Config,
     Executor,
+    Gateway,
     Limits,
     Loading,
     Logging,
     MemorySize,
     MessageSize,
     Model,
+    Monitoring,
     Rollout,
+    Route,
     Server,
     ServerTls,
     Size,
     TensorFlow,
+    Tracing,
     Versions,
     Warmup,
 )
@@ -54,16 +58,20 @@ _SCHEMA = Schema(
     tables={
         "[server]": Server,
         "[server.tls]": ServerTls,
+        "[gateway]": Gateway,
         "[limits]": Limits,
         "[executor]": Executor,
         "[loading]": Loading,
+        "[monitoring]": Monitoring,
         "[tensorflow]": TensorFlow,
+        "[tracing]": Tracing,
         "[[models]]": Model,
         "[models.batching]": Batching,
         "[models.warmup]": Warmup,
         "[models.versions]": Versions,
         "[models.rollout]": Rollout,
         "[models.logging]": Logging,
+        "[[routes]]": Route,
     },
     from_text={Size: parse_size, MessageSize: parse_size, MemorySize: parse_size},
 )
@@ -83,13 +91,23 @@ def admin_socket(path: str | os.PathLike[str]) -> str:
 
     ConfigError when the file cannot be read or is not TOML.
     """
+    return _daemon_paths(path)[1]
+
+
+def monitor_socket(path: str | os.PathLike[str]) -> str:
+    """As admin_socket, the socket on which that daemon tells how it does, over HTTP."""
+    return f"{_daemon_paths(path)[0]}/monitor.sock"
+
+
+def _daemon_paths(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """State directory and admin socket."""
     file = os.fspath(path)
     server = parse(read_text(file), file).get("server")
     keys = server if isinstance(server, dict) else {}
     state_dir, admin = (
         value if isinstance(value := keys.get(key), str) else "" for key in ("state_dir", "admin_socket")
     )
-    return _own_paths(Path(file).resolve(), state_dir, admin)[1]
+    return _own_paths(Path(file).resolve(), state_dir, admin)
 
 
 def parse_config(text: str, file: str, listen: tuple[str, ...] = ()) -> Config:
@@ -148,8 +166,13 @@ def _resolve(config: Config, file: Path) -> Config:
                 client_ca=_optional_path(base, tls.client_ca),
             ),
         ),
+        gateway=replace(config.gateway, listen=tuple(_address(base, text) for text in config.gateway.listen)),
         limits=replace(limits, max_total_bytes=total),
         loading=replace(config.loading, cache_dir=_optional_path(base, cache_dir) or f"{state_dir}/models"),
+        monitoring=replace(
+            config.monitoring,
+            listen=tuple(_address(base, text) for text in config.monitoring.listen),
+        ),
         tensorflow=replace(
             config.tensorflow,
             library_dir=_optional_path(base, library_dir),
@@ -179,6 +202,7 @@ def _resolve(config: Config, file: Path) -> Config:
             )
             for model in config.models
         ),
+        routes=tuple(replace(route, file=_path(base, route.file)) for route in config.routes),
     )
 
 

@@ -210,7 +210,7 @@ def _table_name(table: Where, start: int, tables: dict[str, Any]) -> str:
     if start:
         array, number = str(table[0]), int(table[1])
         item = tables[array][number]
-        given = item.get("name") if isinstance(item, dict) else None
+        given = item.get("name", item.get("path")) if isinstance(item, dict) else None
         which = given if isinstance(given, str) and given else f"number {number + 1}"
         if len(table) == start:
             return f"[[{array}]] {which}, "

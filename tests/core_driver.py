@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from fastserve._native.metrics import Metrics, MetricsSnapshot
+from fastserve.control.shared_memory import METRICS, SIZES, TRACE, make_memory
 from fastserve.protos import message
 
 PATIENCE_S = 30.0
@@ -137,29 +139,35 @@ class Core:
         ablate: Iterable[str] = (),
         policy_library: str | None = None,
         environment: Mapping[str, str] | None = None,
+        counting: bool = True,
+        trace: int | None = None,
         **settings: dict[str, Any],
     ) -> None:
         """settings: server, limits, executor, loading, tensorflow and litert, each with what differs from the
         usual. environment: what is added to this process's. tls: the TCP address speaks TLS, for which the
-        command `credentials` is due before it serves; the unix sockets are plain in any case, and one of them
-        is the admin address."""
+        command `credentials` is due before it serves; the unix sockets are plain in any case. Of these one is
+        the admin address, and one is as the gateway's for REST. counting: it has a memory for that. trace:
+        the descriptor of a memory, the caller's, in which it tells what it does."""
         self._folder = tempfile.TemporaryDirectory(prefix="fastserve-core-")
         self.unix_address = f"unix:{self._folder.name}/core.sock"
         self.admin_address = f"unix:{self._folder.name}/admin.sock"
+        self.rest_address = f"unix:{self._folder.name}/rest.sock"
         tcp = socket.create_server(("127.0.0.1", 0), backlog=4096)
-        unix, admin = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
-        for sock, address in ((unix, self.unix_address), (admin, self.admin_address)):
+        unix, admin, rest = (socket.socket(socket.AF_UNIX) for _ in range(3))
+        addresses = (self.unix_address, self.admin_address, self.rest_address)
+        for sock, address in zip((unix, admin, rest), addresses, strict=True):
             sock.bind(address.removeprefix("unix:"))
             sock.listen(4096)
         self.port: int = tcp.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
-        self._listeners = [tcp, unix, admin]
-        fds = [sock.fileno() for sock in self._listeners]
+        self._listeners = [tcp, unix, admin, rest]
+        self._memory = make_memory(METRICS, SIZES[METRICS]) if counting else -1
+        fds = [sock.fileno() for sock in self._listeners] + ([self._memory] if counting else [])
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "fastserve.core"],
-                pass_fds=[theirs.fileno(), *fds],
+                pass_fds=[theirs.fileno(), *fds, *([] if trace is None else [trace])],
                 env={**os.environ, **(environment or {}), "FASTSERVE_CONTROL_FD": str(theirs.fileno())},
             )
         ours.settimeout(PATIENCE_S)
@@ -174,7 +182,13 @@ class Core:
             self.call(
                 "configure",
                 listeners=[
-                    {"fd": sock.fileno(), "address": "", "tls": tls and sock is tcp, "admin": sock is admin}
+                    {
+                        "fd": sock.fileno(),
+                        "address": "",
+                        "tls": tls and sock is tcp,
+                        "admin": sock is admin,
+                        "transport": "rest" if sock is rest else "grpc",
+                    }
                     for sock in self._listeners
                 ],
                 server={
@@ -189,6 +203,10 @@ class Core:
                 loading={"nice": 19, **settings.get("loading", {})},
                 ablate=list(ablate),
                 policy_library=policy_library,
+                shared={
+                    **({METRICS: self._memory} if counting else {}),
+                    **({} if trace is None else {TRACE: trace}),
+                },
             )
         except BaseException:
             self.close()
@@ -209,6 +227,9 @@ class Core:
         self._lines.close()
         for listener in self._listeners:
             listener.close()
+        if self._memory >= 0:
+            os.close(self._memory)
+            self._memory = -1
         self._folder.cleanup()
 
     def begin(self, op: str, **params: object) -> int:
@@ -251,6 +272,10 @@ class Core:
 
     def stats(self) -> dict[str, Any]:
         return self.call("stats")
+
+    def metrics(self) -> MetricsSnapshot:
+        """What it has counted. It does not notice."""
+        return Metrics(self._memory).read()
 
     def stop_listening(self) -> None:
         """As a control process that drains: who connects from here on is refused, and waits for nobody."""

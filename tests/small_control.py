@@ -18,9 +18,10 @@ from typing import Any
 from core_driver import EXECUTOR, LIMITS, SERVER, servable
 
 from fastserve.control.adoption import ControlListener, find_orphan, settings_digest
+from fastserve.control.child_output import child_spawner
 from fastserve.control.core_process import CoreProcess
-from fastserve.control.daemon import core_spawner
 from fastserve.control.listeners import Listeners
+from fastserve.control.shared_memory import METRICS, SharedMemory
 from fastserve.control.state import StateDir
 from fastserve.control.supervisor import CoreSupervisor
 from fastserve.log import Log
@@ -61,8 +62,9 @@ class SmallControl:
                 adopted, control = orphan.adopt(self.state, self.answer)
             else:
                 control = ControlListener.bind(self.state, orphan)
+            shared = SharedMemory()
             supervisor = CoreSupervisor(
-                core_spawner(self.env, self.log),
+                child_spawner("fastserve.core", "core", self.env, self.log),
                 {
                     **configure,
                     "digest": digest,
@@ -76,12 +78,13 @@ class SmallControl:
                 self.log,
                 on_launch=lambda pid: tell(launched=pid),
                 on_request=self.answer,
+                shared=shared,
             )
             if adopted is not None:
                 assert orphan is not None
                 there = [row for row in orphan.servables if row["state"] == "published"]
                 self.servables = [row["servable"] for row in there]
-                supervisor.adopt(adopted, self.recover)
+                supervisor.adopt(adopted, self.recover, orphan.shared)
                 tell(adopted=adopted.pid, notes=[row["note"] for row in there])
                 listeners.listen()
                 await orphan.settle()
@@ -93,7 +96,11 @@ class SmallControl:
             if orphan is not None and adopted is None:
                 tell(drained=await orphan.drain(0.0, 10.0))
             control.take_over()
-            tell(ready=supervisor.pid, addresses=listeners.addresses)
+            tell(
+                ready=supervisor.pid,
+                addresses=listeners.addresses,
+                memory=f"/proc/{os.getpid()}/fd/{shared.current(METRICS)}",
+            )
             await stop.wait()
             listeners.close()
             tell(ended=await supervisor.drain(0.0, 10.0))

@@ -53,17 +53,20 @@ def _refused(name: str, kind: Kind, default: Value | None, text: str) -> Flag:
     return Flag(name, kind, default, Verdict.REFUSED, text)
 
 
-_NO_REST = "there is no REST API in this version: put a proxy that speaks it in front of the gRPC port"
-
 FLAGS: tuple[Flag, ...] = (
     _works(
         "port", "int32", 8500, "[server] listen, on every interface; 0: no TCP port, only grpc_socket_path"
     ),
     _works("grpc_socket_path", "string", "", "[server] listen, beside the port"),
-    _no_effect("rest_api_port", "int32", 0, _NO_REST),
-    _no_effect("rest_api_num_threads", "int32", None, _NO_REST),
-    _no_effect("rest_api_timeout_in_ms", "int32", 30000, _NO_REST),
-    _no_effect("rest_api_enable_cors_support", "bool", False, _NO_REST),
+    _works("rest_api_port", "int32", 0, "[gateway] listen, on every interface; 0: no REST API"),
+    _works(
+        "rest_api_num_threads",
+        "int32",
+        None,
+        "[gateway] processes: one for every four threads, up to the number of processors; without it one",
+    ),
+    _works("rest_api_timeout_in_ms", "int32", 30000, "[gateway] timeout_s"),
+    _works("rest_api_enable_cors_support", "bool", False, "[gateway] cors"),
     _works(
         "enable_batching",
         "bool",
@@ -165,11 +168,11 @@ FLAGS: tuple[Flag, ...] = (
     _works("enable_model_warmup", "bool", True, "[models.warmup] records"),
     _works("num_request_iterations_for_warmup", "int32", 0, "[models.warmup] iterations; 0: one"),
     _works("version", "bool", False, "prints the versions of FastServe and of TensorFlow's library"),
-    _no_effect(
+    _works(
         "monitoring_config_file",
         "string",
         "",
-        "there are no Prometheus metrics in this version: the admin socket's verb stats has the counters",
+        "[monitoring] metrics_path; on --rest_api_port, and on monitor.sock in the state directory",
     ),
     _no_effect(
         "remove_unused_fields_from_bundle_metagraph",

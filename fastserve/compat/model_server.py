@@ -17,14 +17,15 @@ from fastserve.compat.draft import Draft, Entry
 from fastserve.compat.flag_table import FLAGS, Verdict
 from fastserve.compat.flags import Flags
 from fastserve.compat.models import add_models
+from fastserve.compat.monitoring import add_monitoring
 from fastserve.compat.platform import add_platform, set_iterations
+from fastserve.compat.rest import add_rest
 from fastserve.compat.session import add_sessions
 from fastserve.compat.tflite import add_tflite
 from fastserve.compat.tls import add_tls
 from fastserve.config import Config, Model
 from fastserve.config_read import config_of, state_home
 from fastserve.errors import ConfigError
-from fastserve.text_proto import read_text_proto
 
 _MAX_LOAD_THREADS = 16
 _METHOD_CHECK = "enable_signature_method_name_check"
@@ -45,15 +46,15 @@ def model_server(flags: Flags, *, ipv6: bool | None = None) -> ModelServer:
     """ConfigError lists all that is wrong. `ipv6`: whether there is IPv6; None: found out."""
     draft = Draft()
     _add_verdicts(draft, flags)
-    state_dir = _add_server(draft, flags, has_ipv6() if ipv6 is None else ipv6)
+    every = "[::]" if (has_ipv6() if ipv6 is None else ipv6) else "0.0.0.0"
+    state_dir = _add_server(draft, flags, every)
+    add_rest(draft, flags, every)
     add_tls(draft, flags, state_dir)
     add_limits(draft, flags)
     _add_loading(draft, flags)
     add_models(draft, flags, f"{state_dir}/logs")
     _add_settings(draft, flags)
-    if file := flags.text("monitoring_config_file"):
-        with draft.trying():
-            read_text_proto(file, "tensorflow.serving.MonitoringConfig")
+    add_monitoring(draft, flags)
     if draft.problems:
         raise ConfigError(draft.problems)
     whence = flags.text("model_config_file") or "the command line"
@@ -84,12 +85,12 @@ def _add_verdicts(draft: Draft, flags: Flags) -> None:
             draft.problem(f"--{flag.name} is refused: {flag.text}")
 
 
-def _add_server(draft: Draft, flags: Flags, ipv6: bool) -> str:
-    """[server]; the state directory."""
+def _add_server(draft: Draft, flags: Flags, every: str) -> str:
+    """[server]; the state directory. `every`: the host that is every interface."""
     port, path = flags.number("port"), flags.text("grpc_socket_path")
     listen = []
     if port:
-        listen.append(f"{'[::]' if ipv6 else '0.0.0.0'}:{port}")
+        listen.append(f"{every}:{port}")
     if path:
         listen.append(f"unix:{os.path.abspath(path)}")
     if not 0 <= port <= 65535:

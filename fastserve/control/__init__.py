@@ -10,6 +10,7 @@ never sees a request, and it imports neither numpy nor TensorFlow.
   core_process      one life of the core and the protocol with it; child_output: what it prints
   supervisor        the core across its lives
   first_core        the core to begin with; adoption, foreign_process: one that was left behind
+  shared_memory     what a core counts, where this process can read it; metric_totals: sums that never go down
   core_table        labels and states, as the core is told them
   manager           all models: a source and a stream for each
   source*, remote_* the versions there are, in directories and in remote stores

@@ -1,5 +1,5 @@
-"""What the admin socket's verbs do: status, reload, load, unload, labels, recordings, and the core's own list
-and stats.
+"""What the admin socket's verbs do: status, reload, load, unload, labels, recordings, traces, and the core's
+own list and stats.
 
 Called by the admin socket with a request's object; an answer is an object, too. Owned by the daemon, on the
 event loop. The commands of the shell that use them are in cli_admin.
@@ -18,6 +18,7 @@ from fastserve.control.memory import MemoryBudget
 from fastserve.control.recorder import Recorder
 from fastserve.control.reload import Reloader
 from fastserve.control.supervisor import CoreSupervisor
+from fastserve.control.traces import Traces
 from fastserve.errors import CoreError, CoreLost
 
 # A core that is being restarted has no figures, and status does not wait for it.
@@ -32,12 +33,18 @@ class AdminVerbs:
     """A method for each verb. CoreError says what is wrong with a request, CoreLost that there is no core."""
 
     def __init__(
-        self, core: CoreSupervisor, manager: Manager, memory: MemoryBudget, reloader: Reloader
+        self,
+        core: CoreSupervisor,
+        manager: Manager,
+        memory: MemoryBudget,
+        reloader: Reloader,
+        traces: Traces,
     ) -> None:
         self._core = core
         self._manager = manager
         self._memory = memory
         self._reloader = reloader
+        self._traces = traces
         self._recorder = Recorder(core, manager, reloader.config.server.state_dir)
         self.ready = False
 
@@ -51,6 +58,9 @@ class AdminVerbs:
             "record": self.record,
             "record_progress": lambda request: self._recorder.progress(_text(request, "model")),
             "record_end": lambda request: self._recorder.end(_text(request, "model")),
+            "trace": lambda request: self._traces.begin(_number(request, "seconds", 5.0)),
+            "trace_progress": self.trace_progress,
+            "trace_end": lambda request: self._traces.end(),
             "list": lambda request: self._core.call("list"),
             "stats": lambda request: self._core.call("stats"),
         }
@@ -67,10 +77,11 @@ class AdminVerbs:
                 "memory_limit_bytes": self._memory.limit_bytes,
             },
             "models": self._manager.status(),
-            "logs": await self._logs(),
+            "logs": await self.logs(),
+            "tracing": self._traces.stats(),
         }
 
-    async def _logs(self) -> list[Answer]:
+    async def logs(self) -> list[Answer]:
         """The figures of request logs, where there are any."""
         if not self._manager.logging:
             return []
@@ -98,6 +109,9 @@ class AdminVerbs:
             _number(request, "sampling_rate", 1.0),
             _number(request, "timeout_s", 60.0),
         )
+
+    async def trace_progress(self, request: Request) -> Answer:
+        return self._traces.progress()
 
     async def labels(self, request: Request) -> Answer:
         new, removed = request.get("set", {}), request.get("remove", [])

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -97,17 +97,22 @@ class Orphan:
     """A core that an earlier control process has left behind, and the connection with it."""
 
     def __init__(
-        self, hello: dict[str, Any], process: ForeignProcess, core: CoreProcess, sockets: list[socket.socket]
+        self, hello: dict[str, Any], process: ForeignProcess, core: CoreProcess, fds: Sequence[int]
     ) -> None:
-        *listening, self._control_socket = sockets
+        """`fds`: of its listeners, of the socket where it is found, of its shared memories."""
+        addresses, memories = hello["listeners"], hello.get("shared", ())
+        listening, shared = fds[: len(addresses)], fds[len(addresses) + 1 :]
+        self._control_socket = socket.socket(fileno=fds[len(addresses)])
         self.pid: int = hello["pid"]
         self.version: str = hello["version"]
         self.settings_digest: str = hello["settings"]
         self.draining: bool = hello["draining"]
         self.listeners = [
-            Listener(sock, parse_address(address))
-            for sock, address in zip(listening, hello["listeners"], strict=True)
+            Listener(socket.socket(fileno=fd), parse_address(address))
+            for fd, address in zip(listening, addresses, strict=True)
         ]
+        # By name; whoever adopts it has them.
+        self.shared: dict[str, int] = dict(zip(memories, shared, strict=True))
         # Each {"model", "version", "state", "servable", "note"}: as the core's `list` has it, and what `load`
         # was given. "published": it is served. Any other state was under way when the control process died.
         self.servables: list[dict[str, Any]] = []
@@ -145,6 +150,7 @@ class Orphan:
         """Lets it answer what it has and end. False when it did not, and was killed."""
         self._left = True
         self._control_socket.close()
+        self._close_shared()
         return await self._core.drain(lame_duck_s, drain_timeout_s)
 
     async def leave(self) -> None:
@@ -153,10 +159,16 @@ class Orphan:
             return
         self._left = True
         self._control_socket.close()
+        self._close_shared()
         for listener in self.listeners:
             listener.socket.close()
         await self._core.leave()
         self._process.leave()
+
+    def _close_shared(self) -> None:
+        for fd in self.shared.values():
+            os.close(fd)
+        self.shared = {}
 
 
 async def find_orphan(state: StateDir, log: Log, env: Mapping[str, str]) -> Orphan | None:
@@ -189,7 +201,7 @@ async def _find(path: str, state: StateDir, log: Log, env: Mapping[str, str]) ->
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 socket.send_fds(sock, [b"{}\n"], [theirs])
-                line, rest, sockets = await _hello(sock)
+                line, rest, fds = await _hello(sock)
         except TimeoutError:
             raise _no_answer(state) from None
         finally:
@@ -209,7 +221,7 @@ async def _find(path: str, state: StateDir, log: Log, env: Mapping[str, str]) ->
         Output(log, "core", env).follow(await pipe_reader(ours)), name="core-output"
     )
     core = await CoreProcess.adopt(CoreChild(process, following), sock, rest, log)
-    orphan = Orphan(hello, process, core, sockets)
+    orphan = Orphan(hello, process, core, fds)
     if orphan.draining:
         await orphan.leave()
         return None
@@ -224,10 +236,10 @@ async def _find(path: str, state: StateDir, log: Log, env: Mapping[str, str]) ->
     return orphan
 
 
-async def _hello(sock: socket.socket) -> tuple[bytes, bytes, list[socket.socket]]:
-    """The first line, what came after it, and the sockets that came with it. EOFError when there is none."""
+async def _hello(sock: socket.socket) -> tuple[bytes, bytes, list[int]]:
+    """The first line, what came after it, and the descriptors that came with it. EOFError: there is none."""
     loop = asyncio.get_running_loop()
-    got, fds = b"", []
+    got, fds, taken = b"", [], []
     try:
         while b"\n" not in got:
             readable = asyncio.Event()
@@ -244,9 +256,8 @@ async def _hello(sock: socket.socket) -> tuple[bytes, bytes, list[socket.socket]
                 raise EOFError
             got += data
         line, _, rest = got.partition(b"\n")
-        sockets = [socket.socket(fileno=fd) for fd in fds]
-        fds = []
-        return line, rest, sockets
+        fds, taken = [], fds
+        return line, rest, taken
     finally:
         for fd in fds:
             os.close(fd)

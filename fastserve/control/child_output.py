@@ -3,7 +3,7 @@
 TensorFlow writes pages of notes about processors and devices, some of them whatever
 TF_CPP_MIN_LOG_LEVEL says. What is below the level asked for is dropped here; everything else, and what
 is not TensorFlow's at all (a Python traceback, the text of a failed CHECK), goes to the log, line by
-line. Used for the core and for trials, on the event loop.
+line. Used for the core, the gateway and trials, on the event loop.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 
 from fastserve.control.core_process import Process
+from fastserve.control.environment import child_argv
 from fastserve.log import Level, Log
 
 # "I0000 00:00:1795390961.07   24499 port.cc:153] ..." and "2026-01-02 03:04:05.678: I tensorflow/x.cc:1] ..."
@@ -65,7 +68,7 @@ class Output:
 
 
 class CoreChild:
-    """The core's process together with its output: its end is the end of both."""
+    """The core's process, or a gateway's, together with its output: its end is the end of both."""
 
     def __init__(self, process: Process, following: asyncio.Task[None]) -> None:
         self._process = process
@@ -84,8 +87,41 @@ class CoreChild:
         await asyncio.wait([self._following])
         return status
 
+    def terminate(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGTERM)
+
     def kill(self) -> None:
         self._process.kill()
+
+
+def child_spawner(
+    module: str, name: str, env: Mapping[str, str], log: Log
+) -> Callable[[Mapping[str, str], Sequence[int]], Awaitable[CoreChild]]:
+    """Starts a process that serves, with `env` and what is added to it, in a group of its own: Ctrl-C and the
+    end of a terminal reach the control process, which drains it. It goes on when the control process dies."""
+
+    async def spawn(extra: Mapping[str, str], fds: Sequence[int]) -> CoreChild:
+        ours, theirs = output_pipe()
+        following = asyncio.create_task(
+            Output(log, name, env).follow(await pipe_reader(ours)), name=f"{name}-output"
+        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *child_argv(module),
+                env={**env, **extra},
+                pass_fds=fds,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=theirs,
+                stderr=theirs,
+                process_group=0,
+            )
+        finally:
+            # Without a child this was the last one: the follower ends.
+            os.close(theirs)
+        return CoreChild(process, following)
+
+    return spawn
 
 
 def output_pipe() -> tuple[int, int]:

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -21,13 +21,13 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from fastserve.config import Config, Model, Server
+from fastserve.config import Config, Model, Route, Server
 from fastserve.config_address import UnixAddress
 from fastserve.control.admin import AdminSocket
 from fastserve.control.admin_verbs import AdminVerbs
 from fastserve.control.allocator import allocator_environment
-from fastserve.control.child_output import CoreChild, Output, output_pipe, pipe_reader
-from fastserve.control.core_process import Process, Spawn
+from fastserve.control.child_output import child_spawner
+from fastserve.control.core_process import Spawn
 from fastserve.control.credential_watch import CredentialWatch
 from fastserve.control.environment import (
     LITERT_LIBRARY,
@@ -41,19 +41,35 @@ from fastserve.control.environment import (
     with_xla_cache,
 )
 from fastserve.control.first_core import FirstCore
-from fastserve.control.listeners import Listeners
+from fastserve.control.gateway_orphans import GatewayOrphans
+from fastserve.control.gateway_process import SpawnGateway
+from fastserve.control.gateway_settings import (
+    forwarded_headers,
+    gateway_settings,
+    internal_sockets,
+    route_settings,
+)
+from fastserve.control.gateway_supervisor import GatewaySupervisor
+from fastserve.control.listeners import Listeners, bind_unix
 from fastserve.control.manager import Manager, summary
 from fastserve.control.memory import MemoryBudget
+from fastserve.control.metric_totals import MetricTotals
+from fastserve.control.otlp_export import Exporter
 from fastserve.control.plugins import batcher_library, check_plugins
 from fastserve.control.reload import Reloader
 from fastserve.control.reload_request import ReloadRequests
+from fastserve.control.shared_memory import SharedMemory
 from fastserve.control.state import StateDir
 from fastserve.control.supervisor import CoreSupervisor
+from fastserve.control.telemetry import Telemetry
+from fastserve.control.telemetry_events import Chronicle
+from fastserve.control.traces import Traces
 from fastserve.control.trial_runner import TrialRunner
 from fastserve.control.work import VersionWork
 from fastserve.control.xla_cache import open_cache
 from fastserve.errors import FastServeError, StartError
 from fastserve.log import Log
+from fastserve.monitor.server import MonitorServer
 
 T = TypeVar("T")
 
@@ -87,6 +103,7 @@ async def run(
     log: Log,
     *,
     spawn_core: Spawn | None = None,
+    spawn_gateway: SpawnGateway | None = None,
     trial_argv: Sequence[str] | None = None,
 ) -> int:
     """As serve. Tests bring a core and a trial of their own."""
@@ -115,22 +132,44 @@ async def run(
         state = stack.enter_context(StateDir(server.state_dir, log))
         first = await FirstCore.find(state, log, env)
         stack.push_async_callback(first.leave)
-        listeners = stack.enter_context(_bind(server, state, first))
+        old_gateway = GatewayOrphans.find(state, log)
+        stack.callback(old_gateway.leave)
+        if not first.listeners:
+            # There is no core that it could ask, and it would keep the addresses.
+            await old_gateway.end(server.drain_timeout_s)
+        listeners = stack.enter_context(_bind(config, state, first))
         configure = configure_command(config, listeners, installed)
         library = f"{installed} {library_version(installed)}" if installed else ""
         if lite := configure["litert"]["library_dir"]:
             library += f" {lite} {library_version(lite, LITERT_LIBRARY)}"
         stack.callback(first.choose(configure, core_env, library, listeners).close)
+        chronicle = Chronicle()
+        shared = SharedMemory()
+        stack.callback(shared.close)
         core = CoreSupervisor(
-            spawn_core or core_spawner(core_env, log),
+            spawn_core or child_spawner("fastserve.core", "core", core_env, log),
             {**configure, "digest": first.digest, "control_listener": first.control.fd},
             [*listeners.fds, first.control.fd],
             log,
             on_launch=state.remember_core,
             on_request=lambda method, message: requests.answer(method, message),
             prepare=credentials.prepare,
+            observer=chronicle,
+            shared=shared,
         )
         stack.push_async_callback(core.kill)
+        gateway = None
+        if config.gateway.listen:
+            gateway = GatewaySupervisor(
+                spawn_gateway or child_spawner("fastserve.gateway", "gateway", env, log),
+                gateway_settings(config, listeners),
+                [listener.socket.fileno() for listener in listeners.gateway],
+                config.gateway.processes,
+                log,
+                remember=state.remember_gateways,
+                observer=chronicle,
+            )
+            stack.push_async_callback(gateway.kill)
         trials = TrialRunner(
             trial_argv or child_argv("fastserve.control.trial"),
             env,
@@ -141,25 +180,56 @@ async def run(
         )
         trials.give_way = bool(first.listeners)
         memory = MemoryBudget(config.loading.memory_limit_bytes, lambda: core.pid)
-        work = VersionWork(tensorflow, config.loading, core, trials, state, memory, cache, log, config.litert)
-        manager = Manager(config.loading, core, work, log)
-        reloader = Reloader(config, manager, credentials, options.read, log)
+        work = VersionWork(
+            tensorflow, config.loading, core, trials, state, memory, cache, log, config.litert, chronicle
+        )
+        manager = Manager(config.loading, core, work, log, chronicle)
+        reloader = Reloader(config, manager, credentials, options.read, log, chronicle)
+        if gateway is not None:
+            reloader.on_models = partial(_forward, gateway)
+            reloader.on_routes = partial(_routes, gateway)
         requests = ReloadRequests(reloader, manager, options.new_model)
-        verbs = AdminVerbs(core, manager, memory, reloader)
+        tracing = config.tracing
+        exporter = (
+            Exporter(tracing.otlp_endpoint, tracing.service_name, log) if tracing.otlp_endpoint else None
+        )
+        traces = Traces(
+            shared, lambda: core.pid, server.state_dir, log, exporter=exporter, share=tracing.sample_ratio
+        )
+        await stack.enter_async_context(_tracing(traces))
+        verbs = AdminVerbs(core, manager, memory, reloader, traces)
+        telemetry = Telemetry(
+            manager,
+            core,
+            memory,
+            chronicle,
+            log,
+            counters=MetricTotals(shared),
+            gateway=partial(_gateway_figures, gateway),
+            logs=verbs.logs,
+            library=library_version(installed) if installed else "",
+        )
+        monitored = await stack.enter_async_context(_monitored(config, state, telemetry))
         admin = AdminSocket(server.admin_socket, verbs.table())
         await admin.open()
         stack.push_async_callback(admin.close)
         stack.push_async_callback(manager.close)
 
-        starting = _start(config, core, first, manager, listeners, options, requests, credentials)
+        starting = _start(config, core, first, manager, listeners, options, requests, credentials, gateway)
         started = await unless(stop.first, starting)
         if started is None and not first.adopted:
+            telemetry.phase = "draining"
             log.info("stopped before it was ready", signal=stop.name)
             listeners.close()
+            listeners.close_gateway()
+            await unless(stop.second, old_gateway.end(server.drain_timeout_s))
             await unless(stop.second, first.replaced(server.drain_timeout_s))
             return 0
+        old_gateway.begin_end(server.drain_timeout_s, gateway.all_up() if gateway is not None else None)
 
-        _announce(config, options, listeners, manager, core, log, time.monotonic() - began)
+        traces.look()  # so that what comes from now on has its spans
+        telemetry.phase = "serving"
+        _announce(config, options, listeners, monitored, manager, core, log, time.monotonic() - began)
         if options.ready_file:
             stack.callback(_remove, options.ready_file)
         trials.give_way = True
@@ -169,6 +239,7 @@ async def run(
             _watching(credentials, server.config_poll_s),
         ):
             await stop.first.wait()
+        telemetry.phase = "draining"
         await manager.close()
 
         log.info(
@@ -176,7 +247,7 @@ async def run(
         )
         # The core has copies. When it closes them, connections must be refused, not wait for nobody.
         listeners.close()
-        drained = await unless(stop.second, core.drain(server.lame_duck_s, server.drain_timeout_s))
+        drained = await unless(stop.second, _drain(server, core, gateway, listeners))
         if drained is None:
             log.warning("ended at once by a second signal", signal=stop.name)
         else:
@@ -193,13 +264,18 @@ async def _start(
     options: ServeOptions,
     requests: ReloadRequests,
     credentials: CredentialWatch,
+    gateway: GatewaySupervisor | None,
 ) -> bool:
-    """Comes to a core, new or adopted, while the trials run; loads what passes them, and begins to serve."""
+    """Comes to a core, new or adopted, while the trials run; loads what passes them, and begins to serve;
+    then the gateway does."""
     if first.adopted:
         prepare = partial(credentials.prepare, adopted=True)
         await first.adopt(core, config.models, manager, requests.answer, prepare)
         listeners.listen()
         await core.serve()
+        if gateway is not None:
+            # What is adopted serves already: a gateway that does not start is no reason to end it.
+            await gateway.start(must=False)
         await manager.settled()
         return True
     manager.start(config.models)
@@ -217,8 +293,31 @@ async def _start(
         raise StartError("no model can be served: " + _failures(manager))
     listeners.listen()
     await core.serve()
+    if gateway is not None:
+        await gateway.start()
     await first.replaced(config.server.drain_timeout_s)
     return True
+
+
+def _forward(gateway: GatewaySupervisor, models: Sequence[Model]) -> None:
+    gateway.forward(forwarded_headers(models))
+
+
+def _routes(gateway: GatewaySupervisor, routes: Sequence[Route]) -> None:
+    gateway.routes(route_settings(routes))
+
+
+async def _drain(
+    server: Server, core: CoreSupervisor, gateway: GatewaySupervisor | None, listeners: Listeners
+) -> bool:
+    """Answers what there is: first the gateway, whose requests the core is to answer, then the core."""
+    if gateway is None:
+        return await core.drain(server.lame_duck_s, server.drain_timeout_s)
+    await core.lame_duck()
+    await asyncio.sleep(server.lame_duck_s)
+    listeners.shut_gateway()
+    answered = await gateway.drain(server.drain_timeout_s)
+    return await core.drain(0.0, server.drain_timeout_s) and answered
 
 
 def _failures(manager: Manager) -> str:
@@ -256,10 +355,54 @@ async def _watching(credentials: CredentialWatch, poll_s: float) -> AsyncIterato
         await asyncio.gather(task, return_exceptions=True)
 
 
-def _bind(server: Server, state: StateDir, first: FirstCore) -> Listeners:
+@asynccontextmanager
+async def _monitored(config: Config, state: StateDir, telemetry: Telemetry) -> AsyncIterator[list[str]]:
+    """Meanwhile health, metrics and status are there; their addresses but the own socket. StartError."""
+    monitoring = config.monitoring
+    with ExitStack() as stack:
+        listeners = stack.enter_context(Listeners(monitoring.listen, socket_mode=config.server.socket_mode))
+        own = stack.enter_context(bind_unix(state.monitor_socket, 0o600))
+        stack.callback(_remove, state.monitor_socket)
+        stack.callback(telemetry.close)
+        monitor = MonitorServer(telemetry, metrics_path=monitoring.metrics_path, page=monitoring.page)
+        looking = asyncio.create_task(telemetry.run(), name="telemetry")
+        try:
+            await monitor.open([own, *(listener.socket for listener in listeners.all)])
+            yield listeners.addresses
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+            await monitor.close()
+
+
+@asynccontextmanager
+async def _tracing(traces: Traces) -> AsyncIterator[None]:
+    """Meanwhile the core's traces are read; at the end, what the last calls have left."""
+    task = asyncio.create_task(traces.run(), name="traces")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await traces.close()
+
+
+def _gateway_figures(gateway: GatewaySupervisor | None) -> dict[str, Any] | None:
+    if gateway is None:
+        return None
+    return {"pids": gateway.pids, "restarts": gateway.restarts, "up": gateway.up}
+
+
+def _bind(config: Config, state: StateDir, first: FirstCore) -> Listeners:
+    server = config.server
     try:
         return Listeners(
-            server.listen, first.listeners, socket_mode=server.socket_mode, admin=server.admin_listen
+            server.listen,
+            first.listeners,
+            socket_mode=server.socket_mode,
+            admin=server.admin_listen,
+            internal=internal_sockets(config),
+            gateway=config.gateway.listen,
         )
     except StartError as error:
         orphan = state.orphaned_core()
@@ -280,8 +423,12 @@ def configure_command(config: Config, listeners: Listeners, library_dir: str) ->
                 "fd": listener.socket.fileno(),
                 "address": str(listener.address),
                 "tls": bool(tls.certificate)
+                and listener.transport == "grpc"
+                and not listener.held
                 and (tls.unix_sockets or not isinstance(listener.address, UnixAddress)),
                 "admin": listener.admin,
+                "transport": listener.transport,
+                "held": listener.held,
             }
             for listener in listeners.all
         ],
@@ -328,37 +475,11 @@ def ablated(environment: Mapping[str, str] = os.environ) -> list[str]:
     return [name for name in environment.get("FASTSERVE_ABLATE", "").split(",") if name]
 
 
-def core_spawner(env: Mapping[str, str], log: Log) -> Spawn:
-    """Starts the data plane as a process of its own group: Ctrl-C and the end of a terminal reach the
-    control process, which drains it. It goes on serving when the control process dies."""
-
-    async def spawn(extra: Mapping[str, str], fds: Sequence[int]) -> Process:
-        ours, theirs = output_pipe()
-        following = asyncio.create_task(
-            Output(log, "core", env).follow(await pipe_reader(ours)), name="core-output"
-        )
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *child_argv("fastserve.core"),
-                env={**env, **extra},
-                pass_fds=fds,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=theirs,
-                stderr=theirs,
-                process_group=0,
-            )
-        finally:
-            # Without a child this was the last one: the follower ends.
-            os.close(theirs)
-        return CoreChild(process, following)
-
-    return spawn
-
-
 def _announce(
     config: Config,
     options: ServeOptions,
     listeners: Listeners,
+    monitored: Sequence[str],
     manager: Manager,
     core: CoreSupervisor,
     log: Log,
@@ -371,19 +492,24 @@ def _announce(
     fields: dict[str, Any] = {"addresses": addresses, "models": models}
     if missing:
         fields["missing"] = missing
+    rest = [str(listener.address) for listener in listeners.gateway]
     if options.ready_file:
         content = {
             "pid": os.getpid(),
             "core_pid": core.pid,
             "admin_socket": config.server.admin_socket,
             **({"admin_address": listeners.admin_address} if listeners.admin_address else {}),
+            **({"gateway_addresses": rest} if rest else {}),
+            **({"monitoring": list(monitored)} if monitored else {}),
             **fields,
             "seconds": seconds,
         }
         _write_whole(options.ready_file, json.dumps(content) + "\n")
     if options.announce:
         without = f", without {', '.join(missing)}" if missing else ""
-        line = f"fastserve ready: {', '.join(models)}{without} on {', '.join(addresses)} in {seconds:.1f} s"
+        http = f", http://{', http://'.join(rest)}" if rest else ""
+        places = ", ".join(addresses)
+        line = f"fastserve ready: {', '.join(models)}{without} on {places}{http} in {seconds:.1f} s"
         with suppress(OSError):
             print(line, flush=True)
     else:

@@ -86,7 +86,7 @@ class FirstCore:
         there = [row for row in self._orphan.servables if row["state"] == "published"]
         # Before the supervisor has it: should it have died meanwhile, its successor is filled with `there`.
         manager.start(models, there)
-        core.adopt(self._adopting[0], manager.recover)
+        core.adopt(self._adopting[0], manager.recover, self._orphan.shared)
         await manager.retire_strangers(there)
 
     async def replaced(self, drain_timeout_s: float) -> None:

@@ -1,4 +1,5 @@
-"""A process that is not our child, as if it were: the core of a control process that has died.
+"""A process that is not our child, as if it were: the core or the gateway of a control process that
+has died.
 
 What it ended with only its parent can know. Used by adoption, on the event loop.
 """
@@ -29,10 +30,16 @@ class ForeignProcess:
         await self._ended.wait()
         return EXIT_UNKNOWN
 
+    def terminate(self) -> None:
+        self._signal(signal.SIGTERM)
+
     def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
         if self._fd >= 0:
             with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+                signal.pidfd_send_signal(self._fd, number)
 
     def leave(self) -> None:
         """Looks at it no more. `wait` then waits for ever."""

@@ -10,7 +10,8 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
@@ -21,8 +22,8 @@ from fastserve.errors import StartError
 _BACKLOG = 4096
 
 
-# Of the admin address: for the user who runs the daemon.
-_ADMIN_MODE = 0o600
+# Of what is only for the user who runs the daemon.
+_OWN_MODE = 0o600
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,21 @@ class Listener:
     socket: socket.socket
     address: Address
     admin: bool = False
+    # What requests that come here count as: "grpc", or "rest" and "web" for the gateway's own.
+    transport: str = "grpc"
+    # The gateway's: the core only keeps it, for the next control process.
+    held: bool = False
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An address to be bound, and what for."""
+
+    address: Address
+    mode: int
+    admin: bool = False
+    transport: str = "grpc"
+    held: bool = False
 
 
 class Listeners:
@@ -44,13 +60,23 @@ class Listeners:
         *,
         socket_mode: int = 0o660,
         admin: str = "",
+        internal: Mapping[str, str] | None = None,
+        gateway: Iterable[str] = (),
     ) -> None:
         """Takes the sockets in `given` for the addresses that they have, and binds the others. StartError
         names the one that cannot be had, and why. Given sockets that no address wants are closed here.
 
-        Unix sockets get `socket_mode`. `admin`: one more address, for the admin calls; "": none."""
-        wanted = [parse_address(text) for text in [*addresses, *filter(None, [admin])]]
-        admin_place = len(wanted) - 1 if admin else None
+        Unix sockets get `socket_mode`. `admin`: one more address, for the admin calls; "": none. `internal`:
+        the transports of unix sockets for our own processes, by path. `gateway`: where that listens."""
+        wanted = [
+            *(Wanted(parse_address(text), socket_mode) for text in addresses),
+            *(Wanted(parse_address(text), _OWN_MODE, admin=True) for text in filter(None, [admin])),
+            *(
+                Wanted(UnixAddress(path), _OWN_MODE, transport=transport)
+                for path, transport in (internal or {}).items()
+            ),
+            *(Wanted(parse_address(text), socket_mode, held=True) for text in gateway),
+        ]
         self._listeners: list[Listener] = []
         self._unix: list[tuple[str, int]] = []
         self._given = list(given)
@@ -61,22 +87,24 @@ class Listeners:
         ]
         # A port 0 takes any socket of its host: after the addresses that know which one is theirs.
         taken = {
-            place: self._take(address)
-            for place, address in sorted(enumerate(wanted), key=lambda item: str(item[1]).endswith(":0"))
+            place: self._take(want.address)
+            for place, want in sorted(enumerate(wanted), key=lambda item: str(item[1].address).endswith(":0"))
         }
         # The addresses are exactly those of the sockets that were given.
         self.as_given = None not in taken.values() and not self._given
         try:
-            for place, address in enumerate(wanted):
-                mode = _ADMIN_MODE if place == admin_place else socket_mode
+            for place, want in enumerate(wanted):
                 listener = taken[place]
                 if listener is None:
-                    listener = self._bind(address, mode)
-                elif isinstance(address, UnixAddress):
-                    _change_mode(address, mode)
-                self._listeners.append(replace(listener, admin=place == admin_place))
+                    listener = self._bind(want.address, want.mode)
+                elif isinstance(want.address, UnixAddress):
+                    _change_mode(want.address, want.mode)
+                self._listeners.append(
+                    replace(listener, admin=want.admin, transport=want.transport, held=want.held)
+                )
         except BaseException:
             self.close()
+            self._close(listener for listener in self._listeners if listener.held)
             self._unlink()
             raise
         for listener in self._given:
@@ -89,6 +117,7 @@ class Listeners:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        self.close_gateway()
         self._unlink()
 
     @property
@@ -101,8 +130,16 @@ class Listeners:
 
     @property
     def addresses(self) -> list[str]:
-        """Without the admin address."""
-        return [str(listener.address) for listener in self._listeners if not listener.admin]
+        """Where clients may call: without the admin address, the gateway's and our own."""
+        return [
+            str(listener.address)
+            for listener in self._listeners
+            if not (listener.admin or listener.held or listener.transport != "grpc")
+        ]
+
+    @property
+    def gateway(self) -> list[Listener]:
+        return [listener for listener in self._listeners if listener.held]
 
     @property
     def admin_address(self) -> str | None:
@@ -120,8 +157,22 @@ class Listeners:
         self._given_unix = []
 
     def close(self) -> None:
-        """Closes this process's copies; what the core holds goes on."""
-        for listener in [*self._listeners, *self._given]:
+        """Closes this process's copies but the gateway's; what the core holds goes on."""
+        self._close(listener for listener in [*self._listeners, *self._given] if not listener.held)
+
+    def shut_gateway(self) -> None:
+        """From here on connections to the gateway are refused, whoever has copies of its sockets."""
+        for listener in self.gateway:
+            with suppress(OSError):
+                listener.socket.shutdown(socket.SHUT_RDWR)
+        self.close_gateway()
+
+    def close_gateway(self) -> None:
+        """Closes this process's copies of the gateway's sockets."""
+        self._close(self.gateway)
+
+    def _close(self, listeners: Iterable[Listener]) -> None:
+        for listener in listeners:
             listener.socket.close()
 
     def _take(self, address: Address) -> Listener | None:

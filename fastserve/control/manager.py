@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from fastserve.config import Loading, Model
 from fastserve.control import labels
 from fastserve.control.core_process import CoreProcess
 from fastserve.control.core_table import CoreTable
+from fastserve.control.observer import Observer
 from fastserve.control.plugins import make_source, transition_policy
 from fastserve.control.request_log import log_settings
 from fastserve.control.source import Choice
@@ -52,7 +53,9 @@ class Manager:
         core: CoreSupervisor,
         work: VersionWork,
         log: Log,
+        observer: Observer | None = None,
     ) -> None:
+        self._observer = observer or Observer()
         self._loading = loading
         self._core = core
         self._work = work
@@ -79,17 +82,23 @@ class Manager:
     @property
     def failed(self) -> dict[str, str]:
         """Models without an available version, by the name of what failed, and why."""
-        found = {}
+        return {name if last is None else str(last): why for name, last, why in self._without_available()}
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """As failed, by the model's name."""
+        return {name: why for name, _, why in self._without_available()}
+
+    def _without_available(self) -> Iterator[tuple[str, Harness | None, str]]:
         for name, served in self._models.items():
             stream = served.stream
             if stream.available:
                 continue
             last = max(stream.versions, key=lambda h: h.version, default=None)
             if last is None:
-                found[name] = stream.problem or "no version is to be served"
+                yield name, None, stream.problem or "no version is to be served"
             else:
-                found[str(last)] = last.error or stream.problem or f"it is {last.state.name}"
-        return found
+                yield name, last, last.error or stream.problem or f"it is {last.state.name}"
 
     @property
     def logging(self) -> bool:
@@ -161,12 +170,19 @@ class Manager:
     def _add(self, model: Model, there: Sequence[dict[str, Any]] = ()) -> ServedModel:
         choice = Choice(model.versions)
         stream = ServableStream(
-            model, transition_policy(model), self._loading, self._work, self._log, self.changed
+            model,
+            transition_policy(model),
+            self._loading,
+            self._work,
+            self._log,
+            self.changed,
+            observer=self._observer,
         )
         for row in there:
             note = row.get("note") or {}
             path = VersionPath(row["version"], str(note.get("path")), str(note.get("fingerprint")))
             stream.adopt(path, row["servable"], note)
+            self._observer.adopted(model.name, path.version)
         stream.resume()
         served = ServedModel(model, stream, choice, self._source(model, choice), dict(model.labels))
         self._models[model.name] = served
@@ -262,6 +278,7 @@ class Manager:
         served.stream.policy = transition_policy(model)
         if before.labels != model.labels:
             served.labels = dict(model.labels)
+            self._observer.labels(model.name, served.labels)
         served.choice.versions = model.versions
         if _place(before) != _place(model):
             served.source = self._source(model, served.choice)
@@ -313,6 +330,7 @@ class Manager:
         if problem:
             raise CoreError("FAILED_PRECONDITION", problem)
         served.labels = {k: v for k, v in {**served.labels, **new}.items() if k not in removed}
+        self._observer.labels(name, served.labels)
         with suppress(CoreLost):  # its successor is told
             await self._table.tell()
         return served.labels

@@ -10,9 +10,10 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 
-from fastserve.config import Config, Model
+from fastserve.config import Config, Model, Route
 from fastserve.control.credential_watch import CredentialWatch
 from fastserve.control.manager import Manager
+from fastserve.control.observer import Observer
 from fastserve.control.plugins import check_plugins
 from fastserve.errors import ConfigError
 from fastserve.log import Log
@@ -31,6 +32,7 @@ class Reloader:
         credentials: CredentialWatch,
         read: Callable[[], Config] | None,
         log: Log,
+        observer: Observer | None = None,
     ) -> None:
         """`read` reads the file again and raises ConfigError; None: there is no file."""
         self._config = config
@@ -38,6 +40,11 @@ class Reloader:
         self._credentials = credentials
         self._read = read
         self._log = log
+        # Told of the models that are served from here on.
+        self.on_models: Callable[[Sequence[Model]], None] = lambda models: None
+        self._observer = observer or Observer()
+        # Told of the routes, when they have changed.
+        self.on_routes: Callable[[Sequence[Route]], None] = lambda routes: None
         self._turn = asyncio.Lock()
         self._asked = asyncio.Event()
 
@@ -86,8 +93,13 @@ class Reloader:
                 await self._credentials.give_back()
                 raise
             changed += [f"{key}: waits for a restart" for key in _fixed_differences(self._config, config)]
+            if config.routes != self._config.routes:
+                changed.append("[[routes]]")
+                self.on_routes(config.routes)
             self._config = config
+            self.on_models(config.models)
             self._log.info("configuration reloaded", changed=changed or "nothing")
+            self._observer.reloaded(changed)
             return changed
 
     async def models(self, models: Sequence[Model]) -> list[str]:
@@ -96,7 +108,9 @@ class Reloader:
         async with self._turn:
             check_plugins(Config(models=tuple(models)))
             changed = await self._manager.apply(models)
+            self.on_models(models)
             self._log.info("models reloaded by request", changed=changed or "nothing")
+            self._observer.reloaded(changed)
             return changed
 
 
@@ -111,7 +125,7 @@ def _mark(path: str) -> tuple[int, int, int] | None:
 
 def _fixed_differences(before: Config, after: Config) -> list[str]:
     """Keys of other tables than [[models]] that differ: the core was started with them."""
-    tables = [field for field in before.__struct_fields__ if field != "models"]
+    tables = [field for field in before.__struct_fields__ if field not in ("models", "routes")]
     found = [
         f"[{table}] {key}"
         for table in tables

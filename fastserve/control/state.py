@@ -3,9 +3,11 @@
   core.sock   where the core waits for the next control process, once it has lost this one
   next.sock   the same of a core that is about to take another's place
   lock        held while a control process runs, so that two never share the directory
-  state.json  XLA's choice per model, and the core's process id
+  rest.sock, web.sock  where the core answers the gateway
+  state.json  XLA's choice per model, and the process ids of core and gateway
   prepared/   rewritten models, made by trials and opened by the core
   admin.sock  the admin socket, unless it is configured to be elsewhere
+  monitor.sock  health, metrics and status over HTTP
 
 A damaged state.json costs a measurement, nothing else: it is reported and left behind.
 """
@@ -17,7 +19,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,7 @@ class StateDir:
         self._directory = os.open(self._path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.core_socket = f"/proc/self/fd/{self._directory}/core.sock"
         self.next_core_socket = f"/proc/self/fd/{self._directory}/next.sock"
+        self.monitor_socket = f"/proc/self/fd/{self._directory}/monitor.sock"
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         self._data = self._read()
@@ -106,11 +109,20 @@ class StateDir:
         pid = self._data.get("core_pid")
         if not isinstance(pid, int):
             return None
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            return None
-        return pid if b"fastserve.core" in command.split(b"\0") else None
+        return pid if _runs(pid, b"fastserve.core") else None
+
+    def remember_gateways(self, pids: Sequence[int]) -> None:
+        self._data["gateways"] = [[pid, _start_ticks(pid)] for pid in pids]
+        self._write()
+
+    def orphaned_gateways(self) -> list[int]:
+        """The gateway processes of an earlier control process that still run."""
+        found = []
+        for entry in self._data.get("gateways", ()):
+            match entry:
+                case [int(pid), int(started)] if started and _start_ticks(pid) == started:
+                    found.append(pid)
+        return [pid for pid in found if _runs(pid, b"fastserve.gateway")]
 
     def _read(self) -> dict[str, Any]:
         path = self._path / "state.json"
@@ -136,3 +148,20 @@ class StateDir:
             os.replace(new, path)
         except OSError as error:
             self._log.warning("state file not written", path=path, why=error.strerror)
+
+
+def _runs(pid: int, module: bytes) -> bool:
+    """Whether process `pid` is `python -m module`."""
+    try:
+        return module in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _start_ticks(pid: int) -> int:
+    """When process `pid` was started, in ticks since the machine was; 0 when there is none. With it, an id
+    means one process."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0

@@ -19,6 +19,7 @@ import msgspec
 from msgspec.structs import replace
 
 from fastserve.config import Loading, Logging, Model, Rollout, Versions
+from fastserve.control.observer import Observer
 from fastserve.control.policy import permitted
 from fastserve.errors import CoreError, CoreLost, FastServeError, ModelError
 from fastserve.extensions import Aspired, Snapshot, State, Step, VersionPath, VersionPolicy
@@ -126,6 +127,7 @@ class ServableStream:
         log: Log,
         changed: Callable[[], None],
         *,
+        observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -137,6 +139,7 @@ class ServableStream:
         self._work = work
         self._log = log
         self._changed = changed
+        self._observer = observer or Observer()
         self._clock = clock
         self._sleep = sleep
         self._aspired: Aspired | None = None
@@ -217,6 +220,7 @@ class ServableStream:
     def lost(self, harness: Harness, error: str) -> None:
         """An available version did not come back into a new core: it begins anew, with a trial."""
         self._end(harness, error)
+        self._observer.ended(self.model.name, harness.version, error, 0.0)
         self.retry(harness.version)
 
     async def remove(self) -> None:
@@ -328,6 +332,8 @@ class ServableStream:
         while True:
             harness.attempts += 1
             beside = self._beside(harness)
+            began = self._clock()
+            self._observer.load_begins(self.model.name, harness.version, harness.attempts)
             try:
                 await self._work.load(harness, beside)
                 break
@@ -340,6 +346,14 @@ class ServableStream:
                     path=harness.path.path,
                     error=error,
                     attempts_left=left,
+                )
+                self._observer.load_failed(
+                    self.model.name,
+                    harness.version,
+                    harness.path.path,
+                    harness.error,
+                    self._clock() - began,
+                    max(left, 0),
                 )
                 if left <= 0:
                     self._end(harness, harness.error)
@@ -356,6 +370,9 @@ class ServableStream:
         harness.error = ""
         harness.stage = {}
         harness.state = State.AVAILABLE
+        self._observer.available(
+            self.model.name, harness.version, harness.path.path, self._clock() - began, renewed=False
+        )
         self._changed()
         if beside is not None:
             await self._prove(harness, beside)
@@ -373,11 +390,16 @@ class ServableStream:
 
     async def _renew(self, harness: Harness, fresh: Harness) -> None:
         """Puts `fresh`, the same version, in the place of `harness`. When that fails, all stays as it is."""
+        began = self._clock()
+        self._observer.load_begins(self.model.name, harness.version, 1)
         try:
             await self._work.load(fresh, None)
         except Exception as error:  # a defect of ours, too: what is served stays
             why = str(error) if isinstance(error, FastServeError) else repr(error)
             self._log.error("not renewed", servable=harness, why=why)
+            self._observer.load_failed(
+                self.model.name, harness.version, fresh.path.path, why, self._clock() - began, 0
+            )
             harness.error = f"served as it was loaded before, for this failed: {why}"
             harness.not_renewed = (fresh.path.path, fresh.path.fingerprint, fresh.settings)
         except asyncio.CancelledError:
@@ -385,6 +407,9 @@ class ServableStream:
                 raise
         else:
             self._log.info("renewed", servable=harness)
+            self._observer.available(
+                self.model.name, harness.version, fresh.path.path, self._clock() - began, renewed=True
+            )
             harness.error = ""
             before = harness.work_dir
             for what in ("model", "path", "settings", "servable", "memory_bytes", "work_dir"):
@@ -404,6 +429,14 @@ class ServableStream:
     async def _prove(self, harness: Harness, beside: Harness) -> None:
         """Holds both versions until it is clear which one stays."""
         harness.held = beside.held = True
+        began = self._clock()
+
+        def told(text: str, seconds: float | None) -> None:
+            self._observer.rollout(
+                self.model.name, harness.version, f"{self.model.rollout.mode}: {text}", seconds
+            )
+
+        told(f"version {harness.version} beside {beside.version}", None)
         proof = asyncio.get_running_loop().create_task(
             self._work.prove(harness, beside), name=f"prove-{harness}"
         )
@@ -412,9 +445,11 @@ class ServableStream:
             await asyncio.wait([proof])
             del self._proofs[harness]
             if not proof.cancelled() and proof.exception() is None:
+                told(f"version {harness.version} is promoted", self._clock() - began)
                 return
             harness.state = State.UNLOADING
             if not proof.cancelled():
+                told(str(proof.exception()), self._clock() - began)
                 self._log.error("rolled back", servable=harness, to=beside, why=proof.exception())
                 harness.error = str(proof.exception())
                 harness.failed = True
@@ -434,8 +469,11 @@ class ServableStream:
                 wait.cancel()
 
     async def _unload(self, harness: Harness) -> None:
+        began = self._clock()
+        self._observer.unload_begins(self.model.name, harness.version)
         await self._work.unload(harness)
         self._end(harness, harness.error if harness.failed else "")
+        self._observer.ended(self.model.name, harness.version, harness.error, self._clock() - began)
 
     def _end(self, harness: Harness, error: str) -> None:
         harness.state = State.END

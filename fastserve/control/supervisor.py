@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from fastserve.control.core_process import CoreProcess, OnRequest, Spawn, describe_exit, unimplemented
+from fastserve.control.observer import Observer
+from fastserve.control.shared_memory import SharedMemory
 from fastserve.errors import CoreError, CoreLost, StartError
 from fastserve.log import Log
 
@@ -40,6 +43,8 @@ class CoreSupervisor:
         on_launch: Callable[[int], None] = lambda pid: None,
         on_request: OnRequest = unimplemented,
         prepare: Recover | None = None,
+        observer: Observer | None = None,
+        shared: SharedMemory | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -50,6 +55,8 @@ class CoreSupervisor:
         self._on_launch = on_launch
         self._on_request = on_request
         self._prepare = prepare
+        self._observer = observer or Observer()
+        self._shared = shared
         self._clock = clock
         self._sleep = sleep
         self._core: CoreProcess | None = None
@@ -62,6 +69,11 @@ class CoreSupervisor:
     @property
     def pid(self) -> int | None:
         return self._core.pid if self._core else None
+
+    @property
+    def up(self) -> bool:
+        """Whether there is a core that knows everything it has to."""
+        return self._up.is_set()
 
     async def start(self, recover: Recover) -> None:
         """Starts and configures the first core. StartError when that fails: then there is nothing to restart.
@@ -78,13 +90,17 @@ class CoreSupervisor:
         self._up.set()
         self._watching = asyncio.create_task(self._watch(began), name="core-supervisor")
 
-    def adopt(self, core: CoreProcess, recover: Recover) -> None:
-        """Goes on with a core that serves already, instead of `start`: see adoption."""
+    def adopt(self, core: CoreProcess, recover: Recover, shared: Mapping[str, int]) -> None:
+        """Goes on with a core that serves already, instead of `start`: see adoption. `shared`: the
+        descriptors of its memories."""
+        if self._shared is not None:
+            self._shared.adopt(shared)
         self._recover = recover
         self._core = core
         self._serving = True
         self._on_launch(core.pid)
         self._log.info("core adopted", pid=core.pid)
+        self._observer.process("core", f"process {core.pid} adopted")
         self._up.set()
         self._watching = asyncio.create_task(self._watch(self._clock()), name="core-supervisor")
 
@@ -116,6 +132,13 @@ class CoreSupervisor:
             # Its successor is told to serve at the end of the restart.
             await self._up.wait()
 
+    async def lame_duck(self) -> None:
+        """Lets the core say that it is not ready, though it serves until `drain`."""
+        await self._end_watch()
+        if self._core is not None:
+            with suppress(CoreLost, CoreError):
+                await self._core.call("lame_duck")
+
     async def drain(self, lame_duck_s: float, drain_timeout_s: float) -> bool:
         """Lets the core finish its calls and exit. False when it did not, and was killed.
 
@@ -139,14 +162,32 @@ class CoreSupervisor:
 
     async def _launch(self) -> CoreProcess:
         self._core = None
-        self._core = await CoreProcess.start(self._spawn, self._listener_fds, self._log, self._on_request)
+        shared = self._memories()
+        fds = [*self._listener_fds, *shared.values()]
+        self._core = await CoreProcess.start(self._spawn, fds, self._log, self._on_request)
         self._on_launch(self._core.pid)
         async with asyncio.timeout(_CONFIGURE_TIMEOUT_S):
-            await self._core.call("configure", **self._configure)
+            await self._core.call("configure", **self._configure, shared=dict(shared))
             if self._prepare is not None:
                 await self._prepare(self._core)
         self._log.info("core started", pid=self._core.pid)
+        self._observer.process("core", f"process {self._core.pid} started")
         return self._core
+
+    def _memories(self) -> Mapping[str, int]:
+        """For the next core. One that has none serves, and counts nothing."""
+        if self._shared is None:
+            return {}
+        try:
+            return self._shared.renew()
+        except OSError as error:
+            self._log.warning(
+                "nothing is counted or traced: memory to share with the core cannot be had; "
+                "is there a limit on the size of files (ulimit -f)?",
+                error=error.strerror,
+            )
+            self._shared.adopt({})
+            return {}
 
     async def _watch(self, began: float) -> None:
         deaths = 0
@@ -158,6 +199,7 @@ class CoreSupervisor:
             self._core = None
             alive_s = self._clock() - began
             self._log.error("core died", how=describe_exit(status), pid=pid, after_s=alive_s)
+            self._observer.process("core", f"process {pid} died: {describe_exit(status)}", alive_s)
             deaths = 1 if alive_s >= STABLE_S else deaths + 1
             began = await self._restart(deaths)
 
@@ -184,4 +226,5 @@ class CoreSupervisor:
             self.restarts += 1
             self._up.set()
             self._log.info("core is back", pid=core.pid, seconds=self._clock() - began)
+            self._observer.process("core", f"process {core.pid} is back", self._clock() - began)
             return began

@@ -415,6 +415,9 @@ class TrialRun:
 
     def _cost_plain(self, model: TrialModel, verdict: Verdict, rows: int, style: Style) -> float:
         inputs = model.sample(verdict.signature, rows, style)
+        began = time.monotonic()
+        model.run(verdict.signature, inputs)
+        verdict.findings.warm_s.setdefault(rows, round(time.monotonic() - began, 4))
         (cost_us,) = model.cost_us(verdict.signature, inputs, (False,))
         return cost_us
 

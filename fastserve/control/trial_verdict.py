@@ -47,6 +47,7 @@ class Verdict:
             "plain_us": {str(rows): round(cost, 1) for rows, cost in findings.plain_us.items()},
             "compiled_us": {str(rows): round(cost, 1) for rows, cost in findings.compiled_us.items()},
             "compile_s": {str(rows): seconds for rows, seconds in findings.compile_s.items()},
+            "warm_s": {str(rows): seconds for rows, seconds in findings.warm_s.items()},
         }
 
 

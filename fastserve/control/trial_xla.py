@@ -34,6 +34,8 @@ class Findings:
     plain_us: dict[int, float] = field(default_factory=dict)
     compiled_us: dict[int, float] = field(default_factory=dict)
     compile_s: dict[int, float] = field(default_factory=dict)
+    # The first plain run, which builds what later ones go by.
+    warm_s: dict[int, float] = field(default_factory=dict)
 
 
 def why_not_compilable(signature: Signature, batched_why: str) -> str:
@@ -67,11 +69,13 @@ def examine(
     for bucket in buckets:
         on_bucket(bucket)
         inputs = model.sample(signature, bucket, style)
+        begin = clock()
         try:
             plain = model.run(signature, inputs)
         except RuntimeFailure as error:
             findings.why = f"a plain run of {bucket} rows failed: {first_line(error.message)}"
             return findings
+        findings.warm_s[bucket] = round(clock() - begin, 4)
         begin = clock()
         try:
             compiled = model.run(signature, inputs, compiled=True)

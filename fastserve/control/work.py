@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from msgspec.structs import replace
 from fastserve.config import LiteRT, Loading, Model, TensorFlow
 from fastserve.control.core_process import CoreProcess
 from fastserve.control.memory import MemoryBudget
+from fastserve.control.observer import Observer
 from fastserve.control.plugins import make_loader, prepared_request
 from fastserve.control.rollout import Decision, Figures
 from fastserve.control.rollout_watch import RolloutWatch
@@ -54,6 +56,7 @@ class VersionWork:
         cache: XlaCache | None,
         log: Log,
         litert: LiteRT | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._tensorflow = tensorflow
         self._litert = litert
@@ -65,6 +68,7 @@ class VersionWork:
         self._cache = cache
         self._rollouts = RolloutWatch(core.call)
         self._log = log
+        self._observer = observer or Observer()
         # Called after everything that status shows; the manager's.
         self.changed: Callable[[], None] = lambda: None
         # Loads that took too long and go on in the core: a version is not loaded again before they are over.
@@ -124,18 +128,17 @@ class VersionWork:
         """See stream.Work."""
         began = time.monotonic()
 
-        def tell(text: str) -> None:
+        def tell(text: str, figures: Figures | None = None) -> None:
             harness.rollout = {
                 "mode": harness.model.rollout.mode,
                 "stable": beside.version,
                 "new": harness.version,
+                "share": harness.model.rollout.share,
                 "seconds": round(time.monotonic() - began, 1),
                 "text": text,
+                "figures": None if figures is None else asdict(figures),
             }
             self.changed()
-
-        def on_progress(text: str, figures: Figures) -> None:
-            tell(text)
 
         tell(f"{harness.model.rollout.mode}: it begins")
         self._log.info(
@@ -146,7 +149,7 @@ class VersionWork:
             share=harness.model.rollout.share,
         )
         try:
-            verdict = await self._rollouts.watch(harness.model, beside.version, harness.version, on_progress)
+            verdict = await self._rollouts.watch(harness.model, beside.version, harness.version, tell)
         finally:
             harness.rollout = None
         if verdict.decision is Decision.ROLLBACK:
@@ -230,6 +233,7 @@ class VersionWork:
         if auto and isinstance(choice, str):
             self._state.remember_xla_choice(model.name, model.base_path, choice)
         self._tell(harness, trial, time.monotonic() - began)
+        self._observer.trial_passed(model.name, harness.version, harness.path.path, trial.report)
         return trial
 
     async def _damaged(self, servable: dict[str, Any]) -> list[str]:
@@ -280,7 +284,9 @@ class VersionWork:
                     if last:
                         raise ModelError("the core died twice while it loaded this version") from None
         self._log.status("")
-        self._log.info("loaded", servable=harness, seconds=time.monotonic() - began)
+        seconds = time.monotonic() - began
+        self._log.info("loaded", servable=harness, seconds=seconds)
+        self._observer.opened(harness.model.name, harness.version, harness.path.path, seconds)
 
     async def _load_into(self, core: CoreProcess | CoreSupervisor, harness: Harness) -> None:
         """One load in one core, within the time limit; at normal priority once it takes too long."""
@@ -344,6 +350,7 @@ class VersionWork:
                     raise ModelError("the core died twice while it published this version") from None
                 await self._open(harness)
         self._log.info("published", servable=harness)
+        self._observer.published(harness.model.name, harness.version, replacement=harness.replacement)
 
     # ---- out of the core ---------------------------------------------------------------
 

@@ -480,6 +480,7 @@ def test_a_full_disk_costs_the_compile_cache_and_no_version(serving: Serving) ->
     serving.start(config, wrapper=["prlimit", "--fsize=20480"])
     assert "XLA" in serving.daemon.line
     assert "trial failed with the compile cache" in serving.daemon.log
+    assert "nothing is counted or traced" in serving.daemon.log
     with Caller(serving, "m") as caller:
         caller.more()
     assert serving.daemon.stop() == 0

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import grpc
 import pytest
@@ -139,17 +140,23 @@ def test_it_takes_the_place_of_tensorflow_serving(start: Callable[..., ModelServ
     plain = PLAIN.format(name="plain", root=tmp_path)
     write(config, labelled, plain)
     (tmp_path / "batching.txt").write_text(BATCHING)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        rest = probe.getsockname()[1]
     server = start(
         "--model_config_file=models.config",
         "--model_config_file_poll_wait_seconds=1",
         "--enable_batching=true",
         "--batching_parameters_file=batching.txt",
         "--grpc_socket_path=s.sock",
-        "--rest_api_port=8501",
+        f"--rest_api_port={rest}",
     )
     line = server.wait_ready()
-    assert line.startswith("fastserve ready: ") and f":{server.port}, unix:{tmp_path}/s.sock in " in line
-    assert "--rest_api_port has no effect: there is no REST API" in server.log
+    assert line.startswith("fastserve ready: ") and f":{server.port}, unix:{tmp_path}/s.sock, http" in line
+    assert f", http://[::]:{rest} in " in line or f", http://0.0.0.0:{rest} in " in line
+    body = json.dumps({"instances": [5.0]}).encode()
+    with urlopen(f"http://127.0.0.1:{rest}/v1/models/plain:predict", body, 60) as answer:
+        assert json.load(answer) == {"predictions": [4.5]}
     server.until(lambda: f":{server.port} ...\n" in server.log)
     assert "Running gRPC ModelServer at " in server.log
 

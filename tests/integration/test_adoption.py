@@ -22,6 +22,7 @@ from core_driver import PATIENCE_S, PREDICT, predict_reply, predict_request
 from daemon_process import alive
 
 import fastserve
+from fastserve._native.metrics import Metrics
 
 RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
 
@@ -187,6 +188,37 @@ def test_a_core_is_adopted_and_nobody_notices(start: Callable[..., Control]) -> 
     assert last.said("request") == ["HandleReloadConfigRequest"]
     until(lambda: not alive(first.core))
     assert not list(first.state.glob("*.sock"))
+
+
+def counted(control: Control) -> int:
+    """The calls that its core has answered, as the control process could read them."""
+    with open(control.told[-1]["memory"], "rb") as memory:
+        series = Metrics(memory.fileno()).read().series
+    return sum(one.requests.get(("Predict", "grpc", "OK"), 0) for one in series)
+
+
+def test_what_was_counted_is_read_by_whoever_adopts(start: Callable[..., Control]) -> None:
+    first = start().ready()
+    request = predict_request("m", bytes(4), [1, 1])
+    with grpc.insecure_channel(first.addresses[0]) as channel:
+        for _ in range(7):
+            channel.unary_unary(PREDICT)(request, timeout=PATIENCE_S)
+        assert counted(first) == 7
+        first.kill()
+        channel.unary_unary(PREDICT)(request, timeout=PATIENCE_S)
+        for calls in (9, 10):
+            control = start().ready()
+            assert control.said("adopted") == [first.core]
+            channel.unary_unary(PREDICT)(request, timeout=PATIENCE_S)
+            assert counted(control) == calls
+            control.kill()
+        last = start().ready()
+    # Another core begins anew.
+    os.kill(last.core, signal.SIGKILL)
+    last.until("launched")
+    with grpc.insecure_channel(first.addresses[0]) as channel:
+        channel.unary_unary(PREDICT)(request, timeout=PATIENCE_S, wait_for_ready=True)
+    last.stop()
 
 
 def test_an_adopted_core_that_dies_is_restarted(start: Callable[..., Control]) -> None:

@@ -129,6 +129,7 @@ class FakeOrphan:
             **hello,
         }
         self.sockets: list[socket.socket] = []
+        self.memories: list[int] = []  # of the names in hello's "shared"
         self.answers: dict[str, Callable[[Answer], Any]] = {
             "inventory": lambda command: {"servables": []},
             "drain": lambda command: process.kill(),
@@ -162,7 +163,7 @@ class FakeOrphan:
             sock, _ = await loop.sock_accept(self._sock)
             assert await loop.sock_recv(sock, 100) == b"{}\n"
             line = json.dumps(self.hello).encode() + b"\n" + self.said_with_hello
-            fds = [one.fileno() for one in [*self.sockets, self._sock]]
+            fds = [*(one.fileno() for one in [*self.sockets, self._sock]), *self.memories]
             socket.send_fds(sock, [line], fds)
             self.connections.append(FakeCore(self.process.pid, sock, self._answer, hello=False))
 

@@ -100,7 +100,7 @@ def test_every_key_says_where_it_came_from() -> None:
     assert "listen = " in text and "# --port, --grpc_socket_path" in text
     assert "# models.config:2" in text and "# --saved_model_tags" in text
     assert text.startswith("# Made by: fastserve import --port=9000 ")
-    assert "# --rest_api_port has no effect: there is no REST API" in text
+    assert tables["gateway"]["listen"][0].endswith(":8501")
     assert all(len(line) <= 110 for line in text.splitlines() if not line.startswith("#"))
 
 

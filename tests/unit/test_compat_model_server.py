@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fastserve.cgroup import available_cpus
 from fastserve.compat.flag_table import BY_NAME, Verdict
 from fastserve.compat.flags import parse_flags
 from fastserve.compat.model_server import ModelServer, model_server
@@ -52,6 +53,7 @@ FILES = {
     "  [type.googleapis.com/tensorflow.serving.SavedModelBundleSourceAdapterConfig] {\n"
     '    legacy_config { saved_model_tags: "tpu" }\n  } } } }\n',
     "monitoring.txt": 'prometheus_config { enable: true path: "/metrics" }',
+    "unmonitored.txt": 'prometheus_config { path: "/metrics" }',
 }
 
 # By flag: the arguments, and what then holds of the configuration.
@@ -60,6 +62,19 @@ WORKS: dict[str, tuple[list[str], Callable[[Config], bool]]] = {
     "grpc_socket_path": (
         ["--grpc_socket_path=s.sock"],
         lambda c: c.server.listen == ("[::]:8500", f"unix:{Path.cwd()}/s.sock"),
+    ),
+    "rest_api_port": (["--rest_api_port=8501"], lambda c: c.gateway.listen == ("[::]:8501",)),
+    "rest_api_num_threads": (
+        ["--rest_api_port=8501", "--rest_api_num_threads=10000"],
+        lambda c: c.gateway.processes == min(available_cpus(), 64),
+    ),
+    "rest_api_timeout_in_ms": (
+        ["--rest_api_port=8501", "--rest_api_timeout_in_ms=1500"],
+        lambda c: c.gateway.timeout_s == 1.5,
+    ),
+    "rest_api_enable_cors_support": (
+        ["--rest_api_port=8501", "--rest_api_enable_cors_support"],
+        lambda c: c.gateway.cors,
     ),
     "enable_batching": (
         ["--enable_batching"],
@@ -146,6 +161,10 @@ WORKS: dict[str, tuple[list[str], Callable[[Config], bool]]] = {
     "mixed_precision": (
         ["--mixed_precision=bfloat16"],
         lambda c: "auto_mixed_precision_onednn_bfloat16: ON" in c.tensorflow.session_config,
+    ),
+    "monitoring_config_file": (
+        ["--monitoring_config_file=monitoring.txt"],
+        lambda c: c.monitoring.metrics_path == "/metrics",
     ),
     "enable_serialization_as_tensor_content": (
         ["--enable_serialization_as_tensor_content"],
@@ -278,6 +297,13 @@ def test_a_model_that_a_client_adds_gets_the_same_settings() -> None:
         (["--num_load_threads=-1"], ["--num_load_threads=-1: expected 0 to 16"]),
         (["--num_tflite_pools=0"], ["--num_tflite_pools=0: expected 1 or more"]),
         (
+            ["--rest_api_port=-1", "--rest_api_timeout_in_ms=0"],
+            [
+                "--rest_api_port=-1: expected 1 to 65535, or 0 for no REST API",
+                "--rest_api_timeout_in_ms=0: expected 1 or more",
+            ],
+        ),
+        (
             ["--grpc_channel_arguments=grpc.max_concurrent_streams=many,loose"],
             [
                 "--grpc_channel_arguments: grpc.max_concurrent_streams=many: expected a whole number",
@@ -341,7 +367,24 @@ def test_everything_is_told_at_once() -> None:
             ["--tensorflow_session_parallelism=3", "--tensorflow_inter_op_parallelism=2"],
             "--tensorflow_session_parallelism has no effect beside the flags for intra_op or inter_op alone",
         ),
+        (
+            ["--monitoring_config_file=monitoring.txt"],
+            "--monitoring_config_file: metrics are served on --rest_api_port, which is not given; they are on "
+            "monitor.sock in the state directory",
+        ),
+        (
+            ["--monitoring_config_file=unmonitored.txt"],
+            "--monitoring_config_file has no effect: unmonitored.txt has no prometheus_config { enable: true }",
+        ),
         (["--num_load_threads=40"], "--num_load_threads=40: 16 load, the most there are"),
+        (
+            ["--rest_api_enable_cors_support"],
+            "--rest_api_enable_cors_support has no effect without --rest_api_port",
+        ),
+        (
+            ["--rest_api_port=8500"],
+            "--rest_api_port cannot be same as --port. Please use a different port for HTTP/REST API. Skipped starting HTTP/REST API server.",
+        ),
         (
             ["--num_request_iterations_for_warmup=5000"],
             "--num_request_iterations_for_warmup: 5000 iterations: 1000 are made, the most there are",

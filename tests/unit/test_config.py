@@ -194,3 +194,14 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"name = '\xff'")
     with pytest.raises(ConfigError, match="not UTF-8 text, at byte 8"):
         read_config(tmp_path / "binary.toml")
+
+
+def test_monitoring_has_addresses_of_its_own(tmp_path: Path) -> None:
+    config = parse(
+        '[monitoring]\nlisten = ["127.0.0.1:8501", "unix:run/watch.sock"]\nmetrics_path = "/metrics"\n'
+        "page = false\n" + ONE_MODEL,
+        str(tmp_path / "config.toml"),
+    )
+    assert config.monitoring.listen == ("127.0.0.1:8501", f"unix:{tmp_path}/run/watch.sock")
+    assert (config.monitoring.metrics_path, config.monitoring.page) == ("/metrics", False)
+    assert parse(ONE_MODEL).monitoring.listen == ()

@@ -12,6 +12,12 @@ from fastserve.errors import ConfigError
 MODEL = '[[models]]\nname = "ranker"\nbase_path = "/models/ranker"\n'
 
 
+def route(keys: str) -> str:
+    """A configuration with one route, whose keys begin in line 7."""
+    gateway = '[gateway]\nlisten = ["127.0.0.1:0"]\n'
+    return f'{MODEL}{gateway}[[routes]]\n{keys}\nfile = "a.py"\n'
+
+
 def problems(text: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         parse_config(text, "c.toml")
@@ -51,6 +57,19 @@ def problems(text: str) -> list[str]:
         (
             MODEL + "max_batch_size = 3\n",
             "c.toml:4: [[models]] ranker, max_batch_size: no such key here; it belongs in [models.batching]",
+        ),
+        (
+            MODEL + '[tracing]\notlp_endpoint = "collector:4318"\n',
+            'c.toml:5: [tracing] otlp_endpoint = "collector:4318": expected a URL of OTLP over HTTP, '
+            'such as "http://collector:4318/v1/traces"',
+        ),
+        (
+            MODEL + "[tracing]\nsample_ratio = 0.5\n",
+            "c.toml:5: [tracing] sample_ratio = 0.5: means nothing without otlp_endpoint",
+        ),
+        (
+            MODEL + "[tracing]\nsample_ratio = 2.0\n",
+            "c.toml:5: [tracing] sample_ratio = 2.0: expected a share, 0 to 1",
         ),
         (
             MODEL + '[tensorflow]\nsession_config = "gpu_options {\\n allow_grwth: true }"\n',
@@ -200,8 +219,75 @@ def problems(text: str) -> list[str]:
             'c.toml:3: [server] admin_listen = "127.0.0.1:8510": is in listen, too: expected an address of its own',
         ),
         (
+            '[monitoring]\nlisten = ["8501"]\n' + MODEL,
+            'c.toml:2: [monitoring] listen[0] = "8501": expected "HOST:PORT", "[IPV6]:PORT" or "unix:PATH"',
+        ),
+        (
+            '[monitoring]\nlisten = ["127.0.0.1:8501", "127.0.0.1:8501"]\n' + MODEL,
+            'c.toml:2: [monitoring] listen[1] = "127.0.0.1:8501": this address is there twice, here, in [server] or '
+            "in [gateway]: expected one of its own",
+        ),
+        (
+            '[server]\nlisten = ["127.0.0.1:8500"]\n[monitoring]\nlisten = ["127.0.0.1:8500"]\n' + MODEL,
+            'c.toml:4: [monitoring] listen[0] = "127.0.0.1:8500": this address is there twice, here, in [server] or '
+            "in [gateway]: expected one of its own",
+        ),
+        (
+            '[monitoring]\nmetrics_path = "metrics?x"\n' + MODEL,
+            'c.toml:2: [monitoring] metrics_path = "metrics?x": expected a path of letters, digits and "-._~", such as '
+            '"/monitoring/prometheus/metrics"',
+        ),
+        (
+            '[monitoring]\nmetrics_path = "/readyz"\n' + MODEL,
+            'c.toml:2: [monitoring] metrics_path = "/readyz": something else is there: expected a path of its own',
+        ),
+        (
+            '[monitoring]\nmetrics_path = "/v1/models"\n' + MODEL,
+            'c.toml:2: [monitoring] metrics_path = "/v1/models": something else is there: expected a path of its own',
+        ),
+        (
             '[tensorflow]\ndevice = "cpu"\nvisible_devices = "0"\n' + MODEL,
             'c.toml:3: [tensorflow] visible_devices = "0": means nothing with device = "cpu"; remove one of the two',
+        ),
+        (
+            route('path = "rank"'),
+            'c.toml:7: [[routes]] rank, path = "rank": expected a path such as "/rank": "/" first, no query, nothing quoted',
+        ),
+        (
+            route('path = "/V1/models/x"'),
+            'c.toml:7: [[routes]] /V1/models/x, path = "/V1/models/x": what is below /v1/ is the REST API\'s: expected another path',
+        ),
+        (
+            route('path = "/healthz"'),
+            'c.toml:7: [[routes]] /healthz, path = "/healthz": is taken by health, metrics or the page: expected another path',
+        ),
+        (
+            route('path = "/a"') + '[[routes]]\npath = "/a"\nfile = "b.py"\n',
+            'c.toml:10: [[routes]] /a, path = "/a": route number 1 has this path, too',
+        ),
+        (
+            route('path = "/a"\nmodel = "rankr"'),
+            'c.toml:8: [[routes]] /a, model = "rankr": there is no such model; there are: ranker',
+        ),
+        (
+            route('path = "/a"\nmodel = "ranker"\nversion = 1\nlabel = "x"'),
+            'c.toml:10: [[routes]] /a, label = "x": means nothing with version: remove one of the two',
+        ),
+        (
+            route('path = "/a"\nsignature = "x"'),
+            'c.toml:8: [[routes]] /a, signature = "x": means nothing without model',
+        ),
+        (
+            route('path = "/a"\nmethods = []'),
+            'c.toml:8: [[routes]] /a, methods = []: expected at least one, usually "POST"',
+        ),
+        (
+            route('path = "/a"\nmethods = ["GET", "POST", "GET"]'),
+            'c.toml:8: [[routes]] /a, methods = ["GET", "POST", "GET"]: a method is there twice',
+        ),
+        (
+            MODEL + '[[routes]]\npath = "/a"\nfile = "a.py"\n',
+            'c.toml:5: [[routes]] /a, path = "/a": nothing listens for it: expected an address in [gateway] listen, such as "127.0.0.1:8501"',
         ),
     ],
 )

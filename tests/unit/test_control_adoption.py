@@ -21,6 +21,7 @@ from fastserve.control.adoption import ControlListener, Orphan, find_orphan, set
 from fastserve.control.core_process import EXIT_UNKNOWN, CoreProcess, describe_exit, unimplemented
 from fastserve.control.foreign_process import ForeignProcess
 from fastserve.control.listeners import Listener, Listeners
+from fastserve.control.shared_memory import SharedMemory, make_memory
 from fastserve.control.state import StateDir
 from fastserve.control.supervisor import CoreSupervisor
 from fastserve.errors import StartError
@@ -48,6 +49,7 @@ class World:
         self.root = root
         self.log = Log(os.open(root / "log", os.O_WRONLY | os.O_CREAT), json_lines=True, level="debug")
         self.state = StateDir(str(root / "state"), self.log)
+        self.shared = SharedMemory({"metrics": 1 << 20})
         self.orphans: list[FakeOrphan] = []
         self.found: list[Orphan] = []
 
@@ -271,13 +273,13 @@ def test_sockets_that_nobody_wants_are_closed_and_their_paths_go_at_the_end(tmp_
 async def adopted(world: World, fake: FakeOrphan, cores: FakeCores) -> tuple[CoreSupervisor, Orphan]:
     """A supervisor that has adopted the orphan."""
     orphan = await world.found_one()
-    supervisor = CoreSupervisor(cores.spawn, {"limits": {}}, [], world.log)
+    supervisor = CoreSupervisor(cores.spawn, {"limits": {}}, [], world.log, shared=world.shared)
 
     async def recover(core: CoreProcess) -> None:
         await core.call("load", servable={"model": "m", "version": 1})
 
     core, _listener = orphan.adopt(world.state, unimplemented)
-    supervisor.adopt(core, recover)
+    supervisor.adopt(core, recover, orphan.shared)
     return supervisor, orphan
 
 
@@ -294,6 +296,39 @@ async def test_an_adopted_core_obeys_and_its_successor_serves(world: World) -> N
     await until(lambda: supervisor.restarts == 1)
     assert cores.now.ops() == ["configure", "load m:1", "serve"]
     await supervisor.kill()
+
+
+async def test_an_adopted_cores_memory_comes_with_it_and_goes_with_it(world: World) -> None:
+    fake, cores = world.orphan(shared=["metrics"]), FakeCores()
+    fake.memories = [make_memory("metrics", 1 << 20)]
+    supervisor, _ = await adopted(world, fake, cores)
+    fd = world.shared.current("metrics")
+    assert fd is not None and os.fstat(fd).st_ino == os.fstat(fake.memories[0]).st_ino
+    assert not os.get_inheritable(fd)
+    fake.process.kill()
+    fake.now.die(-9)
+    await until(lambda: supervisor.restarts == 1)
+    fresh = world.shared.current("metrics")
+    assert fresh is not None and os.fstat(fresh).st_ino != os.fstat(fake.memories[0]).st_ino
+    assert cores.now.commands[0]["shared"] == {"metrics": fresh}
+    await supervisor.kill()
+    os.close(fake.memories[0])
+
+
+@pytest.mark.parametrize("end", ["left", "drained"])
+async def test_the_memory_of_an_orphan_that_is_not_adopted_is_let_go(world: World, end: str) -> None:
+    fake = world.orphan(shared=["metrics"])
+    fake.memories = [make_memory("metrics", 1 << 20)]
+    orphan = await world.found_one()
+    (fd,) = orphan.shared.values()
+    if end == "left":
+        await orphan.leave()
+    else:
+        await orphan.drain(0.0, 5.0)
+    assert orphan.shared == {}
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    os.close(fake.memories[0])
 
 
 async def test_an_adopted_core_is_drained_when_it_says_so(world: World) -> None:

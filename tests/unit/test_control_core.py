@@ -14,6 +14,7 @@ import pytest
 from unit.fake_core import Died, FakeCores
 
 from fastserve.control.core_process import CoreProcess, describe_exit
+from fastserve.control.shared_memory import SharedMemory
 from fastserve.control.supervisor import BACKOFF_S, STABLE_S, CoreSupervisor
 from fastserve.errors import CoreError, CoreLost, StartError
 from fastserve.log import Log
@@ -268,6 +269,28 @@ async def test_a_core_that_dies_is_back_with_what_was_served(log: Log) -> None:
     assert it.launched == [1000, 1001]
     assert (await it.core.call("list"))["ok"]
     await it.core.kill()
+
+
+async def test_each_core_has_memories_of_its_own(log: Log, tmp_path: Path) -> None:
+    it = Supervised(log)
+    shared = SharedMemory({"metrics": 1 << 20, "more": 4096})
+    it.core = CoreSupervisor(it.cores.spawn, {"listeners": []}, [], log, shared=shared)
+    assert shared.current("metrics") is None
+    await it.core.start(it.recover)
+    first = {name: os.dup(fd) for name, fd in it.cores.now.commands[0]["shared"].items()}
+    assert list(first) == ["metrics", "more"] and os.fstat(first["more"]).st_size == 4096
+    assert it.cores.now.listener_fds == list(it.cores.now.commands[0]["shared"].values())
+    os.pwrite(first["metrics"], b"counted", 0)
+    it.cores.now.die(1)
+    await it.back(1)
+    second = it.cores.now.commands[0]["shared"]
+    assert second == {name: shared.current(name) for name in first}
+    assert os.pread(second["metrics"], 7, 0) == bytes(7)
+    assert os.pread(first["metrics"], 7, 0) == b"counted"  # for who has kept it
+    await it.core.kill()
+    for fd in first.values():
+        os.close(fd)
+    shared.close()
 
 
 async def test_a_core_is_not_told_to_serve_before_the_daemon_says_so(log: Log) -> None:

@@ -123,7 +123,7 @@ async def test_a_whole_life(daemon: Daemon, capsys: pytest.CaptureFixture[str]) 
     core = daemon.cores.now
     configure = core.commands[0]
     fds = [listener["fd"] for listener in configure["listeners"]]
-    assert [*fds, configure["control_listener"]] == core.listener_fds
+    assert [*fds, configure["control_listener"], *configure["shared"].values()] == core.listener_fds
     assert [listener["address"] for listener in configure["listeners"]] == ready["addresses"]
     assert configure["server"] == {
         "io_threads": 0,

@@ -23,17 +23,21 @@ README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding=
 TABLES: dict[str, type[msgspec.Struct]] = {
     "[server]": config.Server,
     "[server.tls]": config.ServerTls,
+    "[gateway]": config.Gateway,
     "[limits]": config.Limits,
     "[executor]": config.Executor,
     "[loading]": config.Loading,
+    "[monitoring]": config.Monitoring,
     "[tensorflow]": config.TensorFlow,
     "[litert]": config.LiteRT,
+    "[tracing]": config.Tracing,
     "[[models]]": config.Model,
     "[models.batching]": config.Batching,
     "[models.warmup]": config.Warmup,
     "[models.versions]": config.Versions,
     "[models.rollout]": config.Rollout,
     "[models.logging]": config.Logging,
+    "[[routes]]": config.Route,
 }
 
 # Defaults that depend on the machine or on other keys: the README has them in words.
@@ -50,6 +54,7 @@ IN_WORDS = {
     "source",
     "state_dir",
     "threads",
+    "version",
     "visible_devices",
 }
 
