@@ -105,9 +105,11 @@ static void spread_row(const fs_tensor *t, const fs_tensor_view *view, int32_t d
         spread_row(t, view, d + 1, src + (size_t)i * src_step, dst + (size_t)i * dst_step);
 }
 
-/* Whether element n of a payload is found without a look at those before it. */
+/* Whether element n of a payload is found without a look at those before it, one row's at most. */
 static bool finds_rows(const fs_tensor_view *view)
 {
+    if (view->repeats)
+        return true;
     if (view->dtype == FS_DT_STRING)
         return false;
     if (view->has_content || view->values.len == 0)
@@ -412,6 +414,13 @@ static int run(batch *b, enum fs_run_variant variant, fs_error *err)
     return b->servable->runtime.ops->run(b->servable->handle, b->queue->index, variant, b->in, b->out, err);
 }
 
+/* A call's own run has failed, with inputs that are still there: the text is what its client reads. */
+static void explain(const batch *b, fs_error *err)
+{
+    if (b->servable->runtime.explain != NULL)
+        b->servable->runtime.explain(b->servable->handle, b->queue->index, b->in, err);
+}
+
 /* Whether every output has a row for every row of the batch. */
 static int check_outputs(const batch *b, int64_t rows, fs_error *err)
 {
@@ -440,6 +449,8 @@ static void run_alone(batch *b, const fs_item *item)
     if (rc == 0) {
         gather(b, &one, 0, 0);
         rc = run(b, FS_RUN_PLAIN, &err);
+        if (rc != 0)
+            explain(b, &err);
         if (rc == 0 && (rc = check_outputs(b, item->rows, &err)) != 0)
             drop_outputs(b);
         if (rc == 0) {
@@ -562,6 +573,8 @@ fs_batch_result fs_batch_run(fs_queue *queue, fs_taking *taking, const fs_reply_
         rc = run(&b, variant, &err);
         at.ran_ns = fs_now_ns();
         run_us = at.ran_ns / 1000 - at.run_ns / 1000;
+        if (rc != 0 && taking->n == 1 && variant == FS_RUN_PLAIN)
+            explain(&b, &err);
         if (rc == 0 && !taking->solo && (rc = check_outputs(&b, run_rows, &err)) != 0)
             drop_outputs(&b);
     }

@@ -35,6 +35,7 @@ void fs_call_discard(fs_call *call)
 }
 
 _Static_assert((int)FS_CALL_MULTI_INFERENCE + 1 == FS_METRICS_SESSION_RUN, "kinds are methods");
+_Static_assert((int)FS_METRICS_SESSION_RUN == FS_TRACE_SESSION_RUN, "of traces, too");
 _Static_assert((int)FS_TRANSPORTS == FS_METRICS_TRANSPORTS, "and transports, transports");
 
 /* Counts a call that no version got to see, or that asked for a signature that is not there. */

@@ -1,6 +1,7 @@
 /* call_predict: Predict against its signature; see call_check.h. */
 #include <string.h>
 
+#include "broadcast.h"
 #include "call_check.h"
 #include "engine.h"
 
@@ -223,5 +224,9 @@ int fs_predict_check(fs_call *call, fs_servable *servable, fs_error *err)
         rc = check_inputs(call, queue, err);
     if (rc == 0)
         rc = check_filter(call, queue->signature, err);
-    return rc == 0 ? fs_call_fit(call, err) : rc;
+    if (rc != 0)
+        return rc;
+    if (queue->plan->broadcast != NULL)
+        fs_broadcast(queue->signature, queue->plan->broadcast, call->views);
+    return fs_call_fit(call, err);
 }

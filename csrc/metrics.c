@@ -110,11 +110,9 @@ static bool give_back_one(fs_metrics *metrics)
     }
     if (oldest == SHARED)
         return false;
-    fs_meter *meter = meter_at(metrics, oldest);
-    /* A reader that has begun sees another state or serial at its end. */
-    atomic_store_explicit(&meter->state, FS_METER_FREE, memory_order_release);
-    if (madvise(meter, FS_METER_BYTES, MADV_REMOVE) != 0)
-        memset(meter, 0, FS_METER_BYTES); /* a file system that keeps it */
+    /* All zeros from one moment on: a reader that has begun sees another state or serial at its end. */
+    if (madvise(meter_at(metrics, oldest), FS_METER_BYTES, MADV_REMOVE) != 0)
+        return false; /* no memfd */
     metrics->closed_at[oldest] = 0;
     metrics->n_closed--;
     return true;

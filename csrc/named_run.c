@@ -302,7 +302,6 @@ static int perform(worker *w, named_call *call, fs_error *err)
     /* relaxed: a hint; the owner drops the reply of a cancelled call anyway. */
     if (atomic_load_explicit(&rpc->cancelled, memory_order_relaxed))
         return fs_fail(err, FS_CANCELLED, "%s", "");
-    call->begun_us = fs_now_us();
     if (rpc->deadline_us <= call->begun_us)
         return fs_fail(err, FS_DEADLINE_EXCEEDED, "Deadline Exceeded");
     fs_slice message = {rpc->message, rpc->message_len};
@@ -370,7 +369,7 @@ static void *work(void *arg)
         /* relaxed: a number, which guards no memory. */
         atomic_fetch_sub_explicit(&runs->waiting, 1, memory_order_relaxed);
         fs_error err;
-        int64_t taken_us = fs_now_us();
+        call->begun_us = fs_now_us();
         if (perform(w, call, &err) != 0) {
             call->code = err.code;
             call->text = err.len > 0 ? fs_slab_alloc(w->slab, err.len) : NULL;
@@ -379,8 +378,9 @@ static void *work(void *arg)
                 call->text_len = err.len;
             }
         }
-        if (fs_track_wanted(w->track) != 0)
-            fs_trace_named(w->track, call->rpc, w->pinned, call->code, taken_us, &w->random);
+        uint32_t wanted = fs_track_wanted(w->track);
+        if (wanted != 0)
+            fs_trace_named(w->track, wanted, call->rpc, w->pinned, call->code, call->begun_us, &w->random);
         fs_owner_post(call->owner, &call->mail);
         if (w->pinned != NULL)
             fs_servable_unpin(w->pinned, 1);

@@ -88,6 +88,9 @@ typedef struct fs_runtime {
     void *self;
     /* As ops->run, with room for n_fetches outputs. NULL: this runtime has signatures and nothing else. */
     int (*run_named)(fs_model *model, const fs_named_run *run, fs_tensor *outputs, fs_error *err);
+    /* After a plain run of `sig` has failed with *err: may put what more there is to say about it in the place of
+     * its text, by running it once more. NULL: there is no more. Inputs and threads as for ops->run. */
+    void (*explain)(fs_model *model, uint32_t sig, const fs_tensor *inputs, fs_error *err);
 } fs_runtime;
 
 #endif

@@ -27,6 +27,7 @@ typedef struct fs_signature_plan {
     const char *method;       /* SignatureDef.method_name; NULL: not known */
     const fs_slice *defaults; /* one for each input: the TensorProto that stands for one that a request leaves out,
                                  or empty; NULL: there is none */
+    const bool *broadcast;    /* one for each input: it may come with one row for all (broadcast.h); NULL: none may */
 } fs_signature_plan;
 
 typedef struct fs_batching {

@@ -31,6 +31,7 @@ typedef struct fs_tensor_view {
     fs_slice content;    /* tensor_content; has_content says whether it rules */
     bool has_content;
     bool scattered;      /* the typed values are not one packed run: decode walks the fields in `values` */
+    bool repeats;        /* the payload has one row, which stands for each of dims[0] (broadcast.h) */
     fs_slice values;     /* the one packed run of typed values (empty: no values at all), or the stretch of
                           * the TensorProto that has them; for content of strings: their bytes */
     fs_slice proto;      /* the whole TensorProto */

@@ -8,6 +8,8 @@
 #include "tensor_proto.h"
 #include "wire.h"
 
+enum { REPEAT_BYTES = 2 << 10 }; /* larger rows are copied as they are */
+
 static uint64_t load64(const uint8_t *at)
 {
     uint64_t word;
@@ -187,20 +189,25 @@ static bool take(const fs_tensor_view *view, const fs_dtype_info *info, uint64_t
     return true;
 }
 
+/* Fills dst[step, bytes) by repeating its first `step` bytes. */
+static void repeat(uint8_t *dst, size_t step, size_t bytes)
+{
+    uint8_t *at = dst + step;
+    size_t left = bytes - step;
+    while (left > 0) { /* a copy doubles what the next one copies, as long as that is little */
+        size_t n = step < left ? step : left;
+        memcpy(at, dst, n);
+        at += n;
+        left -= n;
+        if (step < REPEAT_BYTES)
+            step += n;
+    }
+}
+
 /* Fills elements [from, count) with what element from - 1 holds. */
 static void repeat_last(uint8_t *dst, size_t size, uint64_t from, uint64_t count)
 {
-    uint8_t *at = dst + from * size;
-    size_t left = (size_t)(count - from) * size;
-    size_t step = size;
-    const uint8_t *source = at - size;
-    while (left > 0) { /* each copy doubles what can be copied next */
-        size_t n = step < left ? step : left;
-        memcpy(at, source, n);
-        at += n;
-        left -= n;
-        step += n;
-    }
+    repeat(dst + (from - 1) * size, size, (size_t)(count - from + 1) * size);
 }
 
 static int decode_string_content(const fs_tensor_view *view, int64_t first, int64_t count, fs_slice *dst)
@@ -230,11 +237,38 @@ static void fill_default(const fs_dtype_info *info, const fs_tensor_view *view, 
     }
 }
 
+/* A view of the one row that the payload of a view that repeats has. */
+static fs_tensor_view row_of(const fs_tensor_view *view)
+{
+    fs_tensor_view row = *view;
+    row.repeats = false;
+    row.elements = view->elements > 0 ? view->elements / view->dims[0] : 0;
+    return row;
+}
+
+/* The same of a row that repeats: it is decoded once, from where `first` lies in it, and then copied. */
+static int decode_repeated(const fs_tensor_view *view, int64_t first, int64_t count, uint8_t *dst)
+{
+    fs_tensor_view row = row_of(view);
+    size_t size = fs_dtype_size(view->dtype);
+    int64_t begin = first % row.elements;
+    int64_t head = row.elements - begin < count ? row.elements - begin : count; /* to the row's end, */
+    int64_t rest = begin < count - head ? begin : count - head; /* and what lies before `first` in the next */
+    int rc = fs_tensor_view_decode(&row, begin, head, dst);
+    if (rc == 0 && rest > 0)
+        rc = fs_tensor_view_decode(&row, 0, rest, dst + (size_t)head * size);
+    if (rc == 0)
+        repeat(dst, (size_t)(head + rest) * size, (size_t)count * size);
+    return rc;
+}
+
 int fs_tensor_view_decode(const fs_tensor_view *view, int64_t first, int64_t count, void *dst)
 {
     const fs_dtype_info *info = fs_dtype_info_of(view->dtype);
     if (count == 0 || info->store == STORE_NONE)
         return 0;
+    if (view->repeats)
+        return decode_repeated(view, first, count, dst);
     if (view->has_content) {
         if (info->store == STORE_STRING)
             return decode_string_content(view, first, count, dst);
@@ -270,6 +304,12 @@ uint64_t fs_tensor_view_string_bytes(const fs_tensor_view *view)
     uint64_t elements = (uint64_t)view->elements, n = 0, total = 0, last = 0;
     if (elements == 0)
         return 0;
+    if (view->repeats) {
+        fs_tensor_view row = row_of(view);
+        return __builtin_mul_overflow(fs_tensor_view_string_bytes(&row), (uint64_t)view->dims[0], &total)
+                   ? UINT64_MAX
+                   : total;
+    }
     if (view->has_content)
         return view->values.len; /* each once */
     if (view->examples != NULL)

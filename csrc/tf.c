@@ -260,6 +260,8 @@ static int from_tensor(const tf_thread *thread, TF_Tensor *tensor, fs_slice name
 /* One run, and whose it is: the names of its outputs are a signature's or given. */
 typedef struct tf_run_list {
     fs_tf_list list;
+    const TF_Buffer *options;
+    TF_Buffer *metadata; /* empty, or NULL: nobody wants it */
     const fs_signature *sig; /* or NULL, and */
     const fs_slice *names;
 } tf_run_list;
@@ -269,11 +271,10 @@ static fs_slice output_name(const tf_run_list *run, uint32_t i)
     return run->sig != NULL ? fs_slice_of(run->sig->outputs[i].alias) : run->names[i];
 }
 
-static int run_list(tf_runtime *runtime, const tf_thread *thread, TF_Session *session, const tf_run_list *run,
-                    TF_Tensor **feeds, TF_Tensor **fetches, const fs_tensor *inputs, fs_tensor *outputs,
-                    fs_error *err)
+static int run_list(const tf_thread *thread, TF_Session *session, const tf_run_list *run, TF_Tensor **feeds,
+                    TF_Tensor **fetches, const fs_tensor *inputs, fs_tensor *outputs, fs_error *err)
 {
-    const fs_tf_api *api = &runtime->api;
+    const fs_tf_api *api = thread->api;
     const fs_tf_list *list = &run->list;
     uint32_t fed = 0;
     for (; fed < list->n_feeds; fed++) {
@@ -283,8 +284,8 @@ static int run_list(tf_runtime *runtime, const tf_thread *thread, TF_Session *se
     }
     int rc = 0;
     if (fed == list->n_feeds) {
-        api->SessionRun(session, runtime->run_options, list->feeds, feeds, (int)list->n_feeds, list->fetches,
-                        fetches, (int)list->n_fetches, list->targets, (int)list->n_targets, NULL,
+        api->SessionRun(session, run->options, list->feeds, feeds, (int)list->n_feeds, list->fetches, fetches,
+                        (int)list->n_fetches, list->targets, (int)list->n_targets, run->metadata,
                         thread->status);
         if (api->GetCode(thread->status) != FS_OK)
             rc = fail_status(api, thread->status, err);
@@ -315,12 +316,115 @@ static int run_list(tf_runtime *runtime, const tf_thread *thread, TF_Session *se
     return rc;
 }
 
-/* Whether an error comes from some node, as far as its code can tell, and does not say from which. NULL: nobody asks. */
+/* How a run is made, and what is to be known of it; as in tf_run_list. */
+typedef struct tf_how {
+    const TF_Buffer *options;
+    TF_Buffer *metadata;
+} tf_how;
+
+/* A run of a signature, for `fetches`, one for each of its outputs. */
+static int run_signature(fs_model *model, uint32_t sig, TF_Session *session, tf_how how, const TF_Output *feeds,
+                         const TF_Output *fetches, const fs_tensor *inputs, fs_tensor *outputs, fs_error *err)
+{
+    const fs_signature *signature = &model->signatures[sig];
+    const tf_thread *thread = thread_get(model->runtime);
+    if (thread == NULL)
+        return fail_memory(err);
+
+    size_t ports = (size_t)signature->n_inputs + signature->n_outputs;
+    TF_Tensor *on_stack[PORTS_ON_STACK];
+    TF_Tensor **fed = on_stack;
+    if (ports > PORTS_ON_STACK) {
+        fed = fs_slab_alloc(thread->slab, ports * sizeof(TF_Tensor *));
+        if (fed == NULL)
+            return fail_memory(err);
+    }
+    TF_Tensor **fetched = fed + signature->n_inputs;
+    for (uint32_t i = 0; i < signature->n_outputs; i++)
+        fetched[i] = NULL;
+    const tf_run_list run = {
+        .list = {feeds, signature->n_inputs, fetches, signature->n_outputs, NULL, 0},
+        .options = how.options,
+        .metadata = how.metadata,
+        .sig = signature,
+    };
+    int rc = run_list(thread, session, &run, fed, fetched, inputs, outputs, err);
+    if (fed != on_stack)
+        fs_slab_free(fed);
+    return rc;
+}
+
+static TF_Session *plain_session(const fs_model *model)
+{
+    return model->second.session != NULL ? model->second.session : model->main.session;
+}
+
+/* The options of every run but those that are traced. */
+static tf_how as_ever(const fs_model *model)
+{
+    return (tf_how){.options = model->runtime->run_options};
+}
+
+static int run_target(fs_model *model, uint32_t sig, enum fs_run_variant variant, tf_how how,
+                      const fs_tensor *inputs, fs_tensor *outputs, fs_error *err)
+{
+    const tf_target *target = variant == FS_RUN_COMPILED ? &model->compiled[sig] : &model->plain[sig];
+    TF_Session *session = variant == FS_RUN_PLAIN ? plain_session(model) : model->main.session;
+    const fs_error *broken = target->broken;
+    if (broken != NULL)
+        return fs_fail_text(err, (enum fs_code)broken->code, broken->msg, broken->len);
+    return run_signature(model, sig, session, how, target->feeds, target->fetches, inputs, outputs, err);
+}
+
+static int tf_run(fs_model *model, uint32_t sig, enum fs_run_variant variant, const fs_tensor *inputs,
+                  fs_tensor *outputs, fs_error *err)
+{
+    return run_target(model, sig, variant, as_ever(model), inputs, outputs, err);
+}
+
+/* RunOptions{trace_level, inter_op_thread_pool: -1, output_partition_graphs}. NULL: out of memory. */
+static TF_Buffer *trace_options(const fs_tf_api *api, unsigned what)
+{
+    const uint8_t level[] = {0x08, what & FS_TF_TRACE_DEVICES ? 3 : 1};
+    const uint8_t graphs[] = {0x28, what & FS_TF_TRACE_GRAPHS ? 1 : 0};
+    uint8_t bytes[sizeof level + sizeof RUN_IN_CALLER + sizeof graphs];
+    memcpy(bytes, level, sizeof level);
+    memcpy(bytes + sizeof level, RUN_IN_CALLER, sizeof RUN_IN_CALLER);
+    memcpy(bytes + sizeof level + sizeof RUN_IN_CALLER, graphs, sizeof graphs);
+    return api->NewBufferFromString(bytes, sizeof bytes);
+}
+
+int fs_runtime_tensorflow_run_traced(fs_model *model, uint32_t sig, enum fs_run_variant variant, unsigned what,
+                                     const fs_tensor *inputs, fs_tensor *outputs, fs_tf_metadata *metadata,
+                                     fs_error *err)
+{
+    const fs_tf_api *api = &model->runtime->api;
+    TF_Buffer *options = trace_options(api, what);
+    TF_Buffer *told = options != NULL ? api->NewBuffer() : NULL;
+    int rc = told == NULL ? fail_memory(err)
+                          : run_target(model, sig, variant, (tf_how){options, told}, inputs, outputs, err);
+    if (options != NULL)
+        api->DeleteBuffer(options);
+    if (rc != 0) {
+        if (told != NULL)
+            api->DeleteBuffer(told);
+        return rc;
+    }
+    *metadata = (fs_tf_metadata){.bytes = {told->data, told->length}, .handle = told};
+    return 0;
+}
+
+void fs_runtime_tensorflow_metadata_free(const fs_model *model, fs_tf_metadata *metadata)
+{
+    if (metadata->handle != NULL)
+        model->runtime->api.DeleteBuffer(metadata->handle);
+    *metadata = (fs_tf_metadata){0};
+}
+
+/* Whether an error may come from a node and does not say from which. One that was cut has no room for it. */
 static bool lacks_its_node(const fs_error *err)
 {
     static const char node[] = "[[{{";
-    if (err == NULL)
-        return false;
     switch (err->code) {
     case FS_INVALID_ARGUMENT:
     case FS_FAILED_PRECONDITION:
@@ -329,52 +433,30 @@ static bool lacks_its_node(const fs_error *err)
     case FS_UNIMPLEMENTED:
     case FS_INTERNAL:
     case FS_UNKNOWN:
-        return memmem(err->msg, err->len, node, sizeof node - 1) == NULL;
+        return err->len <= FS_MESSAGE_MAX && memmem(err->msg, err->len, node, sizeof node - 1) == NULL;
     default:
         return false;
     }
 }
 
-static int tf_run(fs_model *model, uint32_t sig, enum fs_run_variant variant, const fs_tensor *inputs,
-                  fs_tensor *outputs, fs_error *err)
+/* The second run gives its text and nothing else: what has failed stays failed. */
+static void tf_explain(fs_model *model, uint32_t sig, const fs_tensor *inputs, fs_error *err)
 {
-    const fs_signature *signature = &model->signatures[sig];
-    const tf_target *target = variant == FS_RUN_COMPILED ? &model->compiled[sig] : &model->plain[sig];
-    bool in_second = variant == FS_RUN_PLAIN && model->second.session != NULL;
-    TF_Session *session = in_second ? model->second.session : model->main.session;
-    const fs_error *broken = target->broken;
-    if (broken != NULL)
-        return fs_fail_text(err, (enum fs_code)broken->code, broken->msg, broken->len);
-    const tf_thread *thread = thread_get(model->runtime);
-    if (thread == NULL)
-        return fail_memory(err);
-
-    size_t ports = (size_t)signature->n_inputs + signature->n_outputs;
-    TF_Tensor *on_stack[PORTS_ON_STACK];
-    TF_Tensor **feeds = on_stack;
-    if (ports > PORTS_ON_STACK) {
-        feeds = fs_slab_alloc(thread->slab, ports * sizeof(TF_Tensor *));
-        if (feeds == NULL)
-            return fail_memory(err);
-    }
-    TF_Tensor **fetches = feeds + signature->n_inputs;
-    for (uint32_t i = 0; i < signature->n_outputs; i++)
-        fetches[i] = NULL;
-    const tf_run_list run = {
-        .list = {target->feeds, signature->n_inputs, target->fetches, signature->n_outputs, NULL, 0},
-        .sig = signature,
-    };
-    int rc = run_list(model->runtime, thread, session, &run, feeds, fetches, inputs, outputs, err);
-    if (rc != 0 && target->explained != NULL && lacks_its_node(err)) {
-        tf_run_list again = run;
-        again.list.fetches = target->explained;
-        for (uint32_t i = 0; i < signature->n_outputs; i++)
-            fetches[i] = NULL;
-        rc = run_list(model->runtime, thread, session, &again, feeds, fetches, inputs, outputs, err);
-    }
-    if (feeds != on_stack)
-        fs_slab_free(feeds);
-    return rc;
+    const tf_target *target = &model->plain[sig];
+    uint32_t n = model->signatures[sig].n_outputs;
+    bool wanted = target->explained != NULL && lacks_its_node(err);
+    const tf_thread *thread = wanted ? thread_get(model->runtime) : NULL;
+    fs_tensor *outputs = thread != NULL ? fs_slab_alloc(thread->slab, n * sizeof *outputs) : NULL;
+    if (outputs == NULL)
+        return;
+    fs_error again;
+    int rc = run_signature(model, sig, plain_session(model), as_ever(model), target->feeds, target->explained,
+                           inputs, outputs, &again);
+    for (uint32_t i = 0; rc == 0 && i < n; i++)
+        tf_release(&outputs[i]);
+    if (rc != 0 && again.code == err->code)
+        *err = again;
+    fs_slab_free(outputs);
 }
 
 /* ---- names ------------------------------------------------------------------------------- */
@@ -472,7 +554,7 @@ static void *named_new(const tf_thread *thread, const fs_named_run *run, tf_name
 static int tf_run_named(fs_model *model, const fs_named_run *run, fs_tensor *outputs, fs_error *err)
 {
     const fs_tf_api *api = &model->runtime->api;
-    const tf_session *session = model->second.session != NULL ? &model->second : &model->main;
+    TF_Graph *graph = model->second.session != NULL ? model->second.graph : model->main.graph;
     const tf_thread *thread = thread_get(model->runtime);
     tf_named named;
     void *block = thread != NULL ? named_new(thread, run, &named) : NULL;
@@ -480,20 +562,20 @@ static int tf_run_named(fs_model *model, const fs_named_run *run, fs_tensor *out
         return fail_memory(err);
     int rc = 0;
     for (uint32_t i = 0; i < run->n_feeds && rc == 0; i++)
-        rc = find_output(api, session->graph, run->feeds[i], named.scratch, &named.feeds[i], err);
+        rc = find_output(api, graph, run->feeds[i], named.scratch, &named.feeds[i], err);
     for (uint32_t i = 0; i < run->n_fetches && rc == 0; i++)
-        rc = find_output(api, session->graph, run->fetches[i], named.scratch, &named.fetches[i], err);
+        rc = find_output(api, graph, run->fetches[i], named.scratch, &named.fetches[i], err);
     for (uint32_t i = 0; i < run->n_targets && rc == 0; i++)
-        rc = find_target(api, session->graph, run->targets[i], named.scratch, &named.targets[i], err);
+        rc = find_target(api, graph, run->targets[i], named.scratch, &named.targets[i], err);
     const tf_run_list one = {
         .list = {named.feeds, run->n_feeds, named.fetches, run->n_fetches, named.targets, run->n_targets},
+        .options = model->runtime->run_options,
         .names = run->fetches,
     };
     if (rc == 0)
         rc = fs_tf_lists_admit(&model->named, &one.list, err);
     if (rc == 0)
-        rc = run_list(model->runtime, thread, session->session, &one, named.fed, named.fetched, run->inputs,
-                      outputs, err);
+        rc = run_list(thread, plain_session(model), &one, named.fed, named.fetched, run->inputs, outputs, err);
     fs_slab_free(block);
     return rc;
 }
@@ -548,8 +630,7 @@ static void target_close(tf_target *target)
 static int target_explain(tf_runtime *runtime, TF_Graph *graph, const fs_signature *sig, fs_slice config,
                           tf_target *target, fs_error *err)
 {
-    static const char single[] = "SINGLE_THREADED_EXECUTOR";
-    if (target->broken != NULL || config.len == 0 || memmem(config.data, config.len, single, sizeof single - 1) == NULL)
+    if (target->broken != NULL || !fs_tf_may_explain(config))
         return 0;
     tf_thread *thread = thread_get(runtime);
     TF_Output *twins = thread != NULL ? calloc((size_t)sig->n_outputs + 1, sizeof *twins) : NULL;
@@ -763,7 +844,7 @@ int fs_runtime_tensorflow(const char *library_dir, fs_runtime *out, fs_error *er
         return fail_memory(err);
     }
     runtime->load_options = runtime->run_options;
-    *out = (fs_runtime){.ops = &TF_OPS, .self = runtime, .run_named = tf_run_named};
+    *out = (fs_runtime){.ops = &TF_OPS, .self = runtime, .run_named = tf_run_named, .explain = tf_explain};
     return 0;
 }
 

@@ -31,6 +31,27 @@ int fs_runtime_tensorflow_prime(const fs_runtime *runtime, fs_slice session_conf
  * not by the thread that opens. Before the first model. */
 void fs_runtime_tensorflow_restore_in_pool(fs_runtime *runtime);
 
+/* What a traced run is to tell besides how long each op took, when, and what it allocated. */
+enum fs_tf_trace {
+    FS_TF_TRACE_DEVICES = 1, /* what accelerators did, which starts a profiler for the length of the run */
+    FS_TF_TRACE_GRAPHS = 2,  /* the graphs that ran, as grappler and XLA have left them */
+};
+
+/* A serialized tensorflow.RunMetadata. */
+typedef struct fs_tf_metadata {
+    fs_slice bytes;
+    void *handle;
+} fs_tf_metadata;
+
+/* ops->run of a model of this runtime, traced: `what` has bits of fs_tf_trace. *metadata is the caller's on
+ * success, to be given back while the model is open; untouched on failure. The executor for one thread
+ * (ConfigProto.experimental.executor_type) traces nothing: of its runs there are graphs and no times. Profiling
+ * only: a traced run is slower. Any thread. */
+int fs_runtime_tensorflow_run_traced(fs_model *model, uint32_t sig, enum fs_run_variant variant, unsigned what,
+                                     const fs_tensor *inputs, fs_tensor *outputs, fs_tf_metadata *metadata,
+                                     fs_error *err);
+void fs_runtime_tensorflow_metadata_free(const fs_model *model, fs_tf_metadata *metadata);
+
 /* TensorFlow's own version, "2.21.0". Lives as long as the process. Any thread. */
 const char *fs_runtime_tensorflow_version(const fs_runtime *runtime);
 

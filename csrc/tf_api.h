@@ -77,6 +77,7 @@ typedef struct TF_TString {
     X(const char *, OperationOpType, (TF_Operation *))                                                  \
     X(int, OperationNumOutputs, (TF_Operation *))                                                       \
     X(int, OperationNumInputs, (TF_Operation *))                                                        \
+    X(int, OperationNumControlInputs, (TF_Operation *))                                                 \
     X(TF_Output, OperationInput, (TF_Input))                                                            \
     X(int, OperationOutputType, (TF_Output))                                                            \
     X(void, OperationGetAttrValueProto, (TF_Operation *, const char *, TF_Buffer *, TF_Status *))       \

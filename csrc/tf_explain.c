@@ -16,6 +16,10 @@ enum { NAME_MAX_BYTES = 512 };
 #define FUNC_NAME FS_WIRE_TAG(1, FS_WIRE_BYTES)
 /* FunctionDef.signature, OpDef.name. */
 enum { DEF_SIGNATURE = 1, OP_NAME = 1 };
+/* ConfigProto.experimental, and in it executor_type and optimize_for_static_graph. */
+#define CONFIG_EXPERIMENTAL FS_WIRE_TAG(16, FS_WIRE_BYTES)
+#define EXECUTOR_TYPE FS_WIRE_TAG(3, FS_WIRE_BYTES)
+#define STATIC_GRAPH FS_WIRE_TAG(12, FS_WIRE_VARINT)
 /* An entry of FunctionDef.attr: "_noinline" is true. */
 static const uint8_t NO_INLINE[] = {
     0x2a, 15, 0x0a, 9, '_', 'n', 'o', 'i', 'n', 'l', 'i', 'n', 'e', 0x12, 2, 0x28, 1,
@@ -43,6 +47,35 @@ static bool find_bytes(fs_slice message, uint32_t wanted, fs_slice *found)
             return false;
     }
     return false;
+}
+
+bool fs_tf_may_explain(fs_slice config)
+{
+    static const char single[] = "SINGLE_THREADED_EXECUTOR";
+    fs_wire w = fs_wire_over(config.data, config.len);
+    bool alone = false;
+    uint64_t is_static = 0;
+    uint32_t tag;
+    while (w.at < w.end && fs_wire_read_tag(&w, &tag)) {
+        fs_slice experimental, type;
+        if (tag != CONFIG_EXPERIMENTAL) {
+            if (!fs_wire_skip(&w, tag, FS_WIRE_MAX_DEPTH))
+                return false;
+            continue;
+        }
+        if (!fs_wire_read_bytes(&w, &experimental))
+            return false;
+        for (fs_wire e = fs_wire_over(experimental.data, experimental.len); e.at < e.end;) {
+            if (!fs_wire_read_tag(&e, &tag))
+                return false;
+            if (tag == EXECUTOR_TYPE && fs_wire_read_bytes(&e, &type))
+                alone = type.len == sizeof single - 1 && memcmp(type.data, single, type.len) == 0;
+            else if (tag == EXECUTOR_TYPE || !(tag == STATIC_GRAPH ? fs_wire_read_varint(&e, &is_static)
+                                                                   : fs_wire_skip(&e, tag, FS_WIRE_MAX_DEPTH)))
+                return false;
+        }
+    }
+    return alone && is_static == 0;
 }
 
 /* The name of the function that `call` calls. */
@@ -149,7 +182,7 @@ static int twin_of(const fs_tf_api *api, TF_Graph *graph, TF_Operation *call, TF
     size_t len = strlen(called);
     char name[NAME_MAX_BYTES], function[NAME_MAX_BYTES], copy[NAME_MAX_BYTES];
     if ((strcmp(op, "StatefulPartitionedCall") != 0 && strcmp(op, "PartitionedCall") != 0) ||
-        len + sizeof SUFFIX > sizeof name)
+        api->OperationNumControlInputs(call) > 0 || len + sizeof SUFFIX > sizeof name)
         return NO_TWIN;
     memcpy(name, called, len);
     memcpy(name + len, SUFFIX, sizeof SUFFIX);

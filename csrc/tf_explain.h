@@ -9,14 +9,18 @@
 #ifndef FS_TF_EXPLAIN_H
 #define FS_TF_EXPLAIN_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "status.h"
 #include "tf_api.h"
 
+/* Whether sessions with this ConfigProto leave nodes out, and their graphs may still be added to. */
+bool fs_tf_may_explain(fs_slice config);
+
 /* Adds a twin for the call that all `n` of `fetches` are outputs of, and fills `twins` with its outputs; one that was
  * added for another signature serves again. 0; -FS_FAILED_PRECONDITION when there can be none, since they are not
- * outputs of one function call or TensorFlow refuses something: a signature does without then;
+ * outputs of one function call that waits for nothing else, or TensorFlow refuses something: a signature does without then;
  * -FS_RESOURCE_EXHAUSTED. The session must be extended afterwards. */
 int fs_tf_explain(const fs_tf_api *api, TF_Graph *graph, const TF_Output *fetches, uint32_t n, TF_Output *twins,
                   TF_Status *status);

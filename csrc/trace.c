@@ -137,10 +137,9 @@ void fs_trace_batch(fs_track *track, uint32_t wanted, const fs_queue *queue, con
     }
 }
 
-void fs_trace_named(fs_track *track, const fs_rpc *rpc, const fs_servable *servable, int code, int64_t taken_us,
-                    uint64_t *random)
+void fs_trace_named(fs_track *track, uint32_t wanted, const fs_rpc *rpc, const fs_servable *servable, int code,
+                    int64_t taken_us, uint64_t *random)
 {
-    uint32_t wanted = fs_track_wanted(track);
     fs_trace_event event = call_event(rpc, FS_TRACE_SESSION_RUN, code);
     event.at_us[0] = taken_us;
     if (servable != NULL)

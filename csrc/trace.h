@@ -25,8 +25,8 @@ void fs_trace_call(const fs_call *call);
 void fs_trace_refused(const fs_call *call);
 
 /* A SessionRun that was begun at `taken_us` is over and not answered yet. `servable` is NULL when there was none. */
-void fs_trace_named(fs_track *track, const fs_rpc *rpc, const fs_servable *servable, int code, int64_t taken_us,
-                    uint64_t *random);
+void fs_trace_named(fs_track *track, uint32_t wanted, const fs_rpc *rpc, const fs_servable *servable, int code,
+                    int64_t taken_us, uint64_t *random);
 
 /* A task begins; what is to be told at its end. */
 fs_trace_event fs_trace_task_begins(fs_track *track, const fs_task *task);

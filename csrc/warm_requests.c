@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "broadcast.h"
 #include "predict.h"
 #include "text.h"
 
@@ -128,7 +129,6 @@ static int check(request *r, fs_servable *servable, size_t max_bytes, fs_tensor_
     if (asked.n_inputs != r->sig->n_inputs)
         return fs_fail(err, FS_INVALID_ARGUMENT, "it has %u inputs, and signature %s %u", asked.n_inputs,
                        r->sig->name, r->sig->n_inputs);
-    size_t left = max_bytes;
     for (uint32_t i = 0; i < r->sig->n_inputs; i++) {
         const fs_port *port = &r->sig->inputs[i];
         const fs_named_view *input = find_input(&asked, port->alias);
@@ -138,13 +138,19 @@ static int check(request *r, fs_servable *servable, size_t max_bytes, fs_tensor_
         rc = fs_tensor_view_parse(&r->arena, input->proto.data, input->proto.len, view);
         if (rc == -FS_RESOURCE_EXHAUSTED)
             return fail_memory(err);
-        size_t size = rc == 0 ? fs_dtype_size(view->dtype) : 0;
-        if (size == 0)
+        if (rc != 0 || fs_dtype_size(view->dtype) == 0)
             return fs_fail(err, FS_INVALID_ARGUMENT, "its input %s is not a tensor that can be served",
                            port->alias);
         if (view->dtype != port->dtype)
             return fs_fail(err, FS_INVALID_ARGUMENT, "its input %s is of type %s, not %s", port->alias,
                            fs_dtype_name(view->dtype), fs_dtype_name(port->dtype));
+    }
+    if (r->plan->broadcast != NULL)
+        fs_broadcast(r->sig, r->plan->broadcast, *views);
+    size_t left = max_bytes;
+    for (uint32_t i = 0; i < r->sig->n_inputs; i++) {
+        const fs_tensor_view *view = &(*views)[i];
+        size_t size = fs_dtype_size(view->dtype);
         if ((uint64_t)view->elements > left / size)
             return fs_fail(err, FS_RESOURCE_EXHAUSTED,
                            "inputs of more than %zu bytes once decoded (limits.max_message_bytes)",

@@ -6,6 +6,7 @@ from fastserve._native.c_runtime cimport fs_error, fs_model_spec, fs_runtime, fs
 from fastserve._native.c_trace cimport fs_trace, fs_track
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libcpp cimport bool
 
 
 cdef extern from "clock.h" nogil:
@@ -221,6 +222,7 @@ cdef extern from "servable.h" nogil:
         float costs_us[32]
         const char *method
         const fs_slice *defaults
+        const bool *broadcast
 
     ctypedef struct fs_batching:
         int64_t max_batch_size

@@ -62,6 +62,18 @@ cdef extern from "tf.h" nogil:
     int fs_runtime_tensorflow_op_library(const fs_runtime *runtime, const char *path, fs_error *err) noexcept
     int fs_runtime_tensorflow_prime(const fs_runtime *runtime, fs_slice session_config, fs_error *err) noexcept
     void fs_runtime_tensorflow_restore_in_pool(fs_runtime *runtime) noexcept
+
+    enum:
+        FS_TF_TRACE_DEVICES
+        FS_TF_TRACE_GRAPHS
+
+    ctypedef struct fs_tf_metadata:
+        fs_slice bytes
+
+    int fs_runtime_tensorflow_run_traced(fs_model *model, uint32_t sig, fs_run_variant variant, unsigned what,
+                                         const fs_tensor *inputs, fs_tensor *outputs,
+                                         fs_tf_metadata *metadata, fs_error *err) noexcept
+    void fs_runtime_tensorflow_metadata_free(const fs_model *model, fs_tf_metadata *metadata) noexcept
     const char *fs_runtime_tensorflow_version(const fs_runtime *runtime) noexcept
     void fs_runtime_tensorflow_free(fs_runtime *runtime) noexcept
 

@@ -44,7 +44,9 @@ cdef class Servable:
     cdef readonly ModelSpec spec
     cdef bytes name
     cdef const char *model       # in name
+    cdef list flags              # bytes objects that the plans point into
     cdef readonly Runtime runtime
     cdef readonly str state      # "loading", "loaded", "published", "retiring", "closing"
 
+    cdef void fill_broadcast(self, fs_signature_plan *plan, list inputs, list names) except *
     cdef void enter(self, str state)

@@ -5,10 +5,12 @@ method here blocks, and no executor or loader ever runs Python.
 """
 
 cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport strlen
+from libcpp cimport bool as c_bool
 
 from fastserve._native cimport scheduler
 from fastserve._native.c_engine cimport (
@@ -105,7 +107,7 @@ cdef struct Grants:
 # A task on its way through the loader. Freed when it is delivered.
 cdef struct Errand:
     fs_task task       # first: the mail is the errand
-    Library library    # of FS_TASK_CALL,
+    Library opening    # of FS_TASK_CALL,
     Grants grants      #   or these
     PyObject *future   # a reference of its own
     PyObject *subject  # the Servable, or what keeps `labels` alive; a reference of its own
@@ -142,6 +144,7 @@ cdef class Servable:
         self.spec = ModelSpec(spec)
         self.name = self.spec.model.encode()
         self.model = <const char *>self.name
+        self.flags = []
         self.enter("loading")
         self.plans = <fs_signature_plan *>calloc(len(signatures) + 1, sizeof(fs_signature_plan))
         if self.plans is NULL:
@@ -152,6 +155,7 @@ cdef class Servable:
             plan.compiled = signature["compiled"]
             plan.method = self.spec.methods[i]
             plan.defaults = self.spec.defaults[i]
+            self.fill_broadcast(plan, signature["inputs"], batching["broadcast"])
             buckets = signature["buckets"]
             if len(buckets) > FS_MAX_BUCKETS:
                 raise ValueError(f"signature {signature['name']}: {len(buckets)} buckets; at most {FS_MAX_BUCKETS}")
@@ -179,6 +183,13 @@ cdef class Servable:
 
     def __dealloc__(self):
         free(self.plans)
+
+    cdef void fill_broadcast(self, fs_signature_plan *plan, list inputs, list names) except *:
+        """Which inputs may come with one row; what the plan points to lives as long as this object."""
+        flags = bytes(port["alias"] in names for port in inputs)
+        if any(flags):
+            self.flags.append(flags)
+            plan.broadcast = <const c_bool *>PyBytes_AS_STRING(flags)
 
     cdef void enter(self, str state):
         self.state = state
@@ -308,12 +319,12 @@ cdef object post_plug_in(Engine engine, Runtime runtime, bytes path):
     cdef Errand *errand = <Errand *>calloc(1, sizeof(Errand))
     if errand is NULL:
         raise MemoryError
-    errand.library.path = <const char *>path
-    errand.library.runtime = &runtime.c
-    errand.library.plugin = <const fs_plugin **>&runtime.plugin
+    errand.opening.path = <const char *>path
+    errand.opening.runtime = &runtime.c
+    errand.opening.plugin = <const fs_plugin **>&runtime.plugin
     errand.task.kind = FS_TASK_CALL
     errand.task.call = open_plug_in
-    errand.task.arg = &errand.library
+    errand.task.arg = &errand.opening
     return send(engine, errand, (runtime, path))
 
 
@@ -328,13 +339,13 @@ cdef object post_litert(Engine engine, Runtime runtime, bytes directory, dict se
     cdef Errand *errand = <Errand *>calloc(1, sizeof(Errand))
     if errand is NULL:
         raise MemoryError
-    errand.library.path = <const char *>directory
-    errand.library.litert.threads = settings["run_threads"]
-    errand.library.litert.interpreters = settings["interpreters"]
-    errand.library.runtime = &runtime.c
+    errand.opening.path = <const char *>directory
+    errand.opening.litert.threads = settings["run_threads"]
+    errand.opening.litert.interpreters = settings["interpreters"]
+    errand.opening.runtime = &runtime.c
     errand.task.kind = FS_TASK_CALL
     errand.task.call = open_litert_library
-    errand.task.arg = &errand.library
+    errand.task.arg = &errand.opening
     return send(engine, errand, (runtime, directory))
 
 
@@ -345,15 +356,15 @@ cdef object post_library(
     cdef Errand *errand = <Errand *>calloc(1, sizeof(Errand))
     if errand is NULL:
         raise MemoryError
-    errand.library.path = <const char *>directory
-    errand.library.session_config.data = <const uint8_t *><const char *>session_config
-    errand.library.session_config.len = <size_t>len(session_config)
-    errand.library.restore_in_pool = "pool" in engine.ablate
-    errand.library.op_libraries = <const char *>op_libraries
-    errand.library.runtime = &runtime.c
+    errand.opening.path = <const char *>directory
+    errand.opening.session_config.data = <const uint8_t *><const char *>session_config
+    errand.opening.session_config.len = <size_t>len(session_config)
+    errand.opening.restore_in_pool = "pool" in engine.ablate
+    errand.opening.op_libraries = <const char *>op_libraries
+    errand.opening.runtime = &runtime.c
     errand.task.kind = FS_TASK_CALL
     errand.task.call = open_library
-    errand.task.arg = &errand.library
+    errand.task.arg = &errand.opening
     return send(engine, errand, (runtime, directory, session_config, op_libraries))
 
 

@@ -19,6 +19,8 @@ from fastserve._native.c_runtime cimport (
     FS_MAX_DIMS,
     FS_RUN_COMPILED,
     FS_RUN_PLAIN,
+    FS_TF_TRACE_DEVICES,
+    FS_TF_TRACE_GRAPHS,
     fs_buf_new,
     fs_buf_unref,
     fs_dtype_name,
@@ -37,12 +39,15 @@ from fastserve._native.c_runtime cimport (
     fs_runtime_plugin_free,
     fs_runtime_tensorflow,
     fs_runtime_tensorflow_free,
+    fs_runtime_tensorflow_metadata_free,
     fs_runtime_tensorflow_op_library,
+    fs_runtime_tensorflow_run_traced,
     fs_runtime_tensorflow_version,
     fs_slab_new,
     fs_slab_release,
     fs_slice,
     fs_tensor,
+    fs_tf_metadata,
 )
 from fastserve._native.model_spec cimport ModelSpec
 
@@ -52,6 +57,7 @@ from fastserve.call_names import CODES
 cdef extern from "<time.h>" nogil:
     enum:
         CLOCK_MONOTONIC
+        CLOCK_REALTIME
     struct timespec:
         long tv_sec
         long tv_nsec
@@ -348,6 +354,49 @@ cdef class Model:
             self.running -= 1
             free(outputs)
             free(took)
+
+    def trace(self, str signature, inputs, *, bint compiled=False, bint devices=False, bint graphs=False) -> tuple:
+        """Runs once and says what TensorFlow tells of the run: (a serialized tensorflow.RunMetadata, the time of day
+        in nanoseconds when it began, and when it ended). `devices`: what accelerators did, too; `graphs`: the graphs
+        that ran. Of TensorFlow's models only; see fs_runtime_tensorflow_run_traced."""
+        cdef Inputs fed = inputs if isinstance(inputs, Inputs) else Inputs(inputs)
+        cdef unsigned sig = self.index(signature, fed)
+        cdef unsigned n_outputs = self.spec.signatures[sig].n_outputs
+        cdef fs_run_variant variant = FS_RUN_COMPILED if compiled else FS_RUN_PLAIN
+        cdef unsigned what = (FS_TF_TRACE_DEVICES if devices else 0) | (FS_TF_TRACE_GRAPHS if graphs else 0)
+        cdef fs_tf_metadata metadata
+        cdef timespec begin, end
+        cdef fs_error err
+        cdef int rc
+        cdef unsigned i
+        if not self.runtime.version:
+            raise TypeError("only TensorFlow's models can be traced")
+        cdef fs_tensor *outputs = <fs_tensor *>calloc(n_outputs + 1, sizeof(fs_tensor))
+        if outputs is NULL:
+            raise MemoryError
+        self.running += 1
+        try:
+            with nogil:
+                clock_gettime(CLOCK_REALTIME, &begin)
+                rc = fs_runtime_tensorflow_run_traced(
+                    self.c, sig, variant, what, fed.tensors, outputs, &metadata, &err
+                )
+                clock_gettime(CLOCK_REALTIME, &end)
+            check(rc, &err)
+            for i in range(n_outputs):
+                self.runtime.c.ops.release(&outputs[i])
+            try:
+                told = PyBytes_FromStringAndSize(<const char *>metadata.bytes.data, metadata.bytes.len)
+            finally:
+                fs_runtime_tensorflow_metadata_free(self.c, &metadata)
+            return (
+                told,
+                <int64_t>begin.tv_sec * 1_000_000_000 + begin.tv_nsec,
+                <int64_t>end.tv_sec * 1_000_000_000 + end.tv_nsec,
+            )
+        finally:
+            self.running -= 1
+            free(outputs)
 
     def close(self) -> None:
         """Frees the model. Closing twice is fine; closing it under a run is an error."""

@@ -9,7 +9,9 @@
  * floats get 0.5 x + 2, plus 1000 in the compiled call, plus the first byte of the session's ConfigProto; all
  * else is passed on. A float feed of NaN fails the run; "keep" holds on to its feed until the session is
  * deleted. "call" calls the function "f" with "x0". A second call may be added, of a copy of "f" that must not be
- * inlined, and fails with the node's name; graphs from a directory "picky" take no copy. */
+ * inlined, and fails with the node's name; graphs from a directory "picky" take no copy, and in
+ * those from "ordered" the call waits for another operation. A feed that begins with infinity fails the first call and
+ * not the second. The metadata of a run that is traced are its RunOptions. */
 #include "tf_api.h"
 
 #include <math.h>
@@ -286,6 +288,7 @@ struct TF_Operation {
     const char *name;
     int outputs;
     const char *type; /* or NULL: as its name */
+    int waits;        /* control inputs */
 };
 
 struct TF_Graph {
@@ -350,13 +353,13 @@ TF_Graph *TF_NewGraph(void)
     TF_Graph *graph = made(calloc(1, sizeof *graph));
     for (int i = 0; i < 100; i++) {
         snprintf(graph->names[i], sizeof graph->names[i], "x%d", i);
-        graph->feeds[i] = (TF_Operation){graph->names[i], 1, NULL};
+        graph->feeds[i] = (TF_Operation){graph->names[i], 1, NULL, 0};
     }
-    graph->call = (TF_Operation){"call", 1000, "StatefulPartitionedCall"};
-    graph->compiled = (TF_Operation){"call__compiled", 1000, NULL};
-    graph->keep = (TF_Operation){"keep", 1, NULL};
-    graph->variant = (TF_Operation){"variant", 1, NULL};
-    graph->noop = (TF_Operation){"NoOp", 0, NULL};
+    graph->call = (TF_Operation){"call", 1000, "StatefulPartitionedCall", 0};
+    graph->compiled = (TF_Operation){"call__compiled", 1000, NULL, 0};
+    graph->keep = (TF_Operation){"keep", 1, NULL, 0};
+    graph->variant = (TF_Operation){"variant", 1, NULL, 0};
+    graph->noop = (TF_Operation){"NoOp", 0, NULL, 0};
     return graph;
 }
 
@@ -394,6 +397,11 @@ const char *TF_OperationOpType(TF_Operation *op)
 int TF_OperationNumInputs(TF_Operation *op)
 {
     return op->type != NULL;
+}
+
+int TF_OperationNumControlInputs(TF_Operation *op)
+{
+    return op->waits;
 }
 
 /* "x0": it stands in its graph before all else. */
@@ -553,7 +561,7 @@ TF_Operation *TF_FinishOperation(TF_OperationDescription *description, TF_Status
     TF_Operation *added = NULL;
     if (description->right && graph->twin.name == NULL) {
         memcpy(graph->twin_name, description->name, sizeof graph->twin_name);
-        graph->twin = (TF_Operation){graph->twin_name, 1000, description->type};
+        graph->twin = (TF_Operation){graph->twin_name, 1000, description->type, 0};
         added = &graph->twin;
     } else {
         set(status, INVALID_ARGUMENT, "no such operation");
@@ -573,6 +581,14 @@ static bool runs_in_caller(const TF_Buffer *options)
     static const uint8_t expected[] = {0x18, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1};
     return options != NULL && options->length == sizeof expected &&
            memcmp(options->data, expected, sizeof expected) == 0;
+}
+
+/* RunOptions{trace_level, inter_op_thread_pool: -1, output_partition_graphs} in that order. */
+static bool is_traced(const TF_Buffer *options)
+{
+    const uint8_t *bytes = options != NULL ? options->data : NULL;
+    return bytes != NULL && options->length == 15 && bytes[0] == 0x08 && (bytes[1] == 1 || bytes[1] == 3) &&
+           runs_in_caller(&(TF_Buffer){.data = bytes + 2, .length = 11}) && bytes[13] == 0x28 && bytes[14] <= 1;
 }
 
 static TF_Session *session_of(TF_Graph *graph, const TF_SessionOptions *options)
@@ -612,6 +628,7 @@ TF_Session *TF_LoadSessionFromSavedModel(const TF_SessionOptions *options, const
     if (status->code != OK) /* also one that an earlier call has left */
         return NULL;
     graph->picky = strstr(dir, "picky") != NULL;
+    graph->call.waits = strstr(dir, "ordered") != NULL;
     return session_of(graph, options);
 }
 
@@ -657,15 +674,22 @@ static bool has_nan(const TF_Tensor *tensor)
     return false;
 }
 
+static bool begins_infinite(const TF_Tensor *tensor)
+{
+    return tensor->dtype == FLOAT && tensor->memory->len > 0 && isinf(*(const float *)tensor->memory->data);
+}
+
 void TF_SessionRun(TF_Session *session, const TF_Buffer *run_options, const TF_Output *inputs,
                    TF_Tensor *const *feeds, int n_feeds, const TF_Output *outputs, TF_Tensor **fetches,
                    int n_fetches, const TF_Operation *const *targets, int n_targets, TF_Buffer *metadata,
                    TF_Status *status)
 {
-    (void)metadata;
     set(status, OK, "");
-    if (!runs_in_caller(run_options) || !atomic_load(&session->extended))
+    if (!(metadata == NULL ? runs_in_caller(run_options) : is_traced(run_options)) ||
+        !atomic_load(&session->extended))
         set(status, INTERNAL, "not run as it should be");
+    if (metadata != NULL && metadata->length != 0)
+        set(status, INVALID_ARGUMENT, "Passing non-empty run_metadata is invalid.");
     for (int i = 0; i < n_targets; i++) {
         if (targets[i] != &session->graph->noop)
             set(status, INTERNAL, "no target");
@@ -674,7 +698,10 @@ void TF_SessionRun(TF_Session *session, const TF_Buffer *run_options, const TF_O
     for (int i = 0; i < n_feeds; i++) {
         if (inputs[i].oper == NULL || inputs[i].index != 0)
             set(status, INTERNAL, "fed what is not there");
-        if (has_nan(feeds[i]) && n_fetches > 0 && outputs[0].oper == &session->graph->twin) {
+        bool twin = n_fetches > 0 && outputs[0].oper == &session->graph->twin;
+        if (begins_infinite(feeds[i]) && !twin) {
+            set(status, INVALID_ARGUMENT, "only once");
+        } else if (has_nan(feeds[i]) && twin) {
             set(status, INVALID_ARGUMENT,
                 "{{function_node f__explained}} {{function_node f__explained}} {{function_node g}} not a number\n\t "
                 "[[{{function_node f}}{{node Sum}}]]");
@@ -703,4 +730,6 @@ void TF_SessionRun(TF_Session *session, const TF_Buffer *run_options, const TF_O
             fetches[i] = compute(from, bias);
         }
     }
+    if (metadata != NULL)
+        fill(metadata, run_options->data, run_options->length);
 }

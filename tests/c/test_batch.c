@@ -210,6 +210,46 @@ static void test_a_call_that_failed_alone_is_not_run_again(void)
     tear_down(b);
 }
 
+static int explained; /* how often, and with which rows */
+static int64_t explained_rows;
+
+static void explain(fs_model *model, uint32_t sig, const fs_tensor *inputs, fs_error *err)
+{
+    (void)model;
+    CHECK_EQ(sig, RIG_HALF);
+    explained++;
+    explained_rows = inputs[0].dims[0];
+    fs_fail(err, (enum fs_code)err->code, "row %lld is bad", (long long)explained_rows);
+}
+
+/* What a runtime has to say beyond an error is asked for once, for the run whose error a client gets. */
+static void test_the_last_run_of_a_failed_call_is_explained(void)
+{
+    bench *b = set_up(rig_model_make("m", 1, "fail_nan=1"));
+    b->servable->runtime.explain = explain;
+    explained = 0;
+    const float bad[] = {NAN};
+    fs_call *calls[] = {half_call(b, A, 3), half_call(b, bad, 1), half_call(b, bad, 1), half_call(b, C, 2)};
+    for (int i = 0; i < 2; i++)
+        put(b, calls[i], 0, calls[i]->rows);
+    run(b, RIG_HALF);
+    CHECK_EQ(explained, 1);
+    CHECK_EQ(explained_rows, 1);
+    check_halves(b, calls[0], A, 3);
+    check_error(b, calls[1], FS_INVALID_ARGUMENT, "row 1 is bad");
+    put(b, calls[2], 0, 1); /* alone from the beginning */
+    run(b, RIG_HALF);
+    CHECK_EQ(explained, 2);
+    check_error(b, calls[2], FS_INVALID_ARGUMENT, "row 1 is bad");
+    put(b, calls[3], 0, 2);
+    run(b, RIG_HALF);
+    CHECK_EQ(explained, 2);
+    check_halves(b, calls[3], C, 2);
+    for (int i = 0; i < 4; i++)
+        rig_fake_free(calls[i]);
+    tear_down(b);
+}
+
 static void test_outputs_without_rows_are_refused_alone_and_together(void)
 {
     static const char text[] = "Batched output tensor has 0 dimensions";
@@ -481,6 +521,7 @@ int main(void)
     test_a_compiled_run_that_fails_is_run_plain();
     test_one_bad_row_answers_for_itself();
     test_a_call_that_failed_alone_is_not_run_again();
+    test_the_last_run_of_a_failed_call_is_explained();
     test_outputs_without_rows_are_refused_alone_and_together();
     test_a_call_that_runs_alone_keeps_its_shape();
     test_pieces_are_put_together_in_any_order();

@@ -254,6 +254,32 @@ static void test_compressed_requests_and_replies(void)
     tear_down(&p);
 }
 
+/* The copy is of what was sent, and the new version gives the row to all as the stable one does. */
+static void test_one_row_for_all_is_one_in_the_copy(void)
+{
+    enum { ROWS = 6 };
+    static const bool broadcast[] = {true, false};
+    static const float values[ROWS] = {4, 4, 4, 4, 4, 4}; /* of 4, both versions make 4 */
+    pair p;
+    set_up(&p, 2, false, "op=echo");
+    rig_unserve(p.rig, &p.stable);
+    rig_unserve(p.rig, &p.fresh);
+    p.stable.plans[RIG_PAIR].broadcast = p.fresh.plans[RIG_PAIR].broadcast = broadcast;
+    rig_serve(p.rig, &p.stable);
+    rig_serve(p.rig, &p.fresh);
+    rig_input in[] = {
+        {.alias = "a", .dtype = FS_DT_FLOAT, .ndim = 2, .dims = {1, 2}, .content = values, .bytes = 8},
+        {.alias = "b", .dtype = FS_DT_FLOAT, .ndim = 1, .dims = {ROWS}, .content = values, .bytes = ROWS * 4}};
+    CHECK_ANSWER(rig_call(p.rig, rig_request_frame(&(rig_request){.model = "m", .signature = "pair", .inputs = in,
+                                                                  .n_inputs = 2})), FS_OK, "");
+    await(&p, 1);
+    CHECK_EQ(atomic_load(&p.route->shadow.compared), 1);
+    CHECK_EQ(atomic_load(&p.route->shadow.rows), ROWS);
+    CHECK_EQ(atomic_load(&p.route->shadow.different_rows), 0);
+    CHECK_EQ(fs_servable_count(p.fresh.servable, RIG_PAIR, FS_COUNT_ROWS), ROWS);
+    tear_down(&p);
+}
+
 static void test_the_new_version_closes_when_its_shadows_have_ended(void)
 {
     pair p;
@@ -479,6 +505,7 @@ int main(void)
     test_memory_for_shadows_is_bounded();
     test_what_is_large_or_in_pieces_is_skipped();
     test_compressed_requests_and_replies();
+    test_one_row_for_all_is_one_in_the_copy();
     test_the_new_version_closes_when_its_shadows_have_ended();
     test_without_the_new_version_shadows_are_not_made();
     test_a_full_queue_drops_shadows();

@@ -244,40 +244,68 @@ static void test_second_session_serves_plain_runs(void)
     CHECK_EQ(live(), 0);
 }
 
+/* ConfigProto{experimental{executor_type, and what follows}}. */
+#define SINGLE "\x82\x01\x1a\x1a\x18SINGLE_THREADED_EXECUTOR"
+
 /* With the executor for one thread an error gets its node from a second run, where the graph can be added to. */
 static void test_errors_name_their_node(void)
 {
-    static const char single[] = "SINGLE_THREADED_EXECUTOR", named[] = "{{function_node g}} not a number\n\t "
-                                                                      "[[{{function_node f}}{{node Sum}}]]";
+    static const char named[] = "{{function_node g}} not a number\n\t [[{{function_node f}}{{node Sum}}]]";
     static const struct {
-        const char *config, *path;
+        const char *config;
+        size_t len;
+        const char *path;
         bool explained;
     } cases[] = {
-        {single, "/models/m/1", true},
-        {"another executor", "/models/m/1", false},
-        {single, "/models/picky/1", false},
+        {SINGLE, sizeof SINGLE - 1, "/models/m/1", true},
+        {"\x10\x05" SINGLE, sizeof SINGLE + 1, "/models/m/1", true},
+        {"SINGLE_THREADED_EXECUTOR", 24, "/models/m/1", false},
+        {"\x82\x01\x1c\x1a\x18SINGLE_THREADED_EXECUTOR\x60\x01", 31, "/models/m/1", false}, /* a static graph */
+        {"\x82\x01\x1c\x1a\x18SINGLE_THREADED_EXECUTOR\x60\x00", 31, "/models/m/1", true},
+        {SINGLE "\xff", sizeof SINGLE, "/models/m/1", true},       /* TensorFlow would not have opened that */
+        {"\x82\x01\x1b\x1a\x18SINGLE_THREADED_EXECUTOR", 29, "/models/m/1", false}, /* cut short */
+        {"\x82\x01\x02\x1a\x05", 5, "/models/m/1", false},
+        {SINGLE, sizeof SINGLE - 1, "/models/picky/1", false},
+        {SINGLE, sizeof SINGLE - 1, "/models/ordered/1", false},
     };
     fs_runtime runtime = open_runtime();
     fs_slab *slab = fs_slab_new(1 << 20);
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
         fs_model_spec spec = spec_of(cases[c].path);
-        spec.session_config = fs_slice_of(cases[c].config);
+        spec.session_config = (fs_slice){(const uint8_t *)cases[c].config, cases[c].len};
         fs_model *model;
         REQUIRE(runtime.ops->open(runtime.self, &spec, &model, NULL) == 0);
         int64_t dims[] = {1};
         fs_tensor in = floats(slab, dims, NAN), out[WIDE];
-        fs_error err;
+        fs_error err, more;
         for (int round = 0; round < 2; round++) {
             CHECK_EQ(runtime.ops->run(model, ONE, FS_RUN_PLAIN, &in, out, &err), -FS_INVALID_ARGUMENT);
-            CHECK_EQ(strcmp(err.msg, named) == 0, cases[c].explained);
-            CHECK_EQ(strstr(err.msg, "nnnn") != NULL, !cases[c].explained);
+            CHECK(strstr(err.msg, "nnnn") != NULL); /* cut, and so as it is */
+            runtime.explain(model, ONE, &in, &err);
+            CHECK(strstr(err.msg, "nnnn") != NULL);
+            fs_fail(&err, FS_INVALID_ARGUMENT, "not a number");
+            runtime.explain(model, ONE, &in, &err);
+            CHECK_EQ(err.code, FS_INVALID_ARGUMENT);
+            CHECK_STR(err.msg, cases[c].explained ? named : "not a number");
         }
-        CHECK_EQ(runtime.ops->run(model, ONE, FS_RUN_PLAIN, &in, out, NULL), -FS_INVALID_ARGUMENT);
-        /* Compiled runs are run again by whoever asked, and outputs of several operations have no twin. */
-        CHECK_EQ(runtime.ops->run(model, ONE, FS_RUN_COMPILED, &in, out, &err), -FS_INVALID_ARGUMENT);
-        CHECK(strstr(err.msg, "nnnn") != NULL);
-        CHECK_EQ(runtime.ops->run(model, HALF, FS_RUN_PLAIN, &in, out, &err), -FS_INVALID_ARGUMENT);
-        CHECK(strstr(err.msg, "nnnn") != NULL);
+        more = err; /* what names its node has no more to say, */
+        runtime.explain(model, ONE, &in, &err);
+        CHECK_STR(err.msg, more.msg);
+        fs_fail(&err, FS_RESOURCE_EXHAUSTED, "out of memory"); /*   nor what comes from elsewhere, */
+        runtime.explain(model, ONE, &in, &err);
+        CHECK_STR(err.msg, "out of memory");
+        fs_fail(&err, FS_INTERNAL, "another"); /*   nor what is not what it was; */
+        runtime.explain(model, ONE, &in, &err);
+        CHECK_STR(err.msg, "another");
+        fs_fail(&err, FS_INVALID_ARGUMENT, "of two"); /*   outputs of several operations have no twin */
+        runtime.explain(model, HALF, &in, &err);
+        CHECK_STR(err.msg, "of two");
+        /* What has failed stays failed, whatever becomes of the second run. */
+        *(float *)in.data = INFINITY;
+        CHECK_EQ(runtime.ops->run(model, ONE, FS_RUN_PLAIN, &in, out, &err), -FS_INVALID_ARGUMENT);
+        runtime.explain(model, ONE, &in, &err);
+        CHECK_EQ(err.code, FS_INVALID_ARGUMENT);
+        CHECK_STR(err.msg, "only once");
         *(float *)in.data = 1.0f;
         CHECK_OK(runtime.ops->run(model, ONE, FS_RUN_PLAIN, &in, out, &err));
         runtime.ops->release(out);
@@ -663,6 +691,62 @@ static void test_runs_by_name_may_have_so_many_lists(void)
     CHECK_EQ(live(), 0);
 }
 
+static void test_a_traced_run_answers_as_others_do_and_tells(void)
+{
+    fs_runtime runtime = open_runtime();
+    fs_model *model = open_model(&runtime);
+    fs_slab *slab = fs_slab_new(1 << 20);
+    int64_t dims[] = {2};
+    fs_tensor in = floats(slab, dims, 4.0f), out;
+    fs_error err;
+    static const struct {
+        unsigned what;
+        uint8_t level, graphs;
+    } cases[] = {
+        {0, 1, 0},
+        {FS_TF_TRACE_GRAPHS, 1, 1},
+        {FS_TF_TRACE_DEVICES, 3, 0},
+        {FS_TF_TRACE_DEVICES | FS_TF_TRACE_GRAPHS, 3, 1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        for (int compiled = 0; compiled < 2; compiled++) {
+            fs_tf_metadata told;
+            CHECK_OK(fs_runtime_tensorflow_run_traced(model, ONE, compiled ? FS_RUN_COMPILED : FS_RUN_PLAIN,
+                                                      cases[i].what, &in, &out, &told, &err));
+            CHECK(((float *)out.data)[1] == 0.5f * 5.0f + 2.0f + (compiled ? 1000.0f : 0.0f));
+            const uint8_t expected[] = {0x08, cases[i].level, 0x18, 255, 255, 255, 255,  255,
+                                        255,  255,            255,  255, 1,   0x28, cases[i].graphs};
+            CHECK_EQ(told.bytes.len, sizeof expected);
+            CHECK(memcmp(told.bytes.data, expected, sizeof expected) == 0);
+            runtime.ops->release(&out);
+            fs_runtime_tensorflow_metadata_free(model, &told);
+            CHECK(told.handle == NULL);
+            fs_runtime_tensorflow_metadata_free(model, &told); /* nothing is left to be given back */
+        }
+    }
+    /* A run that fails tells nothing, and the next one is as ever. */
+    fs_tf_metadata untouched = {.handle = &in};
+    *(float *)in.data = NAN;
+    CHECK_EQ(fs_runtime_tensorflow_run_traced(model, ONE, FS_RUN_PLAIN, 0, &in, &out, &untouched, &err),
+             -FS_INVALID_ARGUMENT);
+    CHECK(untouched.handle == &in);
+    CHECK_EQ(fs_runtime_tensorflow_run_traced(model, ABSENT, FS_RUN_PLAIN, 0, &in, &out, &untouched, &err),
+             -FS_INVALID_ARGUMENT);
+    CHECK(strstr(err.msg, "absent:0") != NULL);
+    fs_tensor halves[3];
+    *(float *)in.data = 1.0f;
+    CHECK_EQ(fs_runtime_tensorflow_run_traced(model, HALF, FS_RUN_PLAIN, 0, &in, halves, &untouched, &err),
+             -FS_UNIMPLEMENTED);
+    CHECK_OK(runtime.ops->run(model, ONE, FS_RUN_PLAIN, &in, &out, &err));
+    runtime.ops->release(&out);
+    CHECK_EQ(atomic_load(&in.buf->refs), 1);
+    runtime.ops->close(model);
+    fs_runtime_tensorflow_free(&runtime);
+    fs_buf_unref(in.buf);
+    fs_slab_release(slab);
+    CHECK_EQ(live(), 0);
+}
+
 static void test_more_ports_than_fit_on_the_stack(void)
 {
     fs_runtime runtime = open_runtime();
@@ -729,7 +813,7 @@ static int whole_life(fs_slab *slab)
     if (rc != 0)
         return rc;
     fs_model_spec spec = spec_of("/models/m/1");
-    spec.session_config = spec.plain_config = fs_slice_of("SINGLE_THREADED_EXECUTOR");
+    spec.session_config = spec.plain_config = (fs_slice){(const uint8_t *)SINGLE, sizeof SINGLE - 1};
     spec.second_session_plain = true;
     fs_model *model;
     rc = fs_runtime_tensorflow_op_library(&runtime, "/ops/mine.so", &err);
@@ -763,6 +847,14 @@ static int whole_life(fs_slab *slab)
                 rc = runtime.ops->run(model, WIDE_SIG, FS_RUN_PLAIN, wide, out, &err);
             for (int i = 0; rc == 0 && i < WIDE; i++)
                 runtime.ops->release(&out[i]);
+            fs_tf_metadata told;
+            if (rc == 0)
+                rc = fs_runtime_tensorflow_run_traced(model, WIDE_SIG, FS_RUN_PLAIN, FS_TF_TRACE_GRAPHS, wide, out,
+                                                      &told, &err);
+            for (int i = 0; rc == 0 && i < WIDE; i++)
+                runtime.ops->release(&out[i]);
+            if (rc == 0)
+                fs_runtime_tensorflow_metadata_free(model, &told);
             fs_slice feed = fs_slice_of("x0:0"), fetch = fs_slice_of("call:0");
             fs_named_run run = named(&feed, &in, &fetch, 1);
             if (rc == 0)
@@ -885,6 +977,7 @@ int main(void)
     test_runs_by_name_are_plain();
     test_names_that_are_not_there();
     test_runs_by_name_may_have_so_many_lists();
+    test_a_traced_run_answers_as_others_do_and_tells();
     test_more_ports_than_fit_on_the_stack();
     test_steady_state_allocates_nothing();
     test_out_of_memory_anywhere();

@@ -197,6 +197,31 @@ static void test_a_request_between_two_buckets_is_padded_with_its_first_row(prob
     free(file.data);
 }
 
+/* A row that stands for three is in all of them, plain and compiled. */
+static void test_a_recorded_request_with_one_row_for_all(probe *p)
+{
+    static const bool broadcast[] = {true, false};
+    rig_model m = rig_model_make("m", 1, "fail_nan=1");
+    m.plans[RIG_PAIR].compiled = true;
+    m.plans[RIG_PAIR].broadcast = broadcast;
+    fs_servable *s = opened(p, &m);
+    pb file = {0};
+    record(&file, pair(1, 3));
+    write_file(&file);
+    fs_error err;
+    fs_warm warm = {.iterations = 1, .requests = path, .max_request_bytes = MOST_BYTES};
+    probe_forget(p);
+    CHECK_OK(fs_servable_warm(s, &warm, &err));
+    CHECK_EQ(runs_of(p, RIG_PAIR, FS_RUN_PLAIN, 3), 1);
+    CHECK_EQ(runs_of(p, RIG_PAIR, FS_RUN_COMPILED, 4), 2); /* zeros, and this one */
+    CHECK_EQ(p->n_seen, 8);
+    CHECK_MEM(p->seen, ((const float[]){1, 2, 1, 2, 1, 2, 1, 2}), 32);
+    warm.max_request_bytes = 3 * 8 + 3 * 4 - 1;
+    CHECK_EQ(fs_servable_warm(s, &warm, &err), -FS_RESOURCE_EXHAUSTED);
+    fs_servable_close(s);
+    free(file.data);
+}
+
 /* What the load says when the file has these bytes; always a failure. */
 static const char *refusal(probe *p, const pb *file, int code)
 {
@@ -332,6 +357,7 @@ int main(void)
     test_a_compiled_warm_run_that_fails_ends_it(p);
     test_a_signature_without_inputs_is_not_warmed(p);
     test_recorded_requests_run_as_they_are_and_compiled(p);
+    test_a_recorded_request_with_one_row_for_all(p);
     test_a_request_between_two_buckets_is_padded_with_its_first_row(p);
     test_a_damaged_file_ends_the_load(p);
     test_a_file_that_is_not_there(p);

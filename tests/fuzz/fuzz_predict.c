@@ -1,14 +1,16 @@
 /* fuzz_predict: any bytes as a PredictRequest.
  *
  * What parses is decoded, a bounded number of elements in several ranges that must agree with each other,
- * and written again in both encodings, which must read back as the same elements. */
+ * and written again in both encodings, which must read back as the same elements. Then all inputs that have one row
+ * get the rows of the others, each of which must be that row. */
 #include <stdlib.h>
 #include <string.h>
 
+#include "broadcast.h"
 #include "predict.h"
 #include "wire.h"
 
-enum { MOST_ELEMENTS = 512, MOST_BYTES = MOST_ELEMENTS * 16 };
+enum { MOST_ELEMENTS = 512, MOST_BYTES = MOST_ELEMENTS * 16, MOST_INPUTS = 16 };
 
 static void require(bool cond)
 {
@@ -96,6 +98,53 @@ static void use_view(fs_arena *arena, const fs_tensor_view *view)
     free(part);
 }
 
+/* `view` had one row of `row` elements and has been given others' rows. */
+static void use_repeated(const fs_tensor_view *view, int64_t row)
+{
+    size_t size = fs_dtype_size(view->dtype);
+    int64_t rows = view->dims[0];
+    require(rows != 1);
+    require(view->elements == INT64_MAX || (rows == 0 ? view->elements == 0 : view->elements / rows == row));
+    if (view->elements == INT64_MAX || size == 0)
+        return;
+    if (view->dtype == FS_DT_STRING)
+        fs_tensor_view_string_bytes(view);
+    fs_tensor_view once = *view;
+    int64_t n = view->elements < MOST_ELEMENTS ? view->elements : MOST_ELEMENTS;
+    uint8_t *want = malloc(MOST_BYTES), *got = malloc(MOST_BYTES);
+    once.repeats = false;
+    if (want != NULL && got != NULL && row <= MOST_ELEMENTS) {
+        require(fs_tensor_view_decode(&once, 0, row, want) == 0);
+        for (int64_t first = 0; first < n; first = first * 2 + 1) {
+            require(fs_tensor_view_decode(view, first, n - first, got) == 0);
+            for (int64_t e = first; e < n; e++)
+                require(same_elements(view->dtype, got + (size_t)(e - first) * size,
+                                      want + (size_t)(e % row) * size, 1));
+        }
+    }
+    free(want);
+    free(got);
+}
+
+static void use_broadcast(fs_tensor_view *views, uint32_t n)
+{
+    fs_port ports[MOST_INPUTS];
+    bool broadcast[MOST_INPUTS];
+    int64_t rows[MOST_INPUTS];
+    for (uint32_t i = 0; i < n; i++) {
+        ports[i] = (fs_port){.ndim = -1};
+        broadcast[i] = true;
+        rows[i] = views[i].elements;
+    }
+    fs_broadcast(&(fs_signature){.inputs = ports, .n_inputs = n}, broadcast, views);
+    for (uint32_t i = 0; i < n; i++) {
+        if (views[i].repeats)
+            use_repeated(&views[i], rows[i]);
+        else
+            require(views[i].elements == rows[i]);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     fs_slab *slab = fs_slab_new((size_t)1 << 20);
@@ -104,6 +153,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fs_arena arena;
     fs_arena_init(&arena, slab);
     fs_predict_request request;
+    fs_tensor_view views[MOST_INPUTS];
+    uint32_t n = 0;
     if (fs_predict_parse(&arena, data, size, &request) == 0) {
         for (uint32_t i = 0; i < request.n_inputs; i++) {
             fs_slice proto = request.inputs[i].proto;
@@ -116,7 +167,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                   request.inputs[i].alias.len) != 0);
             if (rc == 0)
                 use_view(&arena, &view);
+            if (rc == 0 && n < MOST_INPUTS)
+                views[n++] = view;
         }
+        use_broadcast(views, n);
     }
     fs_arena_clear(&arena);
     fs_slab_release(slab);

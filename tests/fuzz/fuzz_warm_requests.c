@@ -20,7 +20,7 @@ static void require(bool cond)
         abort();
 }
 
-/* x[n, 2] float -> the same, batched and compiled; pairs of unknown shapes; a scalar. */
+/* x[n, 2] float -> the same, batched and compiled; pairs of unknown shapes, of which b may have one row; a scalar. */
 static fs_servable *opened(fs_runtime runtime)
 {
     static int64_t n2[] = {-1, 2}, n[] = {-1};
@@ -28,8 +28,11 @@ static fs_servable *opened(fs_runtime runtime)
     static fs_port pair[] = {{"a", "a:0", FS_DT_STRING, -1, NULL}, {"b", "b:0", FS_DT_INT32, 1, n}};
     static const fs_signature signatures[SIGNATURES] = {
         {"serving_default", x, 1, x, 1, NULL}, {"pair", pair, 2, pair, 2, NULL}, {"one", s, 1, s, 1, NULL}};
+    static const bool one_of_b[] = {false, true};
     static const fs_signature_plan plans[SIGNATURES] = {
-        {.batched = true, .compiled = true, .n_buckets = 3, .buckets = {1, 4, 16}}, {.batched = true}, {0}};
+        {.batched = true, .compiled = true, .n_buckets = 3, .buckets = {1, 4, 16}},
+        {.batched = true, .broadcast = one_of_b},
+        {0}};
     static const fs_model_spec spec = {.path = "m", .signatures = signatures, .n_signatures = SIGNATURES};
     static const fs_batching batching = {.max_batch_size = 16, .max_enqueued_batches = 1};
     fs_servable *servable;

@@ -38,11 +38,12 @@ def floats(rows: int, signature: str = "") -> bytes:
     return bytes(request.SerializeToString())
 
 
-def pair() -> bytes:
+def pair(rows: int = 2) -> bytes:
+    """`rows`: of the second input."""
     request: Any = message("tensorflow.serving.PredictRequest")()
     request.model_spec.signature_name = "pair"
     tensor(request.inputs["a"], STRING, [2], string_val=[b"recorded", b""])
-    tensor(request.inputs["b"], INT32, [2], int_val=[1, -1])
+    tensor(request.inputs["b"], INT32, [rows], int_val=[1, -1][:rows])
     return bytes(request.SerializeToString())
 
 
@@ -63,6 +64,7 @@ def main() -> None:
         "empty": b"",
         "all": records(floats(1), floats(3), floats(16), floats(17), pair(), scalar()),
         "no-rows": records(floats(0)),
+        "one-row-for-all": records(pair(1)),
         "repeated-value": records(floats(1).replace(b"\x08\x01", b"\x08\x40", 1)),
         "unknown-signature": records(floats(1, "two")),
         "no-request": records(b"", b"\xff\xff"),

@@ -1,0 +1,9 @@
+from typing import Any
+
+import numpy
+
+def signature_of(text: bytes) -> str: ...
+
+class Reader:
+    def __init__(self, signature: str, inputs: list[tuple[str, int, str]]) -> None: ...
+    def read(self, text: bytes) -> tuple[dict[str, numpy.ndarray[Any, Any]], bool] | None: ...
