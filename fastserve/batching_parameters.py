@@ -47,6 +47,7 @@ def version_batching(batching: Batching, file: str) -> tuple[Batching, list[str]
         given,
         allowed_batch_sizes=sizes,
         num_batch_threads=batching.num_batch_threads,
+        broadcast=batching.broadcast,
         version_file=batching.version_file,
     )
     return batching, notes

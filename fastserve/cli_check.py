@@ -8,17 +8,17 @@ from rich.table import Table
 
 from fastserve.config import Config, Model, Route
 from fastserve.control.credentials import read_credentials
-from fastserve.control.environment import (
+from fastserve.control.plugins import check_plugins
+from fastserve.control.remote_store import protocol_of
+from fastserve.control.source import list_versions, select, why_none
+from fastserve.control.source_remote import list_remote_versions
+from fastserve.environment import (
     check_op_libraries,
     litert_dir,
     needs_tensorflow,
     optional_litert_dir,
     tensorflow_dir,
 )
-from fastserve.control.plugins import check_plugins
-from fastserve.control.remote_store import protocol_of
-from fastserve.control.source import list_versions, select, why_none
-from fastserve.control.source_remote import list_remote_versions
 from fastserve.errors import ConfigError, ModelError, StartError
 from fastserve.web_file import look_at
 
@@ -138,14 +138,19 @@ def _chosen(model: Model) -> dict[int, str]:
 
 def _batches(model: Model) -> str:
     if model.row_wise is False:
-        return "not batched (row_wise = false)"
+        return ", ".join(["not batched (row_wise = false)", *_broadcast(model)])
     batching = model.batching
     words = [f"1 to {batching.largest_batch}"]
     if model.xla != "off":
         words.append(f"padded to {len(batching.allowed_batch_sizes)} sizes")
     if batching.batch_timeout_us:
         words.append(f"waiting up to {batching.batch_timeout_us} us")
-    return ", ".join(words)
+    return ", ".join([*words, *_broadcast(model)])
+
+
+def _broadcast(model: Model) -> list[str]:
+    names = model.batching.broadcast
+    return [f"one row of {' and '.join(names)} for all"] if names else []
 
 
 def _weight(model: Model) -> str:

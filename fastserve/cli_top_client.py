@@ -1,7 +1,7 @@
-"""Asks a running daemon how it does: status.json and history.json, over its monitor socket or an address.
+"""Asks a running daemon how it does: status, history, health, over its monitor socket or an address.
 
-Used by cli_top. Every question is a connection of its own. Every error says where it was asked, and what
-to do.
+Used by cli_top and cli_health. Every question is a connection of its own. Every error says where it was
+asked, and what to do.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import socket
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -77,6 +78,10 @@ class MonitorClient:
         points = self._ask("history.json").get("points")
         return points if isinstance(points, list) else []
 
+    def health(self, *, ready: bool = False) -> Answer:
+        """What /healthz says, or /readyz: `ok`, and `why` and `models` where it is not."""
+        return self._ask("readyz" if ready else "healthz", also=(503,))
+
     def _connection(self) -> tuple[http.client.HTTPConnection, str]:
         if self._url is None:
             return _UnixConnection(self._where), "/"
@@ -85,7 +90,8 @@ class MonitorClient:
         path = self._url.path if self._url.path.endswith("/") else f"{self._url.path}/"
         return kind(self._url.hostname, self._url.port, timeout=_TIMEOUT_S), path
 
-    def _ask(self, document: str) -> Answer:
+    def _ask(self, document: str, also: Sequence[int] = ()) -> Answer:
+        """`also`: other statuses than 200 that bring the document."""
         connection, base = self._connection()
         try:
             connection.request("GET", f"{base}{document}", headers={"Accept": "application/json"})
@@ -97,7 +103,7 @@ class MonitorClient:
             raise self._stranger() from None
         finally:
             connection.close()
-        if reply.status != 200:
+        if reply.status not in (200, *also):
             raise FastServeError(f"{self._where} answers {reply.status} {reply.reason} to /{document}")
         try:
             answer = json.loads(body)

@@ -134,8 +134,4 @@ def watch(
 
 def _point(status: Answer) -> Answer:
     """A status document as a point of the history."""
-    total = dict(status.get("total") or {})
-    if "waiting_rows" not in total:
-        rows = [(model.get("traffic") or {}).get("waiting_rows") for model in status.get("models") or []]
-        total["waiting_rows"] = sum(n or 0 for n in rows)
-    return {"time_s": status.get("time_s"), **total}
+    return {"time_s": status.get("time_s"), **(status.get("total") or {})}

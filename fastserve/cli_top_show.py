@@ -166,10 +166,7 @@ def _process(name: str, up: object, pids: list[object], restarts: int | None) ->
 
 
 def _figures(status: Answer, history: list[Answer], screen: Screen) -> Iterator[Text]:
-    total = dict(status.get("total") or {})
-    if "waiting_rows" not in total:
-        rows = [(model.get("traffic") or {}).get("waiting_rows") for model in status.get("models") or []]
-        total["waiting_rows"] = sum(n or 0 for n in rows)
+    total = status.get("total") or {}
     yield Text()
     for name, key, text, style in _LINES if (screen.height or 99) >= _LOW else _FEW_LINES:
         values = [point.get(key) for point in history]
@@ -271,7 +268,7 @@ def _notes(model: Answer) -> Iterator[Text]:
         yield Text(", ".join(f"{name} {version}" for name, version in sorted(labels.items())), style="dim")
     rollout = model.get("rollout")
     if rollout:
-        words = f"{rollout.get('kind') or rollout.get('mode')} of {rollout.get('new')}"
+        words = f"{rollout.get('kind')} of {rollout.get('new')}"
         if rollout.get("share") is not None:
             words += f" with {rollout['share'] * 100:.3g} % of the requests"
         if rollout.get("text"):

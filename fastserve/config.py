@@ -209,7 +209,7 @@ class Tracing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Batching(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[models.batching]: TensorFlow Serving's batching parameters, and refuse_larger."""
+    """[models.batching]: TensorFlow Serving's batching parameters, broadcast and refuse_larger."""
 
     max_batch_size: Rows = 512
     # How long a batch may wait to grow while an executor is idle.
@@ -224,6 +224,8 @@ class Batching(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # Largest batch that runs when requests are split; default: max_batch_size.
     max_execution_batch_size: Rows | None = None
     pad_variable_length_inputs: bool = False
+    # Inputs that a request may send with one row, which stands for all of its rows.
+    broadcast: tuple[Text, ...] = ()
     # Answer requests of more rows than max_batch_size, and what has no rows to batch, with INVALID_ARGUMENT.
     refuse_larger: bool = False
     # A file in a version's directory, BatchingParameters as text, which takes the place of all this where

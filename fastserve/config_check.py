@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from fastserve.config import Batching, Config, Model, Route
 from fastserve.config_address import Address, check_unix_path, parse_address
 from fastserve.errors import ConfigError
+from fastserve.http_paths import MONITOR_PATHS
 from fastserve.toml_tables import Problem, Where
 
 # As in csrc/policy.h.
@@ -24,8 +25,6 @@ MAX_PREFIX_BYTES = 3900
 _ROUTE_PATH = re.compile(r"(?:/[A-Za-z0-9_.~!$&'()*+,;=:@-]*)+")
 # Of those that the processes have among themselves in the state directory.
 _LONGEST_SOCKET = "monitor.sock"
-# What the monitor has at fixed places, on the gateway's addresses, too.
-MONITOR_PATHS = ("/", "/healthz", "/readyz", "/status.json", "/history.json", "/events")
 _NO_MODEL = Problem(
     (), "there is no model to serve: expected at least one [[models]] with name and base_path"
 )
@@ -281,6 +280,9 @@ def _logging(model: Model, prefixes: dict[str, str], where: Where) -> Iterator[P
 def _batching(batching: Batching, given: dict[str, Any], where: Where) -> Iterator[Problem]:
     if "/" in batching.version_file:
         yield Problem((*where, "version_file"), "expected the name of a file, without a path")
+    for i, name in enumerate(batching.broadcast):
+        if name in batching.broadcast[:i]:
+            yield Problem((*where, "broadcast", i), "this input is there twice")
     execution = batching.max_execution_batch_size
     if execution is not None and not batching.split_large_batches:
         yield Problem(

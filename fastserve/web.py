@@ -52,14 +52,19 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 
 
 class BadRequest(Exception):
-    """A request that cannot be answered, by the client's fault. `status`: 400 to 599."""
+    """A request that cannot be answered, by the client's fault. `message`: text, or what has a text, such as
+    an exception. `status`: 400 to 599."""
 
-    def __init__(self, message: str, status: int = 400) -> None:
+    # Of a subclass whose __init__ does not come here.
+    message = "the request cannot be answered"
+    status = 400
+
+    def __init__(self, message: object, status: int = 400) -> None:
         if not 400 <= status <= 599:
             raise TypeError(f"BadRequest: status is 400 to 599, not {status!r}")
         super().__init__(message)
-        self.message = message
-        self.status = status
+        self.message = str(message)
+        self.status = int(status)
 
 
 @dataclass(frozen=True)
@@ -245,8 +250,8 @@ class Request:
 
     def image(self, name: str = "", *, mode: str = "RGB", max_pixels: int = MAX_PIXELS) -> Image:
         """The body, or a file of a multipart form (the one called `name`, otherwise the first), as an image
-        in Pillow's `mode`. One of more than `max_pixels` is refused before it is decoded. ImportError without
-        Pillow."""
+        in Pillow's `mode`: JPEG, PNG, WebP, GIF, BMP, TIFF, JPEG 2000, PPM, and AVIF where Pillow has it. One
+        of more than `max_pixels` is refused before it is decoded. ImportError without Pillow."""
         from fastserve.web_image import open_image
 
         return open_image(self._file(name), mode, max_pixels)

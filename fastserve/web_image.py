@@ -11,11 +11,17 @@ from fastserve.web import BadRequest
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+# Pixels, in decoders that many have looked at. Pillow knows others that start programs (EPS: Ghostscript), or
+# that hardly anybody uses but who looks for holes.
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+
 
 def open_image(data: bytes, mode: str, max_pixels: int) -> Image:
     """The image in `data`, the first frame of one that moves. BadRequest; ImportError without Pillow."""
     try:
         from PIL import Image, UnidentifiedImageError
+
+        Image.init()
     except ImportError:
         raise ImportError("Request.image() needs Pillow: pip install 'fastserve[image]'") from None
 
@@ -25,7 +31,8 @@ def open_image(data: bytes, mode: str, max_pixels: int) -> Image:
         with warnings.catch_warnings():
             # What Pillow notes about damaged files, and about sizes: our own limit is the one that counts.
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
+            formats = [name for name in _FORMATS if name in Image.OPEN]
+            image = Image.open(io.BytesIO(data), formats=formats)
             if image.width * image.height <= max_pixels:
                 image.load()
     except (Image.DecompressionBombError, MemoryError):

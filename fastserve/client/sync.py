@@ -101,7 +101,8 @@ class Client:
         inputs: arrays by name. Contiguous arrays are sent from where they lie and must not change meanwhile;
         lists and scalars become what numpy makes of them (int64, float64): give arrays where the model wants
         another dtype. Strings: str (as UTF-8) or bytes, in lists, 'S', 'U', object or StringDType arrays.
-        dtypes of ml_dtypes (bfloat16, float8, int4) are sent as such.
+        dtypes of ml_dtypes (bfloat16, float8, int4) are sent as such. Inputs that the server's model has in
+        `broadcast` may have one row, which it gives to all of the others' rows.
         version or label: of the model, default the server's newest; signature: default "serving_default";
         outputs: names of those wanted, default all; timeout: seconds; metadata: pairs for this call.
 

@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import Any
 
 from fastserve.config_address import parse_address
-from fastserve.control.child_output import CoreChild, Output, output_pipe, pipe_reader
+from fastserve.control.child_output import CoreChild, Output, follow_pipe, output_pipe
 from fastserve.control.core_process import CoreProcess, OnRequest
 from fastserve.control.foreign_process import ForeignProcess
 from fastserve.control.listeners import Listener, Listeners, bind_unix
@@ -217,9 +217,7 @@ async def _find(path: str, state: StateDir, log: Log, env: Mapping[str, str]) ->
         sock.close()
         os.close(ours)
         raise
-    following = asyncio.create_task(
-        Output(log, "core", env).follow(await pipe_reader(ours)), name="core-output"
-    )
+    following = await follow_pipe(Output(log, "core", env), ours, "core-output")
     core = await CoreProcess.adopt(CoreChild(process, following), sock, rest, log)
     orphan = Orphan(hello, process, core, fds)
     if orphan.draining:

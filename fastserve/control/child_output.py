@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import suppress
 
 from fastserve.control.core_process import Process
-from fastserve.control.environment import child_argv
+from fastserve.environment import child_argv
 from fastserve.log import Level, Log
 
 # "I0000 00:00:1795390961.07   24499 port.cc:153] ..." and "2026-01-02 03:04:05.678: I tensorflow/x.cc:1] ..."
@@ -32,6 +32,8 @@ _SEVERITIES = "IWEF"
 _LEVELS: dict[str, Level] = {"I": "info", "W": "warning", "E": "error", "F": "error"}
 _LINE_MAX_CHARS = 2000
 _KEPT_LINES = 20
+# So long a child's last words are read after its end: what it has left behind may hold the pipe open.
+_LAST_WORDS_S = 1.0
 
 
 def severity(line: str) -> str | None:
@@ -68,7 +70,7 @@ class Output:
 
 
 class CoreChild:
-    """The core's process, or a gateway's, together with its output: its end is the end of both."""
+    """The core's process, or a gateway's, together with its output: at its end, that is read, too."""
 
     def __init__(self, process: Process, following: asyncio.Task[None]) -> None:
         self._process = process
@@ -84,7 +86,8 @@ class CoreChild:
 
     async def wait(self) -> int:
         status = await self._process.wait()
-        await asyncio.wait([self._following])
+        await asyncio.wait([self._following], timeout=_LAST_WORDS_S)
+        self._following.cancel()
         return status
 
     def terminate(self) -> None:
@@ -103,9 +106,7 @@ def child_spawner(
 
     async def spawn(extra: Mapping[str, str], fds: Sequence[int]) -> CoreChild:
         ours, theirs = output_pipe()
-        following = asyncio.create_task(
-            Output(log, name, env).follow(await pipe_reader(ours)), name=f"{name}-output"
-        )
+        following = await follow_pipe(Output(log, name, env), ours, f"{name}-output")
         try:
             process = await asyncio.create_subprocess_exec(
                 *child_argv(module),
@@ -135,11 +136,24 @@ def output_pipe() -> tuple[int, int]:
 
 async def pipe_reader(fd: int) -> asyncio.StreamReader:
     """A reader of a pipe, which it closes at its end."""
+    reader, _ = await _open_pipe(fd)
+    return reader
+
+
+async def follow_pipe(output: Output, fd: int, name: str) -> asyncio.Task[None]:
+    """A task that takes what a child writes into its pipe. Whichever way it ends, it closes our end."""
+    reader, transport = await _open_pipe(fd)
+    following = asyncio.create_task(output.follow(reader), name=name)
+    following.add_done_callback(lambda _: transport.close())
+    return following
+
+
+async def _open_pipe(fd: int) -> tuple[asyncio.StreamReader, asyncio.BaseTransport]:
     reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb", buffering=0)
     )
-    return reader
+    return reader, transport
 
 
 async def _lines(reader: asyncio.StreamReader) -> AsyncIterator[str]:

@@ -29,17 +29,6 @@ from fastserve.control.allocator import allocator_environment
 from fastserve.control.child_output import child_spawner
 from fastserve.control.core_process import Spawn
 from fastserve.control.credential_watch import CredentialWatch
-from fastserve.control.environment import (
-    LITERT_LIBRARY,
-    check_op_libraries,
-    child_argv,
-    child_environment,
-    library_version,
-    needs_tensorflow,
-    optional_litert_dir,
-    tensorflow_dir,
-    with_xla_cache,
-)
 from fastserve.control.first_core import FirstCore
 from fastserve.control.gateway_orphans import GatewayOrphans
 from fastserve.control.gateway_process import SpawnGateway
@@ -58,6 +47,7 @@ from fastserve.control.otlp_export import Exporter
 from fastserve.control.plugins import batcher_library, check_plugins
 from fastserve.control.reload import Reloader
 from fastserve.control.reload_request import ReloadRequests
+from fastserve.control.service_manager import ServiceManager
 from fastserve.control.shared_memory import SharedMemory
 from fastserve.control.state import StateDir
 from fastserve.control.supervisor import CoreSupervisor
@@ -67,6 +57,17 @@ from fastserve.control.traces import Traces
 from fastserve.control.trial_runner import TrialRunner
 from fastserve.control.work import VersionWork
 from fastserve.control.xla_cache import open_cache
+from fastserve.environment import (
+    LITERT_LIBRARY,
+    check_op_libraries,
+    child_argv,
+    child_environment,
+    library_version,
+    needs_tensorflow,
+    optional_litert_dir,
+    tensorflow_dir,
+    with_xla_cache,
+)
 from fastserve.errors import FastServeError, StartError
 from fastserve.log import Log
 from fastserve.monitor.server import MonitorServer
@@ -108,6 +109,7 @@ async def run(
 ) -> int:
     """As serve. Tests bring a core and a trial of their own."""
     began = time.monotonic()
+    service = ServiceManager.of()
     check_plugins(config)
     credentials = CredentialWatch(config, lambda *args, **told: core.call(*args, **told), log)
     stop = StopSignals()
@@ -184,7 +186,7 @@ async def run(
             tensorflow, config.loading, core, trials, state, memory, cache, log, config.litert, chronicle
         )
         manager = Manager(config.loading, core, work, log, chronicle)
-        reloader = Reloader(config, manager, credentials, options.read, log, chronicle)
+        reloader = Reloader(config, manager, credentials, options.read, log, chronicle, service)
         if gateway is not None:
             reloader.on_models = partial(_forward, gateway)
             reloader.on_routes = partial(_routes, gateway)
@@ -238,8 +240,10 @@ async def run(
             _reloading(reloader, options.file, server.config_poll_s),
             _watching(credentials, server.config_poll_s),
         ):
+            service.ready("serves " + (", ".join(map(summary, manager.available)) or "no model yet"))
             await stop.first.wait()
         telemetry.phase = "draining"
+        service.stopping(_longest_drain_s(server, gateway))
         await manager.close()
 
         log.info(
@@ -314,10 +318,15 @@ async def _drain(
     if gateway is None:
         return await core.drain(server.lame_duck_s, server.drain_timeout_s)
     await core.lame_duck()
+    gateway.lame_duck()
     await asyncio.sleep(server.lame_duck_s)
     listeners.shut_gateway()
     answered = await gateway.drain(server.drain_timeout_s)
     return await core.drain(0.0, server.drain_timeout_s) and answered
+
+
+def _longest_drain_s(server: Server, gateway: GatewaySupervisor | None) -> float:
+    return server.lame_duck_s + server.drain_timeout_s * (1 if gateway is None else 2)
 
 
 def _failures(manager: Manager) -> str:

@@ -21,14 +21,16 @@ _GRACE_S = 5.0
 class GatewayOrphans:
     """Made by `find`; then `end`, or `leave` them as they are."""
 
-    def __init__(self, processes: list[ForeignProcess], log: Log) -> None:
+    def __init__(self, processes: list[ForeignProcess], state: StateDir, log: Log) -> None:
         self._processes = processes
+        self._state = state
         self._log = log
         self._ending: asyncio.Task[None] | None = None
 
     @classmethod
     def find(cls, state: StateDir, log: Log) -> GatewayOrphans:
-        """Those that still run."""
+        """Those that still run. They stay in `state` until they have ended, beside those that are started
+        meanwhile: this control process may die before."""
         found = []
         for pid in state.orphaned_gateways():
             with suppress(OSError):
@@ -39,8 +41,10 @@ class GatewayOrphans:
                 else:
                     process.leave()
         if found:
-            log.info("found the gateway of an earlier fastserve", pids=[process.pid for process in found])
-        return cls(found, log)
+            pids = [process.pid for process in found]
+            log.info("found the gateway of an earlier fastserve", pids=pids)
+            state.remember_old_gateways(pids)
+        return cls(found, state, log)
 
     def begin_end(self, drain_timeout_s: float, others: Coroutine[Any, Any, None] | None) -> None:
         """As `end`, once `others` serve, without waiting for it."""
@@ -54,8 +58,11 @@ class GatewayOrphans:
 
     async def end(self, drain_timeout_s: float) -> None:
         """Lets them answer what they have, and end; kills what does not."""
+        if not self._processes:
+            return
         await asyncio.gather(*(self._end(process, drain_timeout_s) for process in self._processes))
         self._processes = []
+        self._state.remember_old_gateways([])
 
     def leave(self) -> None:
         """Looks at them no more."""

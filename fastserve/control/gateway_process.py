@@ -1,9 +1,9 @@
 """One life of a gateway process: starting it, what it is told, and what it says.
 
 A socket pair, JSON, one object a line. The gateway's first line is its settings; later ones are {"event":
-"forward", "headers": [...]} and {"event": "routes", "routes": [...]}. It sends {"event": "ready"} once it
-serves, and {"event": "log", ...}. Nothing that it does needs this connection: when the control process dies,
-it goes on serving. Used by gateway_supervisor, on the event loop.
+"forward", "headers": [...]}, {"event": "routes", "routes": [...]} and {"event": "lame_duck"}. It sends
+{"event": "ready"} once it serves, and {"event": "log", ...}. Nothing that it does needs this connection: when
+the control process dies, it goes on serving. Used by gateway_supervisor, on the event loop.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ GATEWAY_FD = "FASTSERVE_GATEWAY_FD"
 _LINE_MAX_BYTES = 1 << 20
 _START_TIMEOUT_S = 60.0
 _DRAIN_GRACE_S = 5.0
+# Once it has ended, its last lines are read so long: what it has left behind may hold the socket open.
+_LAST_WORDS_S = 1.0
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -103,10 +105,15 @@ class GatewayProcess:
         """The routes of the web service, from here on."""
         self._send({"event": "routes", "routes": list(routes)})
 
+    def lame_duck(self) -> None:
+        """It is to end soon, and lets its clients know."""
+        self._send({"event": "lame_duck"})
+
     async def wait(self) -> int:
         """Waits until it has ended and its last words are read; its status as subprocess has it."""
         status = await self._process.wait()
-        await asyncio.wait([self._reading])
+        await asyncio.wait([self._reading], timeout=_LAST_WORDS_S)
+        self._reading.cancel()
         self._writer.close()
         return status
 
@@ -132,12 +139,19 @@ class GatewayProcess:
         self._writer.write(json.dumps(message).encode() + b"\n")
 
     async def _read(self) -> None:
-        try:
-            while line := await self._reader.readline():
-                self._take(line)
-        except (ConnectionError, ValueError) as error:
-            # ValueError: a line beyond the limit.
-            self._log.error("the gateway's control socket failed", error=error)
+        while True:
+            try:
+                line = await self._reader.readline()
+            except ValueError as error:
+                # Beyond the limit: that line is lost, what follows is not.
+                self._log.error("the gateway sent a line that is too long", error=error)
+                continue
+            except ConnectionError as error:
+                self._log.error("the gateway's control socket failed", error=error)
+                return
+            if not line:
+                return
+            self._take(line)
 
     def _take(self, line: bytes) -> None:
         try:

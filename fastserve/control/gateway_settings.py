@@ -34,6 +34,7 @@ def gateway_settings(config: Config, listeners: Listeners) -> dict[str, Any]:
         "nice": gateway.nice,
         "timeout_s": gateway.timeout_s,
         "drain_timeout_s": config.server.drain_timeout_s,
+        "max_connections": config.limits.max_connections,
         "max_body_bytes": gateway.max_body_bytes,
         "max_total_bytes": config.limits.max_total_bytes,
         "cors": gateway.cors,

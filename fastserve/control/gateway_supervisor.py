@@ -104,6 +104,12 @@ class GatewaySupervisor:
             if process is not None:
                 process.routes(routes)
 
+    def lame_duck(self) -> None:
+        """Lets them tell their clients to go, though they serve until `drain`."""
+        for process in self._running:
+            if process is not None:
+                process.lame_duck()
+
     async def drain(self, timeout_s: float) -> bool:
         """Lets them answer what they have, and end. False when one did not, and was killed.
 

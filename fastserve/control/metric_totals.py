@@ -1,12 +1,14 @@
 """What was counted since this process began, whatever has closed or died: sums that never go down.
 
 A version's series ends with it, and all series end with their core. What they had come to is added up here
-for each model and signature, and shown as a series without a version. Used by whoever publishes figures, on
-the event loop.
+for each model and signature, and shown as a series without a version, as long as the model is configured.
+Used by telemetry: `follow` and `keep` on the event loop, `look` in its thread.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from contextlib import suppress
 from typing import TypeVar
 
 from fastserve._native.metrics import Metrics, MetricsSnapshot, Series
@@ -26,28 +28,32 @@ class MetricTotals:
         self._seen: dict[int, Series] = {}
         self._ended: dict[tuple[str, str], Series] = {}
         self._unresolved: dict[tuple[str, str, str], int] = {}
-
-    def read(self) -> MetricsSnapshot:
-        """One series for each signature of each version that is open; and for each signature of which
-        versions have closed, one of all of these, with version None. ValueError: the core is of another
-        version of FastServe."""
-        self.follow()
-        return self.look()
+        # Whose sums are kept; None: all.
+        self._models: Collection[str] | None = None
 
     def follow(self) -> None:
         """Turns to the core of now. On the event loop, where cores come and go."""
         if self._shared.generation != self._generation:
             self._change()
 
+    def keep(self, models: Collection[str]) -> None:
+        """From the next look on there are no sums of closed versions of other models than these; "" stands
+        for versions that share one block, and is kept."""
+        self._models = {"", *models}
+
     def look(self) -> MetricsSnapshot:
-        """As read, of the core that was there when `follow` was called last; also in a thread, one at a time
-        and with no `follow` meanwhile."""
+        """One series for each signature of each version that is open; and for each signature of which
+        versions have closed, one of all of these, with version None. Of the core that was there when `follow`
+        was called last; in a thread, one at a time and with no `follow` meanwhile. ValueError: the core is of
+        another version of FastServe."""
         now = self._reader.read() if self._reader is not None else MetricsSnapshot()
         there = {series.serial: series for series in now.series}
         for serial, series in self._seen.items():
             if serial not in there:
                 _add(self._ended, (series.model, series.signature), series, None)
         self._seen = there
+        if self._models is not None:
+            self._ended = {key: series for key, series in self._ended.items() if key[0] in self._models}
 
         open_series: dict[tuple[str, int | None, str], Series] = {}
         ended = dict(self._ended)
@@ -62,16 +68,19 @@ class MetricTotals:
         )
 
     def _change(self) -> None:
-        """Another core has come: what the one before had counted at its end is final."""
-        if self._reader is not None:
-            last = self._reader.read()
-            self._seen.update({series.serial: series for series in last.series})
-            for series in self._seen.values():
+        """Another core has come: what the one before had counted at its end is final. It is added once,
+        whatever can be read of either."""
+        reader, self._reader = self._reader, None
+        seen, self._seen = self._seen, {}
+        if reader is not None:
+            with suppress(ValueError):
+                last = reader.read()
+                seen.update({series.serial: series for series in last.series})
+                self._unresolved = _sum(self._unresolved, last.unresolved)
+            for series in seen.values():
                 _add(self._ended, (series.model, series.signature), series, None)
-            self._unresolved = _sum(self._unresolved, last.unresolved)
         fd = self._shared.current(METRICS)
         self._reader = Metrics(fd) if fd is not None else None
-        self._seen = {}
         self._generation = self._shared.generation
 
 

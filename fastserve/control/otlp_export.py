@@ -94,9 +94,9 @@ class Exporter:
             self._some.set()
 
     def count_lost(self, n: int) -> None:
-        """Calls that were overwritten before they could be read."""
+        """Events that were overwritten before they could be read, calls among them."""
         if n:
-            self._drop(n, "calls were sampled faster than they are read")
+            self._drop(n, "events were written faster than they are read")
 
     async def run(self) -> None:
         """Sends what comes."""

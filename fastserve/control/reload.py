@@ -15,6 +15,7 @@ from fastserve.control.credential_watch import CredentialWatch
 from fastserve.control.manager import Manager
 from fastserve.control.observer import Observer
 from fastserve.control.plugins import check_plugins
+from fastserve.control.service_manager import ServiceManager
 from fastserve.errors import ConfigError
 from fastserve.log import Log
 
@@ -33,8 +34,10 @@ class Reloader:
         read: Callable[[], Config] | None,
         log: Log,
         observer: Observer | None = None,
+        service: ServiceManager | None = None,
     ) -> None:
-        """`read` reads the file again and raises ConfigError; None: there is no file."""
+        """`read` reads the file again and raises ConfigError; None: there is no file. `service` is told when
+        that happens."""
         self._config = config
         self._manager = manager
         self._credentials = credentials
@@ -43,6 +46,7 @@ class Reloader:
         # Told of the models that are served from here on.
         self.on_models: Callable[[Sequence[Model]], None] = lambda models: None
         self._observer = observer or Observer()
+        self._service = service or ServiceManager()
         # Told of the routes, when they have changed.
         self.on_routes: Callable[[Sequence[Route]], None] = lambda routes: None
         self._turn = asyncio.Lock()
@@ -83,24 +87,27 @@ class Reloader:
         if self._read is None:
             raise ConfigError(["there is no configuration file to read again"])
         async with self._turn:
-            config = await asyncio.to_thread(self._read)
-            check_plugins(config)
-            # Tokens first: what is new must not be open for a moment.
-            changed = await self._credentials.take(config)
-            try:
-                changed += await self._manager.apply(config.models)
-            except ConfigError:
-                await self._credentials.give_back()
-                raise
-            changed += [f"{key}: waits for a restart" for key in _fixed_differences(self._config, config)]
-            if config.routes != self._config.routes:
-                changed.append("[[routes]]")
-                self.on_routes(config.routes)
-            self._config = config
-            self.on_models(config.models)
-            self._log.info("configuration reloaded", changed=changed or "nothing")
-            self._observer.reloaded(changed)
-            return changed
+            with self._service.reloading():
+                return await self._take(await asyncio.to_thread(self._read))
+
+    async def _take(self, config: Config) -> list[str]:
+        check_plugins(config)
+        # Tokens first: what is new must not be open for a moment.
+        changed = await self._credentials.take(config)
+        try:
+            changed += await self._manager.apply(config.models)
+        except ConfigError:
+            await self._credentials.give_back()
+            raise
+        changed += [f"{key}: waits for a restart" for key in _fixed_differences(self._config, config)]
+        if config.routes != self._config.routes:
+            changed.append("[[routes]]")
+            self.on_routes(config.routes)
+        self._config = config
+        self.on_models(config.models)
+        self._log.info("configuration reloaded", changed=changed or "nothing")
+        self._observer.reloaded(changed)
+        return changed
 
     async def models(self, models: Sequence[Model]) -> list[str]:
         """Serves these models instead of the file's until it is read again. ConfigError: nothing has

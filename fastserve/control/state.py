@@ -115,14 +115,19 @@ class StateDir:
         self._data["gateways"] = [[pid, _start_ticks(pid)] for pid in pids]
         self._write()
 
+    def remember_old_gateways(self, pids: Sequence[int]) -> None:
+        """Those of an earlier control process that are to end: known until they have, whoever ends them."""
+        self._data["old_gateways"] = [[pid, _start_ticks(pid)] for pid in pids]
+        self._write()
+
     def orphaned_gateways(self) -> list[int]:
-        """The gateway processes of an earlier control process that still run."""
+        """The gateway processes of earlier control processes that still run."""
         found = []
-        for entry in self._data.get("gateways", ()):
+        for entry in (*self._data.get("gateways", ()), *self._data.get("old_gateways", ())):
             match entry:
                 case [int(pid), int(started)] if started and _start_ticks(pid) == started:
                     found.append(pid)
-        return [pid for pid in found if _runs(pid, b"fastserve.gateway")]
+        return [pid for pid in dict.fromkeys(found) if _runs(pid, b"fastserve.gateway")]
 
     def _read(self) -> dict[str, Any]:
         path = self._path / "state.json"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -62,6 +62,9 @@ class Counters(Protocol):
 
     def follow(self) -> None:
         """Turns to the core of now. On the event loop."""
+
+    def keep(self, models: Collection[str]) -> None:
+        """Forgets what others than these had counted."""
 
     def look(self) -> Snapshot:
         """In a thread, one at a time."""
@@ -130,8 +133,8 @@ class Telemetry:
         # The look at which the status was last asked for, and the window of a moment.
         self._asked = -_WATCHED
         self._window: tuple[_Moment, Window] | None = None
-        # Made for this moment.
-        self._status: tuple[_Moment | None, str, bytes] | None = None
+        # Made for this look and phase.
+        self._status: tuple[int, str, bytes] | None = None
 
     # ---- second by second ----------------------------------------------------------------
 
@@ -162,6 +165,9 @@ class Telemetry:
             )
             self._window = (moment, some) if watched else None
         else:
+            # Nothing is known of this second, and what was a moment ago is not what is.
+            self._moments.clear()
+            self._window = None
             second = window(None, None, 0.0)
         self._points.append(point(second.total, self._wall_clock()))
         if self._looks % _KEEP_EVERY == 0:
@@ -209,9 +215,8 @@ class Telemetry:
 
     def status(self) -> bytes:
         self._asked = self._looks
-        now = self._moments[-1] if self._moments else None
-        if self._status is None or self._status[0] is not now or self._status[1] != self.phase:
-            self._status = now, self.phase, msgspec.json.encode(self._made_status())
+        if self._status is None or self._status[:2] != (self._looks, self.phase):
+            self._status = self._looks, self.phase, msgspec.json.encode(self._made_status())
         return self._status[2]
 
     def history(self) -> bytes:
@@ -280,6 +285,7 @@ class Telemetry:
 
     def _keep(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self._chronicle.keep({str(row["name"]): [v["version"] for v in row["versions"]] for row in rows})
+        self._counters.keep({str(row["name"]) for row in rows})
 
     def _model(self, row: Mapping[str, Any], log: Mapping[str, Any] | None) -> ModelFigures:
         story, rollout = self._chronicle.model(row["name"]), row["rollout"]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastserve.control.observer import Observer
+from fastserve.monitor.tensorflow_names import LATENCY_US
 from fastserve.monitor.values import Durations, PathFigures
 
 # Events that are kept, and directories of one model whose loads are told of.
@@ -21,6 +22,7 @@ KEPT = 100
 _PATHS_KEPT = 20
 
 LOAD_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+WARMUP_S = tuple(bound / 1e6 for bound in LATENCY_US.counted)
 SWITCH_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
@@ -88,6 +90,7 @@ class ModelStory:
     serving: set[int] = field(default_factory=set)
     leaving: dict[int, float] = field(default_factory=dict)
     paths: dict[str, PathFigures] = field(default_factory=dict)
+    warmups: dict[str, Stopwatch] = field(default_factory=dict)  # by path
     versions: dict[int, VersionStory] = field(default_factory=dict)
 
 
@@ -130,6 +133,7 @@ class Chronicle(Observer):
             story.serving.intersection_update(there)
             for path in list(story.paths)[:-_PATHS_KEPT]:
                 del story.paths[path]
+                story.warmups.pop(path, None)
 
     # ---- what happens --------------------------------------------------------------------
 
@@ -163,15 +167,18 @@ class Chronicle(Observer):
         if ran is not None:
             story = self.model(model)
             there = self._path(story, path)
-            story.paths[path] = replace(there, warmup_s=(*there.warmup_s, float(ran))[-_PATHS_KEPT:])
+            watch = story.warmups.setdefault(path, Stopwatch(WARMUP_S))
+            watch.add(float(ran))
+            story.paths[path] = replace(there, warmup_s=watch.durations())
 
     def opened(self, model: str, version: int, path: str, seconds: float) -> None:
         self.version(model, version).open_s = seconds
 
     def published(self, model: str, version: int, *, replacement: bool) -> None:
         story, now = self.model(model), self._clock()
-        story.leaving = {old: now for old in story.serving if old != version}
         story.serving.add(version)
+        if not replacement:  # which takes the place of no other
+            story.leaving = {old: now for old in story.serving if old != version}
 
     def available(self, model: str, version: int, path: str, seconds: float, *, renewed: bool) -> None:
         story = self.model(model)

@@ -45,7 +45,6 @@ class Traffic:
     requests: int = 0
     errors: int = 0
     rows: int = 0
-    batches: int = 0
     padding_rows: float = 0.0
     expired: int = 0
     cancelled: int = 0
@@ -58,7 +57,7 @@ class Traffic:
     batch_rows: Any = None
 
     def add(self, other: Traffic) -> None:
-        for name in ("requests", "errors", "rows", "batches", "padding_rows", "expired", "cancelled", "shed"):
+        for name in ("requests", "errors", "rows", "padding_rows", "expired", "cancelled", "shed"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.waiting_rows += other.waiting_rows
         self.by_transport.update(other.by_transport)

@@ -77,13 +77,19 @@ class Traces:
         try:
             while True:
                 self.look()
-                await asyncio.sleep(_IDLE_S if self._exporter is None else _SPANS_S)
+                await asyncio.sleep(self._pause_s())
         finally:
             if sending is not None:
                 sending.cancel()
                 await asyncio.gather(sending, return_exceptions=True)
             if self._recording is not None:
                 await self._recording.stop()
+
+    def _pause_s(self) -> float:
+        """A recording's events are in the same rings as spans, which are full the sooner."""
+        if self._exporter is None:
+            return _IDLE_S
+        return _SPANS_S if self._recording is None else _RECORDING_S
 
     async def close(self) -> None:
         """Sends what is left. `run` is over, and so is the core."""

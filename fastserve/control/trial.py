@@ -27,12 +27,16 @@ import msgspec
 from fastserve import tflite
 from fastserve._native.model_spec import ModelSpec
 from fastserve._native.runtime import Runtime, RuntimeFailure
-from fastserve.control.environment import litert_dir, tensorflow_dir
 from fastserve.control.process_memory import peak_bytes, settled_bytes
 from fastserve.control.trial_cache import CacheFailed, CacheWatch
 from fastserve.control.trial_choice import OFF, choice_includes, write_choice
-from fastserve.control.trial_model import TrialModel
-from fastserve.control.trial_records import (
+from fastserve.control.trial_request import TrialRequest
+from fastserve.control.trial_verdict import Verdict
+from fastserve.environment import litert_dir, tensorflow_dir
+from fastserve.errors import FastServeError, ModelError
+from fastserve.offline.broadcast import check_broadcast
+from fastserve.offline.model import OpenModel
+from fastserve.offline.records import (
     WarmupError,
     WarmupRequest,
     made_up,
@@ -40,15 +44,13 @@ from fastserve.control.trial_records import (
     sample_rows,
     write_requests,
 )
-from fastserve.control.trial_request import TrialRequest
-from fastserve.control.trial_rows import first_line, why_not_batched
-from fastserve.control.trial_session import may_use_gpu, session_config
-from fastserve.control.trial_tensors import Style, Tensor
-from fastserve.control.trial_verdict import Verdict, signature_spec
-from fastserve.control.trial_xla import Findings, compiled_pays, examine, why_not_compilable
-from fastserve.control.version_files import disables_meta_optimizer
-from fastserve.errors import FastServeError, ModelError
+from fastserve.offline.row_wise import first_line, why_not_batched
+from fastserve.offline.session import may_use_gpu, session_config
+from fastserve.offline.spec import signature_spec
+from fastserve.offline.tensors import Style, Tensor
+from fastserve.offline.xla import Findings, compiled_pays, examine, why_not_compilable
 from fastserve.savedmodel import SavedModel, Signature, map_of_signatures, prepare, read
+from fastserve.savedmodel.overrides import disables_meta_optimizer
 
 # Runtimes whose models say what they offer, and may bring requests along.
 _SELF_DESCRIBED = ("tensorflow", "litert")
@@ -99,10 +101,12 @@ class TrialRun:
         asked = self._request.model
         with self._stage("read"):
             self._saved_model = self._read()
+            check_broadcast(asked.name, self._request.batching.broadcast, self._saved_model.signatures)
             if asked.runtime == "tensorflow":
                 self._no_meta_optimizer, self._ignored = disables_meta_optimizer(asked.path)
             if self._request.warmup_records and asked.runtime in _SELF_DESCRIBED:
-                self._requests = read_requests(asked.path, self._saved_model)
+                broadcast = self._request.batching.broadcast
+                self._requests = read_requests(asked.path, self._saved_model, broadcast)
                 self._recorded = sample_rows(self._requests)
         if self._wants_twins:
             with self._stage("prepare"):
@@ -207,14 +211,14 @@ class TrialRun:
     def _cluster(self) -> bool:
         return self._xla == "cluster"
 
-    def _open(self, runtime: Runtime) -> tuple[TrialModel, dict[str, Style | RuntimeFailure]]:
+    def _open(self, runtime: Runtime) -> tuple[OpenModel, dict[str, Style | RuntimeFailure]]:
         """Opens the model and finds samples for every signature; with the executor for one thread, unless the
         graph cannot run on it."""
         while True:
             try:
                 with self._stage("open"):
                     opened = runtime.open(ModelSpec(self._spec()))
-                    model = TrialModel(opened, self._cache, self._recorded)
+                    model = OpenModel(opened, self._cache, self._recorded)
             except RuntimeFailure as error:
                 # Graphs with TensorFlow 1's reference variables are refused when their values are restored.
                 if not (self._single_threaded and _EXECUTOR_REFUSED in error.message):
@@ -232,7 +236,7 @@ class TrialRun:
             model.close()
             self._single_threaded = False
 
-    def _find_styles(self, model: TrialModel) -> dict[str, Style | RuntimeFailure]:
+    def _find_styles(self, model: OpenModel) -> dict[str, Style | RuntimeFailure]:
         """Samples for every signature. One that takes no more rows than it was written with has no others."""
         styles = {}
         signatures = []
@@ -277,7 +281,7 @@ class TrialRun:
 
     # ---- the version's own requests ------------------------------------------------------
 
-    def _run_requests(self, model: TrialModel) -> None:
+    def _run_requests(self, model: OpenModel) -> None:
         told = -math.inf
         for number, request in enumerate(self._requests):
             now = time.monotonic()
@@ -289,7 +293,7 @@ class TrialRun:
             except RuntimeFailure as error:
                 raise WarmupError(error.code, error.message) from None
 
-    def _made_up_requests(self, model: TrialModel, verdicts: list[Verdict]) -> list[WarmupRequest]:
+    def _made_up_requests(self, model: OpenModel, verdicts: list[Verdict]) -> list[WarmupRequest]:
         """One for each signature that takes tf.Examples and has no recorded one: the core warms up with
         zeros, and an empty string is seldom an example that a graph takes."""
         recorded = {request.signature.name for request in self._requests}
@@ -323,7 +327,7 @@ class TrialRun:
     # ---- signatures ----------------------------------------------------------------------
 
     def _examine(
-        self, model: TrialModel, signature: Signature, styles: dict[str, Style | RuntimeFailure]
+        self, model: OpenModel, signature: Signature, styles: dict[str, Style | RuntimeFailure]
     ) -> Verdict:
         asked = self._request.model
         found = styles.get(signature.name)
@@ -366,7 +370,7 @@ class TrialRun:
             return "no sample that it accepts was found, so its answers under XLA cannot be compared"
         return why_not_compilable(signature, batched_why)
 
-    def _examine_compiled(self, model: TrialModel, verdict: Verdict, style: Style) -> None:
+    def _examine_compiled(self, model: OpenModel, verdict: Verdict, style: Style) -> None:
         """Tries XLA and decides."""
         name, buckets = verdict.signature.name, verdict.buckets
 
@@ -392,7 +396,7 @@ class TrialRun:
             if fresh:
                 self._on_stage({"cached": fresh})
 
-    def _measure_plain(self, model: TrialModel, verdict: Verdict, style: Style) -> None:
+    def _measure_plain(self, model: OpenModel, verdict: Verdict, style: Style) -> None:
         findings = verdict.findings
         for bucket in verdict.buckets or [1]:
             if bucket in findings.plain_us:
@@ -413,7 +417,7 @@ class TrialRun:
                 ) from None
             findings.plain_us[bucket] = cost_us
 
-    def _cost_plain(self, model: TrialModel, verdict: Verdict, rows: int, style: Style) -> float:
+    def _cost_plain(self, model: OpenModel, verdict: Verdict, rows: int, style: Style) -> float:
         inputs = model.sample(verdict.signature, rows, style)
         began = time.monotonic()
         model.run(verdict.signature, inputs)
@@ -451,6 +455,8 @@ class TrialRun:
                 # Requests of more rows than this are refused; 0: none is.
                 "refuse_larger": batching.max_batch_size if batching.refuse_larger else 0,
                 "pad_variable_length_inputs": batching.pad_variable_length_inputs,
+                # Inputs that may come with one row for all of a request's.
+                "broadcast": list(batching.broadcast),
             },
             "weight": asked.weight,
             "reserved_executors": asked.reserved_executors,
@@ -470,7 +476,7 @@ def _is_run(signature: Signature) -> bool:
     return not signature.name.startswith(_INTERNAL)
 
 
-def _find_style(model: TrialModel, signature: Signature) -> Style | RuntimeFailure:
+def _find_style(model: OpenModel, signature: Signature) -> Style | RuntimeFailure:
     try:
         return model.find_style(signature)
     except RuntimeFailure as error:

@@ -22,11 +22,11 @@ from fastserve.config import LiteRT, Model, TensorFlow
 from fastserve.control import trial_process
 from fastserve.control.child_output import Output
 from fastserve.control.core_process import describe_exit
-from fastserve.control.environment import with_xla_cache
 from fastserve.control.memory import mib
 from fastserve.control.trial_process import MemoryExceeded
 from fastserve.control.version_format import built_in_runtime
 from fastserve.control.xla_cache import XlaCache
+from fastserve.environment import with_xla_cache
 from fastserve.errors import ModelError
 from fastserve.extensions import VersionPath
 from fastserve.log import Log

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 from typing import Any
 
-from fastserve.control.trial_tensors import Style
-from fastserve.control.trial_xla import Findings
-from fastserve.savedmodel import Port, Signature
+from fastserve.offline.tensors import Style
+from fastserve.offline.xla import Findings
+from fastserve.savedmodel import Signature
 
 
 @dataclass
@@ -49,22 +48,3 @@ class Verdict:
             "compile_s": {str(rows): seconds for rows, seconds in findings.compile_s.items()},
             "warm_s": {str(rows): seconds for rows, seconds in findings.warm_s.items()},
         }
-
-
-def signature_spec(signature: Signature, twin: tuple[str, ...] | None) -> dict[str, Any]:
-    """A signature as the runtime opens it. `twin`: the outputs of its compiled form, if it has one."""
-    return {
-        "name": signature.name,
-        "method_name": signature.method_name,
-        "inputs": [_port(port) for port in signature.inputs],
-        "outputs": [_port(port) for port in signature.outputs],
-        "compiled_outputs": None if twin is None else list(twin),
-    }
-
-
-def _port(port: Port) -> dict[str, Any]:
-    dims = None if port.dims is None else list(port.dims)
-    spec: dict[str, Any] = {"alias": port.alias, "tensor": port.tensor, "dtype": port.dtype, "dims": dims}
-    if port.default is not None:
-        spec["default"] = base64.b64encode(port.default).decode()
-    return spec

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from fastserve.config import TensorFlow
-from fastserve.control.environment import XLA_CACHE_FLAG
 from fastserve.control.xla_cache_key import cache_key
+from fastserve.environment import XLA_CACHE_FLAG
 from fastserve.log import Log
 
 SUFFIX = ".pb"

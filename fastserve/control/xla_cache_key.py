@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fastserve.config import TensorFlow
-from fastserve.control.environment import LIBRARY, installed_tensorflow
+from fastserve.environment import LIBRARY, installed_tensorflow
 
 # Of what this package does to models before TensorFlow compiles them, and of the manifest.
 _FORMAT = 1

@@ -20,6 +20,9 @@ def main() -> int:
     control = socket.socket(fileno=int(fd))
     line, rest = first_line(control)
     settings = read_settings(line)
+    # Route workers, and what their hooks start, are not to hold them open.
+    for kept in (control.fileno(), *(listening.fd for listening in settings.listeners)):
+        os.set_inheritable(kept, False)
     # Before there is any other thread: each has the priority of the one that starts it.
     give_way(settings.nice)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

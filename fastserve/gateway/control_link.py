@@ -14,6 +14,10 @@ from typing import Any, cast
 
 GATEWAY_FD = "FASTSERVE_GATEWAY_FD"
 _UNSENT_MAX_BYTES = 256 << 10
+# Of what a line of the log may have; the other side reads lines of 1 MiB at most.
+_LINE_MAX_BYTES = 64 << 10
+_CUT_CHARS = 2000
+_MOST_FIELDS = 20
 
 
 def first_line(control: socket.socket) -> tuple[bytes, bytes]:
@@ -29,23 +33,21 @@ def first_line(control: socket.socket) -> tuple[bytes, bytes]:
 
 
 class ControlLink(asyncio.Protocol):
-    """Made by `open`. `lost` is set when the control process has gone."""
+    """Not connected before `open`. `lost` is set when the control process has gone."""
 
-    def __init__(self) -> None:
+    def __init__(self, received: bytes = b"") -> None:
+        """`received`: what came after the first line."""
         self.lost = asyncio.Event()
         # By a line's "event", what is done with the line.
         self.on: dict[str, Callable[[dict[str, Any]], None]] = {}
         self._transport: asyncio.Transport | None = None
-        self._received = b""
+        self._received = received
 
-    @classmethod
-    async def open(cls, control: socket.socket, received: bytes) -> ControlLink:
-        """`received`: what came after the first line."""
+    async def open(self, control: socket.socket) -> None:
+        """Connects, and takes what there is already: whoever wants lines is in `on` by now."""
         control.setblocking(False)
-        link = cls()
-        await asyncio.get_running_loop().create_connection(lambda: link, sock=control)
-        link.data_received(received)
-        return link
+        await asyncio.get_running_loop().create_connection(lambda: self, sock=control)
+        self.data_received(b"")
 
     def ready(self) -> None:
         """The gateway serves."""
@@ -53,12 +55,19 @@ class ControlLink(asyncio.Protocol):
 
     def log(self, level: str, message: str, **fields: Any) -> None:
         """One line of the control process's log."""
-        self._send({"event": "log", "level": level, "message": message, "fields": fields})
+        line = {"event": "log", "level": level, "message": message, "fields": fields}
+        if len(_text(line)) > _LINE_MAX_BYTES:
+            short = {
+                name[:_CUT_CHARS]: str(value)[:_CUT_CHARS]
+                for name, value in list(fields.items())[:_MOST_FIELDS]
+            }
+            line |= {"level": level[:_CUT_CHARS], "message": message[:_CUT_CHARS], "fields": short}
+        self._send(line)
 
     def _send(self, message: dict[str, Any]) -> None:
         transport = self._transport
         if transport is not None and transport.get_write_buffer_size() < _UNSENT_MAX_BYTES:
-            transport.write(json.dumps(message, default=str).encode() + b"\n")
+            transport.write(_text(message) + b"\n")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are not asyncio's
@@ -73,3 +82,7 @@ class ControlLink(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         self.lost.set()
+
+
+def _text(message: dict[str, Any]) -> bytes:
+    return json.dumps(message, default=str).encode()

@@ -43,16 +43,23 @@ class Dispatcher:
         self._log = log
         # Requests that are being answered.
         self.active = 0
+        # Those that have ever come.
+        self.begun = 0
+        # Each answer says that it is its connection's last.
+        self.leaving = False
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         response = await self._answer(request)
         if self._cors and not response.prepared:
             for name, value in _CORS.items():
                 response.headers.setdefault(name, value)
+        if self.leaving and not response.prepared:
+            response.force_close()
         return response
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         self.active += 1
+        self.begun += 1
         try:
             return await self._handler(request.raw_path)(request)
         except Refusal as refusal:

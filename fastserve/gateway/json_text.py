@@ -34,7 +34,13 @@ _WORDS = {
 }
 _TOO_BIG = "Number too big to be stored in double."
 _TOKENS = re.compile(r"NaN|Inf")
-_SHORT_INFINITY = re.compile(r'"(?:[^"\\]|\\.)*"|\bInf\b')
+# Possessive, and with no need of its last quotation mark: it never goes back, for which it would have to
+# remember every character, and never begins again within a string.
+_STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?'
+_SHORT_INFINITY = re.compile(rf"{_STRING}|\bInf\b", re.DOTALL)
+_BRACKETS = re.compile(rf"{_STRING}|[][{{}}]", re.DOTALL)
+# In how much text it is worth while to look which bracket is open.
+_LOOKED_AT_CHARS = 1 << 20
 # What may be more than a double holds.
 _LARGE = re.compile(r"[eE]\+?\d{3}|\d{309}")
 
@@ -139,6 +145,8 @@ def _check(text: str) -> None:
 
 def _words(error: json.JSONDecodeError, text: str) -> str:
     if error.msg == "Expecting ',' delimiter":
+        if error.pos > _LOOKED_AT_CHARS:
+            return "Missing a comma or a closing bracket."
         if _opened(text[: error.pos]) == "{":
             return "Missing a comma or } after an object member."
         return "Missing a comma or ] after an array element."
@@ -148,7 +156,7 @@ def _words(error: json.JSONDecodeError, text: str) -> str:
 def _opened(text: str) -> str:
     """The bracket that is still open at the end of a text that is good up to there."""
     open_: list[str] = []
-    for token in re.finditer(r'"(?:[^"\\]|\\.)*"|[][{}]', text):
+    for token in _BRACKETS.finditer(text):
         if token[0] in "{[":
             open_.append(token[0])
         elif token[0] in "}]" and open_:

@@ -17,6 +17,7 @@ _VERSION = r"(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?"
 _CALL = re.compile(rf"{_NAME}{_VERSION}:(classify|regress|predict)", re.IGNORECASE | re.ASCII)
 _LOOK = re.compile(rf"{_NAME}?{_VERSION}(?:/(metadata))?", re.IGNORECASE | re.ASCII)
 _VERSION_MAX = (1 << 63) - 1
+_VERSION_DIGITS = len(str(_VERSION_MAX))
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,7 @@ def place_of(method: str, path: str) -> Place:
     if found is None:
         raise InvalidArgument(f"Malformed request: {method} {path}")
     name, version, label, what = found.groups()
-    number = int(version) if version else None
-    if number is not None and number > _VERSION_MAX:
-        raise InvalidArgument(f"Failed to convert version: {version} to numeric.")
+    number = _number(version) if version else None
     if not name:
         raise InvalidArgument("Missing model name in request.")
     return Place(
@@ -47,6 +46,14 @@ def place_of(method: str, path: str) -> Place:
         _decoded(label, "model version label") if label else None,
         what.lower() if what else "status",
     )
+
+
+def _number(version: str) -> int:
+    digits = version.lstrip("0")
+    # Python does not convert what is very long.
+    if len(digits) > _VERSION_DIGITS or (number := int(digits or "0")) > _VERSION_MAX:
+        raise InvalidArgument(f"Failed to convert version: {version} to numeric.")
+    return number
 
 
 def _decoded(text: str, what: str) -> str:

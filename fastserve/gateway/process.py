@@ -11,25 +11,29 @@ from typing import Any
 
 from aiohttp import web
 
-from fastserve.client.aio import AsyncClient
 from fastserve.gateway.body import Budget
+from fastserve.gateway.connections import Connections
 from fastserve.gateway.control_link import ControlLink
+from fastserve.gateway.core_client import core_client
 from fastserve.gateway.dispatch import Dispatcher, Handler
 from fastserve.gateway.proxy import Proxy
 from fastserve.gateway.rest import Rest
 from fastserve.gateway.routes import Routes
 from fastserve.gateway.settings import Settings
 from fastserve.http_log import server_log
+from fastserve.http_paths import MONITOR_PATHS
 
 _KEEPALIVE_S = 75.0
 _HEADER_MAX_BYTES = 16 << 10
 _READ_BYTES = 1 << 20
-_CONNECT_MAX_S = 3600.0
-# The core's own limits are what counts.
-_REPLY_MAX_BYTES = (1 << 31) - 1
 # How long routes that start may hold up the word that the gateway serves.
 _ROUTES_TIMEOUT_S = 30.0
 _GC_THRESHOLD = 50_000
+# Between the last connection that is accepted and the end of those that are idle: whoever asks again and
+# again has had an answer meanwhile that says that it is the last on this connection.
+_LAST_ANSWERS_S = 0.1
+# When the time for answers is up, how long connections have to end, twice.
+_CUT_S = 0.1
 _BACKLOG = 4096  # as control/listeners.py has it
 # Without a control process, how often it is looked whether the core is still there, and how often it may not.
 _LOOK_S = 5.0
@@ -44,8 +48,9 @@ async def serve(control: socket.socket, received: bytes, settings: Settings) -> 
     # SIGINT reaches the whole foreground group: what it means is the control process's decision.
     loop.add_signal_handler(signal.SIGINT, lambda: None)
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    link = await ControlLink.open(control, received)
+    link = ControlLink(received)
     gateway = Gateway(settings, link)
+    await link.open(control)
     await gateway.open()
     stopped = asyncio.create_task(stop.wait(), name="stop")
     settled = asyncio.create_task(gateway.settled(), name="settled")
@@ -67,36 +72,19 @@ class Gateway:
 
     def __init__(self, settings: Settings, link: ControlLink) -> None:
         self._settings = settings
-        # There is one server: it is never given up. While a core restarts, its socket's queue takes
-        # connections, which may wait for as long as a request.
+        self._log = link.log
         core = f"unix:{settings.rest_socket}"
-        self._client = AsyncClient(
-            core,
-            eject=None,
-            keepalive=None,
-            connect_timeout=min(settings.timeout_s, _CONNECT_MAX_S),
-            max_reply_bytes=_REPLY_MAX_BYTES,
-        )
+        self._client = core_client(core, settings.timeout_s)
         budget = Budget(settings.max_total_bytes)
         self._rest = Rest(self._client, settings, budget)
         self._proxy = Proxy(settings.monitor_socket)
-        exact: dict[str, Handler] = dict.fromkeys(
-            (
-                "/",
-                "/healthz",
-                "/readyz",
-                "/status.json",
-                "/history.json",
-                "/events",
-                settings.metrics_path,
-            ),
-            self._proxy.handle,
-        )
+        exact: dict[str, Handler] = dict.fromkeys((*MONITOR_PATHS, settings.metrics_path), self._proxy.handle)
         self._routes = Routes(settings, exact, budget, link.log)
         self._dispatcher = Dispatcher(self._rest.handle, exact, cors=settings.cors, server=core, log=link.log)
         self._http: web.Server | None = None
         self._servers: list[asyncio.AbstractServer] = []
         link.on["forward"] = self._forward
+        link.on["lame_duck"] = lambda message: self._leave()
         link.on["routes"] = self._routes.take
 
     async def open(self) -> None:
@@ -115,13 +103,14 @@ class Gateway:
             max_field_size=_HEADER_MAX_BYTES,
             read_bufsize=_READ_BYTES,
         )
+        accepted = Connections(self._http, self._settings.max_connections, self._log)
         self._routes.open()
         for listening in self._settings.listeners:
             sock = socket.socket(fileno=listening.fd)
             sock.setblocking(False)
             start = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
             # The queue of a socket that others have, too, stays as long as it is.
-            self._servers.append(await start(self._http, sock=sock, backlog=_BACKLOG))
+            self._servers.append(await start(accepted, sock=sock, backlog=_BACKLOG))
 
     async def settled(self) -> None:
         """Waits a while for the routes' workers: REST is served already."""
@@ -132,14 +121,37 @@ class Gateway:
         assert self._http is not None
         for server in self._servers:
             server.close()
+        self._leave()
+        await self._last_answers(timeout_s)
         self._proxy.end_streams()
         self._http.pre_shutdown()
-        await self._http.shutdown(timeout_s)
+        # Its own timeout counts twice: for the answers, and then for handlers that are told to end.
+        answering = asyncio.create_task(self._http.shutdown(None), name="answering")
+        await asyncio.wait([answering], timeout=timeout_s)
         answered = self._dispatcher.active == 0
+        if answering.done():
+            answering.result()
+        else:
+            answering.cancel()
+            await asyncio.wait([answering])
+            await self._http.shutdown(_CUT_S)
         await self._routes.close()
         await self._proxy.close()
         await self._client.close()
         return answered
+
+    async def _last_answers(self, timeout_s: float) -> None:
+        """Waits until nobody has asked for a while: on a busy machine one pause may be too short."""
+        end = asyncio.get_running_loop().time() + timeout_s
+        before = -1
+        while before != self._dispatcher.begun and asyncio.get_running_loop().time() < end:
+            before = self._dispatcher.begun
+            await asyncio.sleep(_LAST_ANSWERS_S)
+
+    def _leave(self) -> None:
+        """A connection that is closed between two requests may lose the second one, which is on its way:
+        clients are told before."""
+        self._dispatcher.leaving = True
 
     def _forward(self, message: dict[str, Any]) -> None:
         self._rest.forward(tuple(message["headers"]))

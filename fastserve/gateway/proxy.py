@@ -87,8 +87,12 @@ class Proxy:
             async for data in answer.content.iter_any():
                 await response.write(data)
         except aiohttp.ClientError:
-            # Half an answer is out: its connection's end is all that can be said.
+            # Half an answer is out: its connection's end is all that can be said. Without that, aiohttp would
+            # write the end of a whole one.
             response.force_close()
+            if request.transport is not None:
+                request.transport.close()
+            return response
         finally:
             self._streams.discard(task)
         await response.write_eof()

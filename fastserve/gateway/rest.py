@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from aiohttp import web
 
 from fastserve.client import errors, methods
 from fastserve.client.aio import AsyncClient
 from fastserve.client.messages import classification_request
+from fastserve.client.prediction import Prediction
 from fastserve.gateway import json_out
 from fastserve.gateway.body import Body, Budget
 from fastserve.gateway.json_examples import input_of
-from fastserve.gateway.json_tensors import inputs_of, signature_name, tensors_of
+from fastserve.gateway.json_tensors import Tensors, inputs_of, signature_name, tensors_of
 from fastserve.gateway.json_text import parse
 from fastserve.gateway.paths import Place, place_of
 from fastserve.gateway.refusal import HTTP_STATUS, InvalidArgument, Refusal, json_response
@@ -70,15 +69,22 @@ class Rest:
             look = self._metadata_of if place.verb == "metadata" else self._status
             return json_response(await look(place, metadata))
         with Body(self._max_bytes, self._timeout_s, self._budget) as body:
-            doc = parse(await body.read(request))
-            answer = await self._verbs[place.verb](place, doc, len(body.data), metadata)
+            answer = await self._verbs[place.verb](place, await body.read(request), metadata)
         return json_response(answer)
 
-    async def _predict(self, place: Place, doc: dict[str, Any], size: int, metadata: Metadata) -> bytes:
-        name = signature_name(doc)
-        known = await self._signatures.get(place, metadata)
+    async def _predict(self, place: Place, body: bytes, metadata: Metadata) -> bytes:
+        known = self._signatures.remembered(place, metadata)
+        found = known.readers.read(body) if known is not None else None
+        if known is not None and found is not None:
+            name, tensors, in_rows = found
+        else:
+            doc = parse(body)
+            name = signature_name(doc)
+            known = await self._signatures.get(place, metadata)
         try:
-            return await self._predict_with(known.signatures, place, doc, name, size, metadata)
+            if found is None:
+                tensors, in_rows = tensors_of(doc, inputs_of(known.signatures, name), len(body))
+            outputs = await self._predict_with(place, tensors, name, metadata)
         except (InvalidArgument, errors.InvalidArgument):
             # Perhaps another version has come, whose signature is another.
             now = await self._signatures.again(place, metadata)
@@ -86,18 +92,13 @@ class Rest:
                 name or "serving_default"
             ):
                 raise
-            return await self._predict_with(now.signatures, place, doc, name, size, metadata)
+            tensors, in_rows = tensors_of(parse(body), inputs_of(now.signatures, name), len(body))
+            outputs = await self._predict_with(place, tensors, name, metadata)
+        return json_out.predictions(outputs) if in_rows else json_out.columns(outputs)
 
     async def _predict_with(
-        self,
-        signatures: Any,
-        place: Place,
-        doc: dict[str, Any],
-        name: str,
-        size: int,
-        metadata: Metadata,
-    ) -> bytes:
-        tensors, in_rows = tensors_of(doc, inputs_of(signatures, name), size)
+        self, place: Place, tensors: Tensors, name: str, metadata: Metadata
+    ) -> Prediction:
         try:
             outputs = await self._client.predict(
                 place.model,
@@ -111,10 +112,10 @@ class Rest:
         except ValueError as error:  # what cannot be sent at all
             raise InvalidArgument(str(error)) from None
         self._signatures.answered(place, metadata, outputs.version)
-        return json_out.predictions(outputs) if in_rows else json_out.columns(outputs)
+        return outputs
 
-    async def _classify(self, place: Place, doc: dict[str, Any], size: int, metadata: Metadata) -> bytes:
-        reply = await self._infer(methods.CLASSIFY, place, doc, metadata)
+    async def _classify(self, place: Place, body: bytes, metadata: Metadata) -> bytes:
+        reply = await self._infer(methods.CLASSIFY, place, body, metadata)
         try:
             rows = methods.classifications(reply)
         except UnicodeDecodeError:
@@ -123,13 +124,14 @@ class Rest:
             raise InvalidArgument("Cannot convert empty ClassificationResults to JSON")
         return json_out.classes(rows)
 
-    async def _regress(self, place: Place, doc: dict[str, Any], size: int, metadata: Metadata) -> bytes:
-        values = methods.regressions(await self._infer(methods.REGRESS, place, doc, metadata))
+    async def _regress(self, place: Place, body: bytes, metadata: Metadata) -> bytes:
+        values = methods.regressions(await self._infer(methods.REGRESS, place, body, metadata))
         if not len(values):
             raise InvalidArgument("Cannot convert empty RegressionResults to JSON")
         return b'{"results":' + json_out.numbers(values) + b"}"
 
-    async def _infer(self, path: str, place: Place, doc: dict[str, Any], metadata: Metadata) -> bytes:
+    async def _infer(self, path: str, place: Place, body: bytes, metadata: Metadata) -> bytes:
+        doc = parse(body)
         name = signature_name(doc)
         try:
             message = classification_request(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from typing import Any
-from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
@@ -34,6 +33,8 @@ class Routes:
         """`handlers`: by path; those of the routes are put there, and taken away."""
         self._passed_on = passed_on(settings.forward)
         self._settings = settings
+        self._wanted = settings.routes
+        self._is_open = False
         self._budget = budget
         self._handlers = handlers
         self._log = log
@@ -42,7 +43,8 @@ class Routes:
 
     def open(self) -> None:
         """Begins to start workers; requests that come before there are any wait."""
-        self._apply(self._settings.routes)
+        self._is_open = True
+        self._apply(self._wanted)
 
     async def settled(self, timeout_s: float) -> None:
         """Waits until every route has its workers, or cannot have them; no longer than `timeout_s`."""
@@ -60,11 +62,14 @@ class Routes:
         self._passed_on = passed_on(headers)
 
     def take(self, message: dict[str, Any]) -> None:
-        """The routes from here on: a line of the control process."""
-        self._apply(msgspec.convert(message["routes"], tuple[RouteSettings, ...]))
+        """The routes from here on: a line of the control process, which may come before `open`."""
+        self._wanted = msgspec.convert(message["routes"], tuple[RouteSettings, ...])
+        if self._is_open:
+            self._apply(self._wanted)
 
     async def close(self) -> None:
         """Ends the workers."""
+        self._is_open = False
         self._apply(())
         if self._closing:
             await asyncio.wait(self._closing)
@@ -85,9 +90,9 @@ class Routes:
                 pool = make_pool(route, f"unix:{self._settings.web_socket}", self._log)
                 pool.open()
                 self._open[path] = route, pool
-                self._handlers[path] = partial(self._handle, route, pool)
+                self._handlers[path] = partial(self._handle, route)
 
-    async def _handle(self, route: RouteSettings, pool: Pool, request: web.BaseRequest) -> web.StreamResponse:
+    async def _handle(self, route: RouteSettings, request: web.BaseRequest) -> web.StreamResponse:
         if self._settings.cors and request.method == "OPTIONS":
             response = preflight(request)
             response.headers["Access-Control-Allow-Methods"] = ", ".join(route.methods)
@@ -101,18 +106,24 @@ class Routes:
         with Body(route.max_body_bytes, self._settings.timeout_s, self._budget, limit) as body:
             await body.read(request)
             try:
-                reply = await pool.ask(self._head(request), body.data)
+                reply = await self._pool(route.path).ask(self._head(route, request), body.data)
             except Refused as refused:
                 headers = {"Retry-After": "1"} if refused.status == 503 else None
                 raise Refusal(refused.status, str(refused), headers=headers) from None
         return response_of(reply)
 
-    def _head(self, request: web.BaseRequest) -> Head:
-        path, _, query = request.raw_path.partition("?")
+    def _pool(self, path: str) -> Pool:
+        """Of now: while a body comes, routes may change. Refused."""
+        if (there := self._open.get(path)) is None:
+            raise Refused(503, f"{path} is being closed")
+        return there[1]
+
+    def _head(self, route: RouteSettings, request: web.BaseRequest) -> Head:
+        query = request.raw_path.partition("?")[2]
         headers = request.headers
         return {
             "method": request.method,
-            "path": unquote(path),
+            "path": route.path,
             "query": _text(query),
             "headers": [(name, _text(value)) for name, value in headers.items()],
             "remote": request.remote if isinstance(request.remote, str) else "",

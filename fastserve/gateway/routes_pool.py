@@ -10,7 +10,7 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from fastserve.gateway.frames import FrameError, Head
@@ -67,6 +67,7 @@ class Pool:
         self._waiting: deque[Job] = deque()
         self._crew: Crew | None = None
         self._broken = ""
+        self._closing = False
         # There are workers, or it has turned out that there can be none.
         self.settled = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
@@ -85,7 +86,8 @@ class Pool:
         self._running = asyncio.create_task(self._run(), name=f"route {self._path}")
 
     async def close(self, timeout_s: float) -> None:
-        """Lets the workers finish for `timeout_s` at most, then ends them."""
+        """Lets the workers finish for `timeout_s` at most, then ends them. Refuses what comes from now on."""
+        self._closing = True
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait([self._running])
@@ -106,7 +108,7 @@ class Pool:
             await asyncio.gather(*late, return_exceptions=True)
         for job in self._waiting:
             if not job.answered.done():
-                job.answered.set_exception(Refused(503, f"{self._path} is being closed"))
+                job.answered.set_exception(self._being_closed())
 
     async def ask(self, head: Head, body: bytes) -> Reply:
         """A worker's answer to a request. Refused. Cancelled when the client has gone."""
@@ -132,6 +134,8 @@ class Pool:
 
     def _place(self, job: Job) -> None:
         """Gives the job to the worker with least to do, or has it wait."""
+        if self._closing:
+            raise self._being_closed()
         if self._broken:
             raise Refused(503, f"{self._path} cannot be served: its file cannot be loaded; see the log")
         free = [worker for worker in self.workers if worker.free > 0]
@@ -147,6 +151,9 @@ class Pool:
             self._waiting.remove(job)
         except ValueError:
             return  # refused before it waited
+
+    def _being_closed(self) -> Refused:
+        return Refused(503, f"{self._path} is being closed")
 
     def _too_late(self, job: Job) -> Refused:
         if job.worker is None and not self.workers:
@@ -167,7 +174,8 @@ class Pool:
     # ---- starts and reloads ---------------------------------------------------------------------
 
     async def _run(self) -> None:
-        """Brings up a crew, and with `reload` another whenever the files change."""
+        """Brings up a crew, and with `reload` another whenever the files change. Without any, tries again:
+        what a file lacks may be elsewhere."""
         failures = 0
         while True:
             marks, began_ns = await self._marks(self._files()), time.time_ns()
@@ -182,10 +190,15 @@ class Pool:
                 failures = 0
                 self._take_over(fresh)
             self.settled.set()
-            if self._reload:
+            if self._crew is None:
+                pause = self._sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+                if not self._reload:
+                    await pause
+                elif await first_of(self._changed(marks, began_ns), pause):
+                    failures = 0
+            elif self._reload:
                 await self._changed(marks, began_ns)
-            elif failures:
-                await self._sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+                failures = 0
             else:
                 return
 
@@ -200,6 +213,7 @@ class Pool:
 
     def _say_failed(self, error: LoadFailed, failures: int) -> None:
         what = "route not reloaded, its old file stays" if self._crew else "route not loaded"
+        known = self._broken
         if self._crew is None:
             self._broken = str(error)
             while self._waiting:
@@ -208,7 +222,7 @@ class Pool:
                     job.answered.set_exception(
                         Refused(503, f"{self._path} cannot be served: its file cannot be loaded; see the log")
                     )
-        if failures == 1 or self._reload:
+        if failures == 1 or self._broken != known:
             fields = {"traceback": error.details} if error.details else {}
             self._log("error", what, route=self._path, why=str(error), **fields)
 
@@ -323,6 +337,21 @@ class Crew:
                     self._log("error", "route worker not started", route=self._path, why=str(error))
             self.workers.add(worker)
             self._on_free(worker)
+
+
+async def first_of(wanted: Coroutine[Any, Any, None], other: Awaitable[None]) -> bool:
+    """Waits for either, and cancels what is left. Whether `wanted` came to its end."""
+    tasks = [asyncio.ensure_future(wanted), asyncio.ensure_future(other)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if tasks[0].cancelled():
+        return False
+    tasks[0].result()
+    return True
 
 
 def _mark(file: str) -> tuple[int, int, int] | None:

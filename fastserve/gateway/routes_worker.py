@@ -110,6 +110,21 @@ class RouteWorker:
     ) -> RouteWorker:
         """A worker that has imported the file and run its setup(). `concurrency`: requests that async hooks
         get at once. LoadFailed."""
+        try:
+            return await cls._start(settings, log, on_free, concurrency, timeout_s)
+        except OSError as error:
+            why = f"no process for a worker: {error.strerror or error}"
+            raise LoadFailed(why, files=[settings["file"]]) from None
+
+    @classmethod
+    async def _start(
+        cls,
+        settings: Mapping[str, Any],
+        log: Log,
+        on_free: Callable[[RouteWorker], None],
+        concurrency: int,
+        timeout_s: float,
+    ) -> RouteWorker:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -124,16 +139,19 @@ class RouteWorker:
                     pass_fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,
                 )  # fmt: skip
-        except OSError as error:
-            ours.close()
-            raise LoadFailed(f"no process for a worker: {error.strerror}") from None
         except BaseException:
             ours.close()
             raise
         worker = cls(process, log, str(settings["path"]), on_free)
         try:
             ours.setblocking(False)
-            await worker._loop.create_connection(lambda: worker.peer, sock=ours)
+            try:
+                await worker._loop.create_connection(lambda: worker.peer, sock=ours)
+            except OSError:
+                ours.close()
+                worker._closed.set()
+                worker.kill()
+                raise
             worker.peer.send({"op": "configure", **settings})
             async with asyncio.timeout(timeout_s):
                 await asyncio.shield(worker._ready)

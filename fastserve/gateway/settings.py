@@ -45,6 +45,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     nice: int
     timeout_s: float
     drain_timeout_s: float
+    max_connections: int
     # Of one request, and of all that are under way.
     max_body_bytes: int
     max_total_bytes: int

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 
 from fastserve.client.aio import AsyncClient
 from fastserve.client.messages import SignatureInfo
+from fastserve.gateway.json_readers import Readers
 from fastserve.gateway.paths import Place
 
 _FRESH_S = 1.0
-# While a canary answers some requests, every other answer is of another version: not sooner again.
+# While a canary answers some requests, every other answer is of another version, and somebody may send one
+# invalid request after the other: not sooner again.
 _AGAIN_S = 0.1
 _MOST = 1000
 
@@ -31,7 +33,10 @@ class Known:
 
     version: int | None
     signatures: Mapping[str, SignatureInfo]
+    readers: Readers
     at_s: float
+    # It was asked for because what was remembered did not do.
+    again: bool = False
 
 
 class Signatures:
@@ -48,15 +53,20 @@ class Signatures:
 
     async def get(self, place: Place, metadata: Metadata) -> Known:
         """RpcError as the core has it."""
-        key = _key(place, metadata)
-        known = self._known.get(key)
-        if known is not None and self._clock() - known.at_s < _FRESH_S:
-            return known
-        return await self._ask(key, place, metadata)
+        return self.remembered(place, metadata) or await self._ask(_key(place, metadata), place, metadata)
+
+    def remembered(self, place: Place, metadata: Metadata) -> Known | None:
+        """What is remembered and still fresh."""
+        known = self._known.get(_key(place, metadata))
+        return known if known is not None and self._clock() - known.at_s < _FRESH_S else None
 
     async def again(self, place: Place, metadata: Metadata) -> Known:
-        """As of now. RpcError."""
-        return await self._ask(_key(place, metadata), place, metadata)
+        """As of now, or of the last time that it was asked for again, if that is a moment ago. RpcError."""
+        key = _key(place, metadata)
+        known = self._known.get(key)
+        if known is not None and known.again and self._clock() - known.at_s < _AGAIN_S:
+            return known
+        return await self._ask(key, place, metadata, again=True)
 
     def answered(self, place: Place, metadata: Metadata, version: int | None) -> None:
         """An answer came from `version`."""
@@ -65,16 +75,16 @@ class Signatures:
         if known is not None and known.version != version and self._clock() - known.at_s >= _AGAIN_S:
             del self._known[key]
 
-    async def _ask(self, key: _Key, place: Place, metadata: Metadata) -> Known:
+    async def _ask(self, key: _Key, place: Place, metadata: Metadata, again: bool = False) -> Known:
         asking = self._asking.get(key)
         if asking is None:
-            asking = asyncio.create_task(self._fetch(key, place, metadata), name="signatures")
+            asking = asyncio.create_task(self._fetch(key, place, metadata, again), name="signatures")
             self._asking[key] = asking
             asking.add_done_callback(lambda _: self._asking.pop(key, None))
         # Others may wait for it, too.
         return await asyncio.shield(asking)
 
-    async def _fetch(self, key: _Key, place: Place, metadata: Metadata) -> Known:
+    async def _fetch(self, key: _Key, place: Place, metadata: Metadata, again: bool) -> Known:
         found = await self._client.metadata(
             place.model,
             version=place.version,
@@ -82,7 +92,7 @@ class Signatures:
             timeout=self._timeout_s,
             metadata=metadata,
         )
-        known = Known(found.model.version, found.signatures, self._clock())
+        known = Known(found.model.version, found.signatures, Readers(found.signatures), self._clock(), again)
         if len(self._known) >= _MOST:
             self._known.clear()
         self._known[key] = known

@@ -23,6 +23,7 @@ from typing import Any
 import uvloop
 
 from fastserve.client import AsyncClient, RpcError
+from fastserve.gateway.core_client import core_client
 from fastserve.gateway.frames import FrameError, Head, Peer
 from fastserve.gateway.worker_answer import Answer, answer_of, printable, refusal
 from fastserve.gateway.worker_calls import Asking, result_of, rows_of
@@ -33,9 +34,6 @@ from fastserve.web import BadRequest, Call, Request, Response
 WORKER_FD = "FASTSERVE_WORKER_FD"
 PARENT_PID = "FASTSERVE_WORKER_PARENT"
 _PR_SET_PDEATHSIG = 1
-_CONNECT_MAX_S = 3600.0
-# The core's own limits are what counts.
-_REPLY_MAX_BYTES = (1 << 31) - 1
 # The answer to a request that was cancelled: nobody reads it.
 _CANCELLED = Answer(499, [], b"")
 
@@ -89,12 +87,17 @@ class Worker:
             self._send(number, _CANCELLED)
         elif task.cancelled():
             self._send(number, self._defect("CancelledError, which nobody asked for", "a hook"))
+        elif (failed := task.exception()) is not None:
+            # An exception of a hook that fails even where it is put into words.
+            self._send(number, self._defect(f"{type(failed).__name__}, while an error was told", "a hook"))
         else:
-            answer = task.result()
             try:
-                self._send(number, answer)
+                self._send(number, task.result())
             except FrameError as error:
                 self._send(number, self._defect(f"the answer is too large: {error}", "postprocess"))
+            except Exception as error:  # what a hook put into its answer after that had been checked
+                why = f"the answer cannot be sent: {type(error).__name__}"
+                self._send(number, self._defect(why, "postprocess"))
         self._end_if_idle()
 
     def _end_if_idle(self) -> None:
@@ -124,15 +127,7 @@ class Worker:
             self._stopping = True
             self._end_if_idle()
             return
-        # There is one server: it is never given up. While a core restarts, its socket's queue takes
-        # connections, which may wait for as long as a request.
-        self._client = AsyncClient(
-            self._settings["address"],
-            eject=None,
-            keepalive=None,
-            connect_timeout=min(max(self._settings["timeout_s"], 0.001), _CONNECT_MAX_S),
-            max_reply_bytes=_REPLY_MAX_BYTES,
-        )
+        self._client = core_client(self._settings["address"], self._settings["timeout_s"])
         self.peer.send({"op": "ready", "concurrent": self._hooks.concurrent, **self._files()})
 
     def _files(self) -> dict[str, list[str]]:

@@ -23,6 +23,7 @@ from fastserve.web_file import HOOKS
 MODULE = "fastserve_route"
 # The end of a traceback says most, and a line of the log has so much room.
 _TRACEBACK_CHARS = 2500
+_TEXT_CHARS = 2000
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
@@ -98,7 +99,7 @@ def loaded_files(file: str) -> list[str]:
 def explain(error: BaseException, file: str) -> tuple[str, str]:
     """What a user's code raised: in one line, with where, and as a traceback that begins in that code."""
     if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno or 1}: {error.msg}", ""
+        return _cut(f"{error.filename}:{error.lineno or 1}: {error.msg}"), ""
     trace = error.__traceback__
     while trace is not None and _is_ours(trace):
         trace = trace.tb_next
@@ -111,8 +112,15 @@ def explain(error: BaseException, file: str) -> tuple[str, str]:
     details = "".join(traceback.format_exception(type(error), error, trace))
     if len(details) > _TRACEBACK_CHARS:
         details = "..." + details[-_TRACEBACK_CHARS:]
-    text = str(error)
-    return f"{place}: {type(error).__name__}{f': {text}' if text else ''}", details
+    try:
+        text = str(error)
+    except Exception:  # by its own __str__
+        text = "it has no text, as its __str__ failed"
+    return _cut(f"{place}: {type(error).__name__}{f': {text}' if text else ''}"), details
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _TEXT_CHARS else text[:_TEXT_CHARS] + "..."
 
 
 def _is_ours(trace: TracebackType) -> bool:

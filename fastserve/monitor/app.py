@@ -8,8 +8,8 @@
   /events        the status once a second, as server-sent events
   /              the page
 
-On the event loop of the control process. No answer waits for the core, so that probes have theirs whatever it
-does.
+On the event loop of the control process. No probe and no status waits for the core, so that they have their
+answer whatever it does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from fastserve.monitor.scrape import Scraper
 from fastserve.monitor.values import Health, View
 
 # The fixed paths; the configuration names one more, of the metrics.
-PATHS = ("/", "/healthz", "/readyz", "/status.json", "/history.json", "/events")
 _BODY_MAX_BYTES = 1024
 _SELECTED_MAX = 64
 

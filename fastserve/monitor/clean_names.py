@@ -10,10 +10,10 @@ request.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from fastserve.monitor.exposition import Bounds, Exposition, labels
-from fastserve.monitor.values import Figures, Histogram, ModelFigures, Series
+from fastserve.monitor.values import Durations, Figures, Histogram, ModelFigures, Series
 
 _US = 1e6
 # Close together where an auction's 10 ms are spent.
@@ -176,26 +176,26 @@ def _models(out: Exposition, figures: Figures) -> None:
         for model in figures.models:
             for result in ("success", "failure"):
                 out.sample(labels(model=model.name, result=result), model.loads.get(result, 0))
-    if out.family(
+    _durations(
+        out,
         "fastserve_load_duration_seconds",
-        "histogram",
         "Loads that succeeded, from the trial's begin to the first request.",
-    ):
-        for model in figures.models:
-            if (taken := model.load_s) is not None:
-                out.histogram(
-                    labels(model=model.name), Bounds.of(taken.bounds), taken.counts, taken.count, taken.sum
-                )
-    if out.family(
+        {model.name: model.load_s for model in figures.models},
+    )
+    _durations(
+        out,
         "fastserve_switch_duration_seconds",
-        "histogram",
         "From a new version's first request until the old one is closed.",
-    ):
-        for model in figures.models:
-            if (taken := model.switch_s) is not None:
-                out.histogram(
-                    labels(model=model.name), Bounds.of(taken.bounds), taken.counts, taken.count, taken.sum
-                )
+        {model.name: model.switch_s for model in figures.models},
+    )
+
+
+def _durations(out: Exposition, name: str, about: str, taken: Mapping[str, Durations | None]) -> None:
+    """A histogram for each model that has any."""
+    if out.family(name, "histogram", about):
+        for model, one in taken.items():
+            if one is not None:
+                out.histogram(labels(model=model), Bounds.of(one.bounds), one.counts, one.count, one.sum)
 
 
 def _versions(out: Exposition, figures: Figures) -> None:

@@ -189,11 +189,9 @@ def _loads(out: Exposition, paths: Sequence[PathFigures]) -> None:
         "Distribution of wall time (in microseconds) for running a version's recorded requests.",
     ):
         for path in paths:
-            if path.warmup_s:
-                times = [seconds * 1e6 for seconds in path.warmup_s]
-                counts = [sum(time <= bound for time in times) for bound in LATENCY_US.counted]
+            if (ran := path.warmup_s) is not None:
                 where = labels(model_path=path.path, status="OK")
-                out.histogram(where, LATENCY_US, counts, len(times), sum(times))
+                out.histogram(where, LATENCY_US, ran.counts, ran.count, ran.sum * 1e6)
 
 
 def _logs(out: Exposition, figures: Figures) -> None:

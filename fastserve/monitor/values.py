@@ -102,7 +102,7 @@ class PathFigures:
     succeeded: int = 0
     failed: int = 0
     load_s: float = 0.0  # of those that succeeded, together
-    warmup_s: tuple[float, ...] = ()  # of each run through its recorded requests
+    warmup_s: Durations | None = None  # of runs through its recorded requests, at LATENCY_US's bounds
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fastserve.control.child_output import Output, output_pipe, pipe_reader, severity
+from fastserve.control.child_output import Output, child_spawner, output_pipe, pipe_reader, severity
 from fastserve.log import Log
 
 CHECK = "F0000 00:00:1795390961.076535   24499 tensor.cc:9] Check failed: dtype() == DT_FLOAT"
@@ -98,3 +100,23 @@ async def test_a_pipe_that_nobody_reads_stops_no_writer(tmp_path: Path) -> None:
     os.close(theirs)
     reader = await pipe_reader(ours)
     assert (await reader.read()).startswith(b"xxx")
+
+
+async def test_a_childs_end_is_seen_though_it_leaves_somebody_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import subprocess; print(subprocess.Popen(['sleep', '60']).pid, flush=True)"
+    monkeypatch.setattr(
+        "fastserve.control.child_output.child_argv", lambda module: (sys.executable, "-c", code)
+    )
+    log = Log(os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT), json_lines=True, level="debug")
+    before = len(os.listdir("/proc/self/fd"))
+    child = await child_spawner("m", "gateway", os.environ, log)({}, [])
+    try:
+        async with asyncio.timeout(30):
+            assert await child.wait() == 0
+        await asyncio.sleep(0.01)
+        assert len(os.listdir("/proc/self/fd")) == before  # our end of the pipe is closed
+    finally:
+        (line,) = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+        os.kill(int(line["line"]), signal.SIGKILL)

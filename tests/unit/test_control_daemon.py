@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -381,3 +382,27 @@ async def test_connections_wait_for_the_core_that_replaces_a_dead_one(daemon: Da
     events = daemon.events()
     assert events.index("core died") < events.index("core is back") < events.index("draining")
     assert processes[1].returncode == 0
+
+
+async def test_systemd_is_told(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon.model("ranker", {})
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(daemon.root / "notify"))
+        systemd.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(daemon.root / "notify"))
+        loop = asyncio.get_running_loop()
+
+        async def told() -> list[str]:
+            async with asyncio.timeout(20):
+                return (await loop.sock_recv(systemd, 4096)).decode().split("\n")
+
+        running = daemon.start(file=str(daemon.root / "config.toml"), read=daemon.config)
+        assert await told() == ["READY=1", "STATUS=serves ranker:1 (batched, XLA, 3 buckets)"]
+        assert "NOTIFY_SOCKET" not in os.environ
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert (await told())[0] == "RELOADING=1"
+        assert await told() == ["READY=1"]
+        term()
+        # lame_duck_s, drain_timeout_s, and what is added to them.
+        assert await told() == ["STOPPING=1", "STATUS=draining", "EXTEND_TIMEOUT_USEC=18500000"]
+        assert await running == 0

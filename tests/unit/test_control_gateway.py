@@ -178,6 +178,20 @@ async def test_one_that_does_not_drain_is_killed(tmp_path: Path, monkeypatch: py
     assert world.lives[0].returncode == -9
 
 
+async def test_what_it_leaves_behind_does_not_hide_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that a hook has started may hold everything open that it had."""
+    monkeypatch.setattr("fastserve.control.gateway_process._LAST_WORDS_S", 0.05)
+    world = World(tmp_path)
+    await world.supervisor.start()
+    with world.lives[0]._sock.dup():
+        world.lives[0].die(-9)
+        await world.until(lambda: world.supervisor.restarts == 1)
+        with world.lives[1]._sock.dup():
+            assert await world.supervisor.drain(1.0)
+
+
 async def test_what_it_says_is_in_the_log(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.says += b'nonsense\n{"event": "log", "level": "warning", "message": "m", "fields": {"level": 1}}\n'
@@ -186,6 +200,18 @@ async def test_what_it_says_is_in_the_log(tmp_path: Path) -> None:
     told = next(event for event in world.events() if event["event"] == "m")
     assert (told["level"], told["process"], told["level_"]) == ("warning", "gateway", 1)
     assert any("not a JSON object" in event["event"] for event in world.events())
+    await world.supervisor.kill()
+
+
+async def test_a_line_that_is_too_long_ends_only_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastserve.control.gateway_process._LINE_MAX_BYTES", 1000)
+    world = World(tmp_path)
+    world.says = b"x" * 5000 + b'\n{"event": "log", "message": "m"}\n{"event": "ready"}\n'
+    await world.supervisor.start()
+    await world.until(lambda: any(event["event"] == "m" for event in world.events()))
+    assert any("too long" in event["event"] for event in world.events())
     await world.supervisor.kill()
 
 
@@ -253,6 +279,24 @@ async def test_an_earlier_gateway_is_found_and_ended(
         await left._ending
         assert stranger.wait(10) == 0
         assert state.orphaned_gateways() == []
+
+
+async def test_an_earlier_gateway_stays_known_until_it_has_ended(
+    tmp_path: Path, stranger: subprocess.Popen[bytes]
+) -> None:
+    log = Log(os.open(os.devnull, os.O_WRONLY))
+    with state_of(tmp_path) as state:
+        state.remember_gateways([stranger.pid])
+    for _ in range(2):  # whoever finds it has a gateway of its own, and dies before that one serves
+        with state_of(tmp_path) as state:
+            assert state.orphaned_gateways() == [stranger.pid]
+            left = GatewayOrphans.find(state, log)
+            state.remember_gateways([os.getpid()])
+            left.leave()
+    with state_of(tmp_path) as state:
+        await GatewayOrphans.find(state, log).end(5.0)
+        assert stranger.wait(10) == 0
+        assert state._data["old_gateways"] == []
 
 
 async def test_another_process_with_its_number_is_left_alone(

@@ -18,11 +18,11 @@ from unit.fake_core import FakeCores
 
 from fastserve.config import TensorFlow
 from fastserve.control.admin import AdminSocket
-from fastserve.control.environment import child_argv, child_environment, installed_tensorflow, tensorflow_dir
 from fastserve.control.listeners import Listeners, bind_unix
 from fastserve.control.source import newest_version
 from fastserve.control.state import StateDir
 from fastserve.control.supervisor import CoreSupervisor
+from fastserve.environment import child_argv, child_environment, installed_tensorflow, tensorflow_dir
 from fastserve.errors import ModelError, StartError
 from fastserve.extensions import VersionPath
 from fastserve.log import Log

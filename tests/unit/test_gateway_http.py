@@ -27,6 +27,7 @@ class World:
         self.path = str(root / "monitor.sock")
         self.seen: list[tuple[str, str]] = []
         self.more = asyncio.Event()
+        self.breaks = False
         self.budget = Budget(10_000)
         self.error: Exception | None = None
         self.logged: list[dict[str, Any]] = []
@@ -52,6 +53,9 @@ class World:
         await response.prepare(request)
         await response.write(b"data: 1\n\n")
         await self.more.wait()
+        if self.breaks:
+            assert request.transport is not None
+            request.transport.abort()
         await response.write(b"data: 2\n\n")
         return response
 
@@ -126,6 +130,19 @@ async def test_a_stream_ends_with_the_gateway(world: World, client: aiohttp.Clie
         with pytest.raises(aiohttp.ClientError):
             await answer.content.read()
     assert world.dispatcher.active == 0
+
+
+async def test_half_an_answer_does_not_end_as_a_whole_one(
+    world: World, client: aiohttp.ClientSession
+) -> None:
+    await world.start()
+    world.breaks = True
+    async with client.get(f"{world.base}/events") as answer:
+        assert await answer.content.readuntil(b"\n\n") == b"data: 1\n\n"
+        world.more.set()
+        with pytest.raises(aiohttp.ClientError):
+            await answer.content.read()
+    assert world.logged == []
 
 
 async def test_a_client_that_leaves_a_stream_is_forgotten(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import time
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,43 @@ X = {"x": TensorInfo("x:0", "float32", None)}
 
 
 # ---- parsing -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a": "]}" 1}', "Missing a comma or }"),
+        ('{"a": ["\\"{", {} 1]}', "Missing a comma or ]"),
+        ('{"a": "%s" 1}' % ("x" * (1 << 20)), "Missing a comma or a closing bracket"),
+    ],
+    ids=["object", "array", "long"],
+)
+def test_a_comma_that_is_missing(text: str, said: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"JSON Parse error: {said}"):
+        parse(text.encode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": "%s" 1}' % ("x" * 900_000),
+        '{"a": "%s" 1}' % ('\\"' * 450_000),
+        '{"a": Inf, "b": "%s", "c": nan}' % ("x" * 900_000),
+        '{"a": Inf, "b": "%s' % ('\\"' * 450_000),
+    ],
+    ids=["comma", "comma after quotes", "infinity", "infinity and no end"],
+)
+def test_what_is_wrong_is_said_in_little_memory_and_time(text: str) -> None:
+    tracemalloc.start()
+    try:
+        began = time.process_time()
+        with pytest.raises(InvalidArgument, match="JSON Parse error: "):
+            parse(text.encode())
+        assert time.process_time() - began < 10
+        # orjson takes 12 bytes for each.
+        assert tracemalloc.get_traced_memory()[1] < 20 * len(text)
+    finally:
+        tracemalloc.stop()
 
 
 def test_tokens_for_what_is_not_finite() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from fastserve.gateway.routes_pool import BACKOFF_S, Pool, Refused
-from fastserve.gateway.routes_worker import Job, LoadFailed, Reply, WorkerLost
+from fastserve.gateway.routes_worker import Job, LoadFailed, Reply, RouteWorker, WorkerLost
 
 HEAD = {"method": "POST"}
 
@@ -65,7 +66,9 @@ class Worker:
 
 
 class Rig:
-    def __init__(self, *, workers: int = 1, places: int = 1, max_waiting: int = 10) -> None:
+    def __init__(
+        self, *, workers: int = 1, places: int = 1, max_waiting: int = 10, reload: bool = False
+    ) -> None:
         self.made: list[Worker] = []
         self.slept: list[float] = []
         self.fail_next: list[str] = []
@@ -73,7 +76,7 @@ class Rig:
         self._places = places
         self.pool = Pool(
             "/r", "/nowhere/r.py", self._start, lambda level, message, **fields: self.log.append(message),
-            workers=workers, timeout_s=5.0, max_waiting=max_waiting, reload=False, sleep=self._sleep,
+            workers=workers, timeout_s=5.0, max_waiting=max_waiting, reload=reload, sleep=self._sleep,
         )  # fmt: skip
 
     async def _start(self, on_free: Callable[[Any], None]) -> Any:
@@ -189,3 +192,45 @@ async def test_who_has_gone_leaves_the_queue() -> None:
     rig.made[0].answer()
     assert (await first).status == (await third).status == 200
     await rig.pool.close(1)
+
+
+async def test_a_closed_pool_refuses_at_once() -> None:
+    rig = Rig()
+    rig.pool.open()
+    await rig.turn()
+    closing = asyncio.create_task(rig.pool.close(1))
+    await rig.turn()
+    for _ in range(2):  # while it closes, and then
+        async with asyncio.timeout(1):
+            with pytest.raises(Refused, match="being closed") as refused:
+                await rig.pool.ask(HEAD, b"")
+        assert refused.value.status == 503
+        await closing
+
+
+async def test_with_reload_too_a_first_start_that_fails_is_tried_again_without_a_change() -> None:
+    rig = Rig(reload=True)
+    rig.fail_next = ["no such host", "no such host", "another reason"]
+    rig.pool.open()
+    async with asyncio.timeout(10):
+        while not rig.pool.workers:  # noqa: ASYNC110 - files are looked at in a thread
+            await asyncio.sleep(0.001)
+    assert {BACKOFF_S[1], BACKOFF_S[2], BACKOFF_S[3]} <= set(rig.slept)
+    assert rig.log == ["route not loaded"] * 2  # each reason once
+    await rig.pool.close(1)
+
+
+@pytest.mark.parametrize("what", ["socket.socketpair", "asyncio.create_subprocess_exec", "connection"])
+async def test_a_worker_for_whom_there_is_no_descriptor_is_one_that_did_not_start(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*args: Any, **kwargs: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    loop = asyncio.get_running_loop()
+    if what == "connection":
+        monkeypatch.setattr(loop, "create_connection", none)
+    else:
+        monkeypatch.setattr(f"fastserve.gateway.routes_worker.{what}", none)
+    with pytest.raises(LoadFailed, match="no process for a worker: Too many open files"):
+        await RouteWorker.start({"path": "/r", "file": "r.py"}, print, lambda worker: None)

@@ -114,6 +114,16 @@ async def test_again_asks_whatever_is_known(world: World) -> None:
     assert again is not first and await world.signatures.get(PLACE, []) is again
 
 
+async def test_what_was_asked_again_a_moment_ago_will_do(world: World) -> None:
+    await world.signatures.get(PLACE, [])
+    again = await world.signatures.again(PLACE, [])
+    world.now += 0.09
+    assert await world.signatures.again(PLACE, []) is again
+    world.now += 0.02
+    assert await world.signatures.again(PLACE, []) is not again
+    assert len(world.client.asked) == 3
+
+
 async def test_memory_is_bounded(world: World) -> None:
     for number in range(2500):
         await world.signatures.get(Place(f"m{number}", None, None, ""), [])

@@ -14,9 +14,9 @@ import aiohttp
 import pytest
 from unit.test_monitor_metrics import figures
 
+from fastserve.http_paths import MONITOR_PATHS
 from fastserve.monitor import live as live_module
 from fastserve.monitor import scrape as scrape_module
-from fastserve.monitor.app import PATHS
 from fastserve.monitor.scrape import Scraper
 from fastserve.monitor.server import MonitorServer, bounded
 from fastserve.monitor.values import Figures, Health
@@ -187,7 +187,7 @@ async def test_status_history_and_the_page(served: Served) -> None:
 
 async def test_where_there_is_nothing_it_says_what_there_is(served: Served) -> None:
     status, body, _ = await served.get("/metrics")
-    assert status == 404 and all(path in body for path in (*PATHS, METRICS))
+    assert status == 404 and all(path in body for path in (*MONITOR_PATHS, METRICS))
     async with served.client.post("/status.json", data=b"x") as response:
         assert response.status == 405
 

@@ -10,6 +10,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from unit.fake_metrics import FakeSeries, busy
 
+from fastserve.control.telemetry_events import WARMUP_S, Stopwatch
 from fastserve.monitor.exposition import Bounds, Exposition, accepts, labels, number, wants_openmetrics
 from fastserve.monitor.scrape import render
 from fastserve.monitor.values import (
@@ -33,6 +34,13 @@ ROLLOUT = {
         "shadow": {"compared": 5, "rows": 9, "different_rows": 1, "failed": 0, "dropped": 2, "skipped": 0},
     },
 }
+
+
+# Two runs through recorded requests, of 20 and 30 ms.
+_WATCH = Stopwatch(WARMUP_S)
+_WATCH.add(0.02)
+_WATCH.add(0.03)
+WARMUPS = _WATCH.durations()
 
 
 def figures(**changes: Any) -> Figures:
@@ -67,7 +75,7 @@ def figures(**changes: Any) -> Figures:
             VersionFigures("m", 1, "AVAILABLE", 1000, 0.5, {("s", "8"): 0.01}, {("s", "8"): 0.25}),
             VersionFigures("m", 2, "LOADING", 0),
         ],
-        "paths": [PathFigures("/models/m/1", 2, 1, 3.5, (0.02, 0.03)), PathFigures("/models/m/2", 0, 1)],
+        "paths": [PathFigures("/models/m/1", 2, 1, 3.5, WARMUPS), PathFigures("/models/m/2", 0, 1)],
     }
     return Figures(**{**values, **changes})
 

@@ -14,9 +14,9 @@ from fastserve._native.runtime import RuntimeFailure
 from fastserve.config import Batching, TensorFlow
 from fastserve.control.trial_choice import choice_includes, write_choice
 from fastserve.control.trial_request import ModelRequest, TrialRequest
-from fastserve.control.trial_rows import first_line, why_not_batched
-from fastserve.control.trial_session import may_use_gpu, session_config
-from fastserve.control.trial_tensors import (
+from fastserve.offline.row_wise import first_line, why_not_batched
+from fastserve.offline.session import may_use_gpu, session_config
+from fastserve.offline.tensors import (
     EXAMPLE_STYLES,
     STYLES,
     Style,
@@ -26,7 +26,7 @@ from fastserve.control.trial_tensors import (
     from_native,
     sample,
 )
-from fastserve.control.trial_xla import Findings, compiled_pays, examine, why_not_compilable
+from fastserve.offline.xla import Findings, compiled_pays, examine, why_not_compilable
 from fastserve.protos import message
 from fastserve.savedmodel import Feature, Port, Signature
 

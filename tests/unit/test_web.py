@@ -232,6 +232,20 @@ def test_images_that_are_damaged_at_random_are_decoded_or_refused() -> None:
             assert image.mode == "RGB"
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+def test_formats_that_are_decoded(kind: str) -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (4, 2)).save(out, kind)
+    assert Request(body=out.getvalue()).image().size == (4, 2)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "ICO", "TGA", "SGI"])
+def test_formats_that_start_programs_or_are_rare_are_not_known(kind: str) -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(out, kind)
+    assert refused(Request(body=out.getvalue()), "image").status == 415
+
+
 def test_without_pillow_an_image_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['PIL'] = None\n"
@@ -252,6 +266,16 @@ def test_a_status_that_is_none_is_an_error_at_once(status: object) -> None:
         Response(status=status)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="status is 400 to 599"):
         BadRequest("no", 200)
+
+
+def test_a_bad_request_has_a_text_and_a_whole_status_whatever_it_is_made_of() -> None:
+    class Own(BadRequest):
+        def __init__(self, what: int) -> None:
+            self.what = what
+
+    said = BadRequest(KeyError("x"), np.int64(422))  # type: ignore[arg-type]
+    assert (said.message, type(said.message), said.status, type(said.status)) == ("'x'", str, 422, int)
+    assert (Own(1).message, Own(1).status) == ("the request cannot be answered", 400)
 
 
 @pytest.mark.parametrize("headers", [{"a b": "c"}, {"a": "b\r\nset-cookie: c"}, {"": "b"}, {"a": 1}])
