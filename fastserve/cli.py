@@ -1,4 +1,4 @@
-"""The `fastserve` command: serve, check, inspect, predict, bench, warmup, ..., and words to a running daemon.
+"""The `fastserve` command: serve, check, inspect, predict, bench, export, ..., and words to a running daemon.
 
 Only arguments and exit codes are here. Each command imports what it needs when it runs, so that
 `fastserve --help` is there at once. Exit codes: 0 done, 1 it did not work, 2 the command line or the
@@ -14,6 +14,10 @@ import click
 
 from fastserve.cli_admin import labels, load, reload, status, unload
 from fastserve.cli_bench import bench
+from fastserve.cli_export import export
+from fastserve.cli_health import health
+from fastserve.cli_optimize import optimize
+from fastserve.cli_profile import profile
 from fastserve.cli_tfserving import import_, tfserving
 from fastserve.cli_top import top
 from fastserve.cli_trace import trace
@@ -229,5 +233,22 @@ def version() -> None:
         click.echo(f"{name:{width}}  {text}")
 
 
-for command in (tfserving, import_, bench, tune, status, top, reload, load, unload, labels, warmup, trace):
+for command in (
+    tfserving,
+    import_,
+    bench,
+    tune,
+    status,
+    health,
+    top,
+    reload,
+    load,
+    unload,
+    labels,
+    warmup,
+    trace,
+    export,
+    profile,
+    optimize,
+):
     main.add_command(command)

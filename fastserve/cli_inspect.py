@@ -15,10 +15,10 @@ from rich.table import Table
 from fastserve import tflite
 from fastserve.config import Batching, Model, TensorFlow
 from fastserve.config_read import powers_of_two
-from fastserve.control.environment import child_argv, child_environment, tensorflow_dir
 from fastserve.control.source import newest_version
 from fastserve.control.trial_runner import Trial, TrialRunner, trial_request
 from fastserve.control.version_format import is_tflite
+from fastserve.environment import child_argv, child_environment, tensorflow_dir
 from fastserve.errors import ModelError
 from fastserve.extensions import VersionPath
 from fastserve.log import Log
@@ -40,7 +40,7 @@ def show(directory: str, tags: tuple[str, ...], *, xla: bool) -> int:
         if xla:
             raise ModelError(f"{version.path}: a TFLite model, and XLA compiles SavedModels only")
         console.print(f"[bold]{escape(version.path)}[/bold]  a TFLite model", soft_wrap=True)
-        _print_signatures(console, tflite.read(version.path))
+        print_signatures(console, tflite.read(version.path))
         return 0
     saved_model = read(version.path, tags)
     console.print(
@@ -48,7 +48,7 @@ def show(directory: str, tags: tuple[str, ...], *, xla: bool) -> int:
         f"written by TensorFlow {escape(saved_model.tensorflow_version or '(unknown)')}",
         soft_wrap=True,
     )
-    _print_signatures(console, saved_model)
+    print_signatures(console, saved_model)
     if not xla:
         return 0
     trial = asyncio.run(_try(saved_model, version))
@@ -61,7 +61,8 @@ def show(directory: str, tags: tuple[str, ...], *, xla: bool) -> int:
     return 0 if any(compiled) else 1
 
 
-def _print_signatures(console: Console, model: SavedModel) -> None:
+def print_signatures(console: Console, model: SavedModel) -> None:
+    """A table for each signature."""
     for signature in model.signatures:
         console.print()
         console.print(_signature(signature))

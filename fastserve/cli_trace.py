@@ -79,7 +79,7 @@ def run(
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:
     """Writes the file; what to say. FastServeError when there is nothing to write."""
-    from fastserve.cli_warmup_file import check_place
+    from fastserve.whole_file import check_place
 
     check_place(output, force=force)
     daemon.ask({"verb": "trace", "seconds": seconds})
@@ -120,10 +120,10 @@ def _wait(daemon: Daemon, seconds: float, sleep: Callable[[float], None]) -> Non
 
 def _fetch(done: Answer, output: Path) -> str:
     """Makes a file of the daemon's, and removes that."""
-    from fastserve.cli_warmup_file import write_whole
     from fastserve.trace_chrome import Recording, write_chrome
     from fastserve.trace_events import events_of
     from fastserve.version import __version__
+    from fastserve.whole_file import write_whole
 
     source = Path(done["file"])
     try:

@@ -7,7 +7,7 @@ import importlib.util
 import platform
 from importlib import metadata
 
-from fastserve.control.environment import installed_litert, installed_tensorflow
+from fastserve.environment import installed_litert, installed_tensorflow
 from fastserve.version import __version__
 
 

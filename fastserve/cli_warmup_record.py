@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fastserve.cli_warmup_file import check_place, write_whole
 from fastserve.errors import FastServeError
+from fastserve.whole_file import check_place, write_whole
 
 _POLL_S = 0.2
 

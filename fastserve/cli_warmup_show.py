@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fastserve.control.trial_records import MAX_RECORDS
 from fastserve.errors import FastServeError
+from fastserve.offline.records import MAX_RECORDS
 from fastserve.protos import message
 from fastserve.savedmodel.signature import dtype_name
 from fastserve.savedmodel.tfrecord import TFRecordError, read_records

@@ -14,6 +14,7 @@ from typing import Any
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -104,6 +105,48 @@ class Brittle(tf.Module):
             return {"y": x * 1.0}
 
 
+class Ranking(tf.Module):
+    """Candidates and their user: a score, and each row as it came. `centred` is of the whole batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        rng = np.random.default_rng(7)
+        self.table = tf.Variable(rng.standard_normal((50, 8)).astype(np.float32))
+        self.hidden = tf.Variable(rng.standard_normal((6 + 8 + 4, 32)).astype(np.float32))
+        self.head = tf.Variable(rng.standard_normal((32, 1)).astype(np.float32))
+
+    def score(self, user: Any, ids: Any, cand: Any) -> Any:
+        found = tf.reduce_sum(tf.gather(self.table, tf.math.floormod(ids, 50)), 1)
+        hidden = tf.nn.relu(tf.concat([user, found, cand], 1) @ self.hidden)
+        return hidden @ self.head
+
+    @_signature(
+        user=tf.TensorSpec([None, 6], tf.float32),
+        ids=tf.TensorSpec([None, 3], tf.int64),
+        cand=tf.TensorSpec([None, 4], tf.float32),
+    )
+    def serving_default(self, user: Any, ids: Any, cand: Any) -> Any:
+        return {"score": self.score(user, ids, cand), "row": tf.concat([user, cand], 1)}
+
+    @_signature(
+        user=tf.TensorSpec([None, 6], tf.float32),
+        word=_rows(tf.string),
+        cand=tf.TensorSpec([None, 4], tf.float32),
+    )
+    def words(self, user: Any, word: Any, cand: Any) -> Any:
+        length = tf.cast(tf.strings.length(word), tf.int64)[:, None] + tf.constant([[0, 1, 2]], tf.int64)
+        return {"score": self.score(user, length, cand), "word": tf.strings.upper(word)}
+
+    @_signature(user=tf.TensorSpec([None, None], tf.float32), cand=_rows())
+    def lengths(self, user: Any, cand: Any) -> Any:
+        return {"y": tf.reduce_max(user, 1) + cand}
+
+    @_signature(user=tf.TensorSpec([None, 6], tf.float32), cand=tf.TensorSpec([None, 4], tf.float32))
+    def centred(self, user: Any, cand: Any) -> Any:
+        rows = tf.concat([user, cand], 1)
+        return {"y": rows - tf.reduce_mean(rows, 0)}
+
+
 def _save(module: tf.Module, path: Path, *names: str) -> None:
     signatures = {name: getattr(module, name) for name in (names or ("serving_default",))}
     tf.saved_model.save(module, str(path), signatures=signatures)
@@ -115,6 +158,7 @@ def main(target: Path) -> None:
     shapes = ("serving_default", "words", "scalar", "any_rank", "wide", "row_sum", "softmax")
     _save(Shapes(), target / "shapes" / "1", *shapes)
     _save(Slow(), target / "slow" / "7")
+    _save(Ranking(), target / "ranking" / "1", "serving_default", "words", "lengths", "centred")
     _save(Brittle(), target / "brittle" / "1", "serving_default", "parse", "never")
 
 

@@ -1,4 +1,4 @@
-"""Where the commands of cli_warmup put a file: whole or not at all, and over another only when told to."""
+"""Where commands put a file: whole or not at all, and over another only when told to. A leaf."""
 
 from __future__ import annotations
 

@@ -1,0 +1,293 @@
+"""`fastserve export`: a model from its source to a version directory that a server can load.
+
+Read, traced, written beside its later place, run there by a process like the one that will serve it, compared
+with the source's own predictions, and only then given its number. Called by cli_export, in a process of its
+own.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastserve.offline.records import REQUESTS_FILE
+from fastserve.offline.tensors import BFLOAT16, STRING, Tensor
+from fastserve.savedmodel import SavedModel, Signature, read
+from fastserve.savedmodel.tfrecord import write_records
+from fastserve.workshop.endpoint import Source, first_line
+from fastserve.workshop.errors import WorkshopError
+from fastserve.workshop.export_compare import Difference, compare
+from fastserve.workshop.export_samples import Inputs, Samples, has_rows, made_up, of_file, record
+from fastserve.workshop.export_source import SourceOptions, read_source
+from fastserve.workshop.export_write import Traced, save, trace
+from fastserve.workshop.renames import Renames, chosen_signatures
+from fastserve.workshop.runs import RunFailed, run_requests
+from fastserve.workshop.version_directory import new_version
+
+STEPS = 6
+_DEFAULT_SIGNATURE = "serving_default"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The command's arguments. Names are as on the command line: [OLD=]NEW of signatures, OLD=NEW of
+    others."""
+
+    source: str
+    base_path: Path
+    options: SourceOptions = field(default_factory=SourceOptions)
+    version: int | None = None
+    signatures: Sequence[str] = ()
+    inputs: Sequence[str] = ()
+    outputs: Sequence[str] = ()
+    samples: Path | None = None
+    batch_sizes: Sequence[int] = (1, 3, 32)
+    tolerance: float = 1e-5
+    compare: bool = True
+    warmup: bool = True
+    allow_fixed_batch: bool = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    """`saved_model.path` is the version's. `rows`: the sizes of what was compared. `relaxed`: signatures
+    whose source insists on so many rows, and that now take any number."""
+
+    what: str
+    version: int
+    saved_model: SavedModel
+    rows: tuple[int, ...]
+    difference: Difference | None
+    warmup_requests: int
+    relaxed: dict[str, int]
+
+
+def export(wanted: Wanted, step: Callable[[str], None]) -> Exported:
+    """`step` is told what begins. FastServeError, and then there is no new version; so with
+    KeyboardInterrupt."""
+    step(f"reading {wanted.source}")
+    source = read_source(wanted.source, wanted.options)
+    with new_version(wanted.base_path, wanted.version) as making:
+        step("tracing")
+        traced = _trace(wanted, source)
+        step("writing")
+        save(wanted.source, traced, making.path)
+        _copy_extras(source, making.path)
+        saved_model = read(making.path)
+        step("asking the source for its predictions")
+        samples = {one.name: _samples(wanted, one, saved_model) for one in traced}
+        step("running the export")
+        difference = _compare(wanted, traced, saved_model, samples)
+        warmup = [log for one in samples.values() for log in one.warmup] if wanted.warmup else []
+        if warmup:
+            file = making.path / REQUESTS_FILE
+            file.parent.mkdir(exist_ok=True)
+            with open(file, "wb") as opened:
+                write_records(opened, warmup)
+        step("giving it its number")
+    assert making.version is not None
+    return Exported(
+        what=source.what,
+        version=making.version,
+        saved_model=read(wanted.base_path / str(making.version)),
+        rows=tuple(sorted({_rows_of(inputs) for one in samples.values() for inputs in one.compared})),
+        difference=difference if wanted.compare else None,
+        warmup_requests=len(warmup),
+        relaxed={one.name: one.chunk for one in traced if one.chunk is not None},
+    )
+
+
+def _trace(wanted: Wanted, source: Source) -> list[Traced]:
+    by_name = {endpoint.name: endpoint for endpoint in source.endpoints}
+    inputs, outputs = Renames("--input", wanted.inputs, arguments=True), Renames("--output", wanted.outputs)
+    chosen = chosen_signatures(wanted.signatures, list(by_name), named=source.named)
+    traced = [
+        trace(wanted.source, new, by_name[old], inputs, outputs, allow_fixed=wanted.allow_fixed_batch)
+        for new, old in chosen.items()
+    ]
+    inputs.check_used()
+    outputs.check_used()
+    return traced
+
+
+def _copy_extras(source: Source, path: Path) -> None:
+    """What else a SavedModel brings along, save for its warm-up requests, whose names may be others now."""
+    folder = REQUESTS_FILE.parent
+    if source.path is not None and (source.path / folder).is_dir():
+        shutil.copytree(source.path / folder, path / folder, ignore=lambda *_: {REQUESTS_FILE.name})
+
+
+# ---- the source and the export side by side ------------------------------------------------------
+
+
+def _samples(wanted: Wanted, traced: Traced, saved_model: SavedModel) -> Samples:
+    signature = _signature(saved_model, traced)
+    if wanted.samples is not None and traced.name == _sampled(wanted, saved_model):
+        return of_file(wanted.samples, signature, wanted.batch_sizes)
+    return made_up(
+        wanted.source, signature, wanted.batch_sizes, lambda inputs: _ask(traced, signature, inputs)
+    )
+
+
+def _sampled(wanted: Wanted, saved_model: SavedModel) -> str:
+    """Which signature the rows are for: the only one, or serving_default."""
+    names = [signature.name for signature in saved_model.signatures if signature.inputs]
+    if len(names) == 1:
+        return names[0]
+    if _DEFAULT_SIGNATURE in names:
+        return _DEFAULT_SIGNATURE
+    raise WorkshopError(
+        f"--samples {wanted.samples}: for which signature? They are taken for serving_default, and there are "
+        f"{', '.join(names)}; choose one with --signature"
+    )
+
+
+def _signature(saved_model: SavedModel, traced: Traced) -> Signature:
+    signature = saved_model.signature(traced.name)
+    assert signature is not None
+    return signature
+
+
+def _compare(
+    wanted: Wanted, traced: Sequence[Traced], saved_model: SavedModel, samples: dict[str, Samples]
+) -> Difference:
+    """How far the answers lie apart. WorkshopError: too far, or the export does not run."""
+    asked = [(one, inputs) for one in traced for inputs in samples[one.name].compared]
+    expected = [_expected(wanted, one, saved_model, inputs) for one, inputs in asked]
+    records = [record(_signature(saved_model, one), inputs) for one, inputs in asked]
+    try:
+        answers = run_requests(Path(saved_model.path), records, wanted.options.op_libraries)
+    except RunFailed as failed:
+        one, inputs = asked[failed.request]
+        raise WorkshopError(_why_it_fails(wanted, one, _rows_of(inputs), failed)) from failed
+    largest = Difference(0.0, 0.0)
+    for (one, inputs), own, answer in zip(asked, expected, answers, strict=True):
+        if not wanted.compare:
+            continue
+        found, wrong = compare(own, answer, wanted.tolerance)
+        largest = Difference(max(largest.absolute, found.absolute), max(largest.relative, found.relative))
+        if wrong is not None:
+            raise WorkshopError(_why_it_differs(wanted, one, saved_model, inputs, own, wrong))
+    return largest
+
+
+def _expected(wanted: Wanted, traced: Traced, saved_model: SavedModel, inputs: Inputs) -> dict[str, Tensor]:
+    try:
+        return _ask(traced, _signature(saved_model, traced), inputs)
+    except Exception as error:
+        raise WorkshopError(
+            f"{wanted.source}: signature {traced.name!r}: the source itself fails at {_rows_of(inputs)} "
+            f"rows: {first_line(error)}; give --batch-size of what it takes, or --samples"
+        ) from error
+
+
+def _ask(traced: Traced, signature: Signature, inputs: Inputs) -> dict[str, Tensor]:
+    """The source's own predictions; in pieces of the size that it insists on, the last one filled up."""
+    rows, chunk = _rows_of(inputs), traced.chunk
+    if chunk is None or not has_rows(signature):
+        return _predict(traced, inputs)
+    parts = [
+        _predict(traced, {alias: _piece(tensor, first, chunk) for alias, tensor in inputs.items()})
+        for first in range(0, max(rows, 1), chunk)
+    ]
+    return {
+        alias: Tensor(tensor.dtype, np.concatenate([part[alias].array for part in parts])[:rows])
+        for alias, tensor in parts[0].items()
+    }
+
+
+def _piece(tensor: Tensor, first: int, count: int) -> Tensor:
+    last = len(tensor.array) - 1
+    return Tensor(tensor.dtype, tensor.array[np.minimum(np.arange(first, first + count), last)])
+
+
+def _predict(traced: Traced, inputs: Inputs) -> dict[str, Tensor]:
+    import tensorflow as tf
+
+    given = {}
+    for alias, tensor in inputs.items():
+        dtype = tf.as_dtype(tensor.dtype)
+        if tensor.dtype == BFLOAT16:
+            given[alias] = tf.cast(tf.constant(tensor.array), dtype)
+        else:
+            given[alias] = tf.constant(tensor.array, dtype=dtype)
+    return {alias: _from_source(value) for alias, value in traced.predict(given).items()}
+
+
+def _from_source(value: Any) -> Tensor:
+    """An eager tensor, or an array as Keras' predict gives it."""
+    import tensorflow as tf
+
+    array = value.numpy() if hasattr(value, "numpy") else value
+    array = np.asarray(array)
+    dtype: int = tf.as_dtype(array.dtype).as_datatype_enum
+    if dtype == BFLOAT16:
+        array = array.astype(np.float32)
+    elif dtype == STRING and array.dtype != object:
+        array = array.astype(object)
+    return Tensor(dtype, array)
+
+
+def _rows_of(inputs: Inputs) -> int:
+    return next((len(tensor.array) for tensor in inputs.values() if tensor.array.ndim), 1)
+
+
+# ---- what went wrong, and what to do -------------------------------------------------------------
+
+
+def _why_it_fails(wanted: Wanted, traced: Traced, rows: int, failed: RunFailed) -> str:
+    text = f"{failed.code}: {failed.message.strip()}"[:1000]
+    if failed.stage == "library":
+        return f"--op-library: {text}"
+    if failed.stage == "open":
+        remedy = ""
+        if "not registered" in failed.message:
+            remedy = (
+                "; give the library of ops that it needs with --op-library PATH.so, and to the daemon as "
+                "[tensorflow] op_libraries"
+            )
+        return f"{wanted.source}: TensorFlow cannot load what was exported: {text}{remedy}"
+    start = (
+        f"{wanted.source}: signature {traced.name!r} fails at {rows} rows where the source does not: {text}"
+    )
+    if "initialized" in failed.message:
+        return (
+            f"{start}; a table or a variable is not initialized when the model is loaded: make it an "
+            "attribute of the model, with its initializer"
+        )
+    if traced.chunk is not None:
+        return f"{start}; {_fixed_inside(traced)}"
+    return start
+
+
+def _why_it_differs(
+    wanted: Wanted,
+    traced: Traced,
+    saved_model: SavedModel,
+    inputs: Inputs,
+    own: dict[str, Tensor],
+    wrong: str,
+) -> str:
+    start = f"{wanted.source}: signature {traced.name!r}"
+    _, varies = compare(own, _ask(traced, _signature(saved_model, traced), inputs), wanted.tolerance)
+    if varies is not None:
+        return (
+            f"{start}: the source's own predictions vary from call to call ({varies}): it draws random "
+            "numbers when it predicts, or keeps a state; --no-compare exports it all the same"
+        )
+    found = f"{start}: at {_rows_of(inputs)} rows the export does not answer as the source does: {wrong}"
+    if traced.chunk is not None:
+        return f"{found}; {_fixed_inside(traced)}"
+    return f"{found}; if that is near enough, give --tolerance (now {wanted.tolerance:g})"
+
+
+def _fixed_inside(traced: Traced) -> str:
+    return (
+        f"the source has a fixed batch of {traced.chunk}, which is built into it: build it without a batch "
+        "size, or give --allow-fixed-batch to have it as it is"
+    )

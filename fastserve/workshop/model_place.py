@@ -1,0 +1,34 @@
+"""Which SavedModel a command's argument means: a version's directory, or the newest version below a base
+path.
+
+For `fastserve profile` and `optimize`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastserve.workshop.errors import WorkshopError
+
+_SAVED_MODEL = "saved_model.pb"
+
+
+def version_of(model: Path) -> Path:
+    """The directory that holds the SavedModel. WorkshopError says what is there instead."""
+    if not model.is_dir():
+        raise WorkshopError(
+            f"{model}: {'not a directory' if model.exists() else 'no such directory'}; name a version's "
+            "directory, or a base path that holds some"
+        )
+    if (model / _SAVED_MODEL).exists():
+        return model
+    versions = [child for child in model.iterdir() if child.name.isascii() and child.name.isdigit()]
+    there = [child for child in versions if (child / _SAVED_MODEL).exists()]
+    if there:
+        return max(there, key=lambda child: int(child.name))
+    if versions:
+        raise WorkshopError(f"{model}: none of its versions holds a {_SAVED_MODEL}")
+    raise WorkshopError(
+        f"{model}: holds neither a {_SAVED_MODEL} nor versions (directories whose names are numbers); name a "
+        "directory written by tf.saved_model.save, model.export or fastserve export"
+    )

@@ -1,0 +1,224 @@
+"""The process in which models run: the native runtime of the daemon, no TensorFlow of Python's.
+
+Run as `python -m fastserve.workshop.optimizing.measured` by measuring.py, which may end it at any time. Reads
+a pickled Job from stdin, does it, and writes pickled results to stdout: what was pickled comes from the
+process that started this one. A model that brings TensorFlow down brings this down and nothing else.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastserve._native.model_spec import ModelSpec
+from fastserve._native.runtime import Inputs as NativeInputs
+from fastserve._native.runtime import Model, Runtime, RuntimeFailure
+from fastserve.environment import tensorflow_dir
+from fastserve.offline.session import may_use_gpu, session_config
+from fastserve.offline.spec import signature_spec
+from fastserve.offline.tensors import STRING, Tensor, from_native
+from fastserve.savedmodel import SavedModel, Signature, read
+from fastserve.savedmodel.overrides import disables_meta_optimizer
+from fastserve.workshop.optimizing.requests import from_rows, load_of, made_up, styles_of
+from fastserve.workshop.optimizing.values import Comparison, Expected, Job, Load, Wanted
+
+_EXECUTOR_REFUSED = "ingle-threaded executor"
+# A block of runs takes about this long, and is so many at least. The shortest of it counts: the others were
+# disturbed.
+_BLOCK_US = 4000.0
+_BLOCK_RUNS = 5
+_LEAST_PAIRS, _MOST_PAIRS = 15, 101
+_SETTLE_RUNS = 5
+
+
+class Opened:
+    """A version, open. Runs go through the executor that the daemon would choose."""
+
+    def __init__(self, runtime: Runtime, path: Path, job: Job) -> None:
+        self._runtime, self._path, self._job = runtime, path, job
+        self._saved_model: SavedModel = read(path, job.tags)
+        self._single = not may_use_gpu(job.settings)
+        self._model: Model = self._open()
+
+    def signature(self, name: str) -> Signature:
+        found = self._saved_model.signature(name)
+        assert found is not None
+        return found
+
+    def _open(self) -> Model:
+        while True:
+            as_it_is, _ = disables_meta_optimizer(str(self._job.path))
+            config = session_config(
+                self._job.settings, single_threaded=self._single, disable_meta_optimizer=as_it_is
+            )
+            spec = {
+                "model": "optimized",
+                "version": 1,
+                "path": str(self._path.absolute()),
+                "runtime": "tensorflow",
+                "tags": list(self._job.tags),
+                "session_config": _base64(config),
+                "plain_config": None,
+                "signatures": [signature_spec(self.signature(name), None) for name in self._job.signatures],
+            }
+            try:
+                return self._runtime.open(ModelSpec(spec))
+            except RuntimeFailure as error:
+                if not self._refused(error):
+                    raise
+            self._single = False
+
+    def _refused(self, error: RuntimeFailure) -> bool:
+        return self._single and _EXECUTOR_REFUSED in error.message
+
+    def run(self, signature: str, inputs: list[Tensor]) -> list[Tensor]:
+        native = [tensor.native() for tensor in inputs]
+        try:
+            return [from_native(output) for output in self._model.run(signature, native)]
+        except RuntimeFailure as error:
+            if not self._refused(error):
+                raise
+        self._single = False
+        self._model.close()
+        self._model = self._open()
+        return self.run(signature, inputs)
+
+    def time(self, signature: str, inputs: NativeInputs, repeats: int) -> list[float]:
+        took: list[float] = self._model.time(signature, inputs, repeats=repeats)
+        return took
+
+    def close(self) -> None:
+        self._model.close()
+
+
+def _base64(data: bytes) -> str:
+    import base64
+
+    return base64.b64encode(data).decode()
+
+
+# ---- what the original answers -------------------------------------------------------------------
+
+
+def answer(runtime: Runtime, job: Job) -> Expected:
+    """RuntimeFailure when the original fails on what it is given."""
+    model = Opened(runtime, job.path, job)
+    loads, answers, invented = [], [], []
+    for name in job.signatures:
+        signature = model.signature(name)
+        load = load_of(signature, job.pools, job.wanted)
+        if load is None:
+            invented.append(name)
+            load = _invented(model, signature, job.wanted)
+        loads.append(load)
+        answers.append(tuple(model.run(name, inputs) for inputs in load.checked))
+    model.close()
+    return Expected(tuple(loads), tuple(answers), tuple(invented))
+
+
+def _invented(model: Opened, signature: Signature, wanted: Wanted) -> Load:
+    """Inputs that are made up and that the model takes."""
+    failure: RuntimeFailure | None = None
+    for style in styles_of(signature):
+        load = from_rows(signature, made_up(signature, style), wanted)
+        try:
+            for inputs in load.checked:
+                model.run(signature.name, inputs)
+            return load
+        except RuntimeFailure as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+# ---- two beside each other -----------------------------------------------------------------------
+
+
+def compare(runtime: Runtime, job: Job) -> Comparison:
+    assert job.paths is not None and job.expected is not None
+    expected: Expected = pickle.loads(job.expected.read_bytes())
+    old, new = (Opened(runtime, path, job) for path in job.paths)
+    worst: dict[str, tuple[float, float, str]] = {}
+    pairs: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for load, answers in zip(expected.loads, expected.answers, strict=True):
+        name = load.signature.name
+        aliases = [port.alias for port in load.signature.outputs]
+        worst[name] = (0.0, 0.0, "")
+        for inputs, right in zip(load.checked, answers, strict=True):
+            found = differences(aliases, right, new.run(name, inputs))
+            worst[name] = max(worst[name], found)
+        for rows, batches in load.timed.items():
+            pairs[name, rows] = _time(old, new, name, batches, job.seconds)
+    old.close()
+    new.close()
+    return Comparison(worst, pairs)
+
+
+def differences(aliases: list[str], right: list[Tensor], made: list[Tensor]) -> tuple[float, float, str]:
+    """Of the value that is furthest off: relative to 1 + itself, absolute, and which output. Infinite where
+    values cannot be compared."""
+    worst = (0.0, 0.0, "")
+    for alias, a, b in zip(aliases, right, made, strict=True):
+        worst = max(worst, (*_difference(a, b), alias))
+    return worst
+
+
+def _difference(a: Tensor, b: Tensor) -> tuple[float, float]:
+    nothing_alike = (np.inf, np.inf)
+    if a.dtype != b.dtype or a.array.shape != b.array.shape:
+        return nothing_alike
+    if a.dtype == STRING or a.array.dtype.kind not in "fc":
+        return (0.0, 0.0) if np.array_equal(a.array, b.array) else nothing_alike
+    kind = np.complex128 if a.array.dtype.kind == "c" else np.float64
+    one, other = a.array.astype(kind), b.array.astype(kind)
+    with np.errstate(all="ignore"):
+        same = (one == other) | (np.isnan(one) & np.isnan(other))
+        gap = np.where(same, 0.0, np.abs(one - other))
+        if not np.isfinite(gap).all():
+            return nothing_alike
+        relative = gap / (1.0 + np.where(np.isfinite(one), np.abs(one), 0.0))
+    return float(relative.max(initial=0.0)), float(gap.max(initial=0.0))
+
+
+def _time(
+    old: Opened, new: Opened, name: str, batches: tuple[list[Tensor], ...], seconds: float
+) -> list[tuple[float, float]]:
+    """Blocks of runs of each in turn: so what the machine does meanwhile favours neither. The shortest run of
+    each block."""
+    fed = [NativeInputs([tensor.native() for tensor in inputs]) for inputs in batches]
+    settled = [min(model.time(name, one, _SETTLE_RUNS)) for model in (old, new) for one in fed]
+    repeats = max(_BLOCK_RUNS, round(_BLOCK_US / (max(settled) + 1)))
+    until = time.monotonic() + seconds
+    pairs: list[tuple[float, float]] = []
+    for turn in itertools.count():
+        if len(pairs) >= _MOST_PAIRS or (len(pairs) >= _LEAST_PAIRS and time.monotonic() > until):
+            return pairs
+        inputs = fed[turn % len(fed)]
+        order = (old, new) if turn % 2 == 0 else (new, old)
+        took = {id(model): min(model.time(name, inputs, repeats)) for model in order}
+        pairs.append((took[id(old)], took[id(new)]))
+    raise AssertionError
+
+
+def main() -> None:
+    job: Job = pickle.load(sys.stdin.buffer)
+    result: Any
+    try:
+        runtime = Runtime(
+            "tensorflow", library_dir=tensorflow_dir(job.settings), op_libraries=job.settings.op_libraries
+        )
+        result = answer(runtime, job) if job.paths is None else compare(runtime, job)
+    except RuntimeFailure as error:
+        result = error.message or error.code
+    sys.stdout.buffer.write(pickle.dumps(result))
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

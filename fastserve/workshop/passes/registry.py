@@ -1,0 +1,31 @@
+"""All passes, in the order in which they are tried."""
+
+from __future__ import annotations
+
+from fastserve.workshop.passes import (
+    columns,
+    common,
+    fold,
+    freeze,
+    gathers,
+    grappler,
+    half,
+    onehot,
+    prune,
+    user,
+)
+from fastserve.workshop.passes.base import Pass
+
+PASSES: tuple[Pass, ...] = (
+    prune.PASS,
+    freeze.PASS,
+    fold.PASS,
+    columns.PASS,
+    onehot.PASS,
+    common.PASS,
+    user.PASS,
+    gathers.PASS,
+    grappler.PASS,
+    half.BFLOAT16,
+    half.FLOAT16,
+)

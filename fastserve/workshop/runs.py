@@ -1,0 +1,100 @@
+"""Requests run on a SavedModel in a process like the one that will serve it: see run_requests.
+
+The process is ended when its starter leaves, and by the kernel when that dies.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fastserve._native.codec import decode_tensor, view_tensor
+from fastserve.config import TensorFlow
+from fastserve.environment import child_argv, child_environment, tensorflow_dir
+from fastserve.offline.tensors import Tensor, from_native
+from fastserve.protos import message
+from fastserve.savedmodel.tfrecord import read_records, write_records
+from fastserve.workshop.errors import WorkshopError
+
+_LOG_TAIL = 2000
+
+
+class RunFailed(Exception):
+    """`stage`: "library", "open" or "run"; `request` counts from 0, `code` is a gRPC status name."""
+
+    def __init__(self, stage: str, request: int, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.stage = stage
+        self.request = request
+        self.code = code
+        self.message = message
+
+
+def run_requests(
+    path: Path, requests: Sequence[bytes], op_libraries: Sequence[str] = ()
+) -> list[dict[str, Tensor]]:
+    """The answers to `requests`, PredictionLogs of Predict, by the SavedModel in `path`: outputs by alias.
+
+    RunFailed: TensorFlow refused something. WorkshopError: it crashed, or is not there.
+    """
+    settings = TensorFlow(device="cpu", op_libraries=tuple(op_libraries))
+    with tempfile.TemporaryDirectory(prefix="fastserve-workshop-") as folder:
+        asked, answers = Path(folder, "requests"), Path(folder, "replies")
+        with open(asked, "wb") as file:
+            write_records(file, requests)
+        failed = _run(
+            settings,
+            {
+                "path": str(path),
+                "library_dir": tensorflow_dir(settings),
+                "op_libraries": list(op_libraries),
+                "requests": str(asked),
+                "replies": str(answers),
+            },
+        )
+        if failed:
+            raise RunFailed(failed["stage"], failed["request"], failed["code"], failed["message"])
+        return [_outputs(record) for record in read_records(answers)]
+
+
+def _run(settings: TensorFlow, asked: dict[str, Any]) -> dict[str, Any]:
+    process = subprocess.Popen(
+        child_argv("fastserve.workshop.run_requests"),
+        env=child_environment(settings),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Ctrl-C is for its starter, who ends it.
+        start_new_session=True,
+    )
+    try:
+        said, log = process.communicate(json.dumps(asked))
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    if process.returncode != 0 or not said:
+        died = process.returncode < 0
+        how = f"by {signal.Signals(-process.returncode).name}" if died else f"with {process.returncode}"
+        raise WorkshopError(
+            f"the process that ran the exported model ended {how}, as the one that serves it would: "
+            f"{log[-_LOG_TAIL:].strip() or 'it said nothing'}"
+        )
+    failed: dict[str, Any] = json.loads(said.splitlines()[-1])
+    return failed
+
+
+def _outputs(record: bytes) -> dict[str, Tensor]:
+    reply = message("tensorflow.serving.PredictResponse").FromString(record)
+    outputs = {}
+    for alias, proto in reply.outputs.items():
+        data = proto.SerializeToString()
+        view = view_tensor(data)
+        outputs[alias] = from_native((view.dtype, view.dims, decode_tensor(data)))
+    return outputs

@@ -1,0 +1,138 @@
+"""The pass `user`: one user's rows cost his side once, and any batch answers as before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from optimize_graphs import GROUND, after, assert_same, flat, ops
+
+from fastserve.workshop.passes.user import PASS as USER
+
+RNG = np.random.default_rng(3)
+SPECS = (
+    tf.TensorSpec([None], tf.int64, name="user_id"),
+    tf.TensorSpec([None, 6], tf.float32, name="user_dense"),
+    tf.TensorSpec([None], tf.string, name="user_city"),
+    tf.TensorSpec([None, 4], tf.float32, name="item"),
+)
+NAMES = ("user_id", "user_dense", "user_city")
+TABLE = RNG.standard_normal((20, 5)).astype(np.float32)
+FIRST = RNG.standard_normal((5 + 6 + 5 + 4, 8)).astype(np.float32)
+BIAS = RNG.standard_normal(8).astype(np.float32)
+
+
+def model(user_id: Any, user_dense: Any, user_city: Any, item: Any) -> Any:
+    found = tf.gather(TABLE, tf.math.floormod(user_id, 20))
+    city = tf.gather(TABLE, tf.strings.to_hash_bucket_fast(user_city, 20))
+    profile = tf.concat([found, tf.math.log1p(tf.abs(user_dense)), city], 1)
+    hidden = tf.nn.relu(tf.matmul(tf.concat([profile, item], 1), FIRST) + BIAS)
+    return tf.concat([hidden, tf.sigmoid(tf.matmul(profile, FIRST[:16]))], 1)
+
+
+def inputs(users: list[int]) -> dict[str, Any]:
+    """A row for each, of the user of that number."""
+    ids, dense = RNG.integers(0, 1000, 9), RNG.standard_normal((9, 6)).astype(np.float32)
+    cities = np.array([b"oslo", b"bergen", b"", b"a", b"b", b"c", b"d", b"e", b"f"])
+    rows = np.array(users, np.int64)
+    item = RNG.standard_normal((len(rows), 4)).astype(np.float32)
+    return {"user_id": ids[rows], "user_dense": dense[rows], "user_city": cities[rows], "item": item}
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    graph = flat(tmp_path_factory.mktemp("user"), model, *SPECS)
+    made, changes = after(graph, *GROUND, USER, user_inputs=NAMES)
+    assert changes >= 2
+    return graph, made
+
+
+@pytest.mark.parametrize(
+    "users",
+    [[], [0], [0] * 50, [0] * 20 + [1] * 30, [0, 1, 2, 3], [0, 0, 1, 0, 0], [4] * 3 + [5] + [4] * 2],
+    ids=str,
+)
+def test_any_batch_answers_as_before(graphs: Any, users: list[int]) -> None:
+    graph, made = graphs
+    assert_same(graph, made, inputs(users), atol=1e-5)
+
+
+def test_undefined_numbers_are_nobodys(graphs: Any) -> None:
+    """NaN is not NaN: such rows are computed one by one."""
+    graph, made = graphs
+    rows = inputs([0] * 5)
+    rows["user_dense"][1:3, 2] = np.nan
+    assert_same(graph, made, rows, atol=1e-5)
+
+
+def test_the_matrix_is_split_at_the_users_side(graphs: Any) -> None:
+    """The user's products have as many rows as there are users."""
+    graph, made = graphs
+    assert ops(made)["MatMul"] == ops(graph)["MatMul"] + 1
+    for node in made.nodes.values():
+        if node.op == "GatherV2" and made.value(node.input[0]) is not None:
+            assert "users" in str([made.ancestors([node.input[1]])])
+
+
+def test_without_user_inputs_nothing_is_done(tmp_path: Path) -> None:
+    graph = flat(tmp_path, model, *SPECS)
+    assert after(graph, *GROUND, USER)[1] == 0
+
+
+def test_rows_that_are_mixed_stay_together(tmp_path: Path) -> None:
+    """What looks at other rows, or at how many there are, is no user's side."""
+
+    def function(user_id: Any, user_dense: Any, user_city: Any, item: Any) -> Any:
+        found = tf.gather(TABLE, tf.math.floormod(user_id, 20))
+        centred = found - tf.reduce_mean(found, axis=0)
+        turned = tf.reverse(found, [0])
+        rows = tf.cast(tf.shape(found)[0], tf.float32)
+        return tf.concat([centred, turned, found / rows, tf.cumsum(found), item], 1)
+
+    graph = flat(tmp_path, function, *SPECS)
+    made, _ = after(graph, *GROUND, USER, user_inputs=("user_id",))
+    assert_same(graph, made, inputs([0, 0, 0, 1, 1, 2]), atol=1e-5)
+
+
+STEPS: list[Callable[[Any], Any]] = [
+    lambda x: tf.nn.relu(x),
+    lambda x: tf.matmul(x, tf.constant(np.ones((x.shape[1], 3), np.float32) * 0.3)),
+    lambda x: tf.reduce_sum(x, axis=1, keepdims=True) + x,
+    lambda x: x - tf.reduce_max(x, axis=0, keepdims=True),
+    lambda x: tf.reshape(tf.expand_dims(x, 2), [-1, x.shape[1]]),
+    lambda x: tf.nn.softmax(x),
+    lambda x: tf.where(x > 0.0, x, tf.zeros_like(x)),
+    lambda x: x[:, ::-1],
+    lambda x: tf.transpose(tf.transpose(x) * 2.0),
+]
+
+
+def chain(steps: list[Callable[[Any], Any]]) -> Callable[..., Any]:
+    """Half of the steps on the user's side alone, half after the candidate's came in."""
+
+    def function(user_id: Any, user_dense: Any, user_city: Any, item: Any) -> Any:
+        x = tf.gather(TABLE, tf.math.floormod(user_id, 20))
+        for step in steps[:2]:
+            x = step(x)
+        x = tf.concat([x, user_dense, item], 1)
+        x = tf.matmul(x, tf.constant(np.full((x.shape[1], 5), 0.1, np.float32)))
+        for step in steps[2:]:
+            x = step(x)
+        return x
+
+    return function
+
+
+def test_random_models(tmp_path: Path) -> None:
+    """Chains of ops by rows and ops that are not, of both sides."""
+    rng = np.random.default_rng(8)
+    for case in range(5):
+        steps = [STEPS[i] for i in rng.integers(0, len(STEPS), 4)]
+        graph = flat(tmp_path / str(case), chain(steps), *SPECS)
+        made, _ = after(graph, *GROUND, USER, user_inputs=NAMES)
+        for users in ([0] * 4, [0, 0, 1, 2, 2, 2, 0]):
+            assert_same(graph, made, inputs(users), atol=1e-4)
