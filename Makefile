@@ -15,7 +15,7 @@ BIN := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint format bench bench-switch bench-gateway sanitize fuzz wheel clean
+.PHONY: help setup build demo test image-test lint format bench bench-switch bench-gateway sanitize fuzz wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -38,10 +38,10 @@ setup: .venv/.made .venv/.tensorflow  ## system packages, .venv and TensorFlow i
 	@touch $@
 
 # Tests, demo and benchmarks compare with TensorFlow; lint, sanitize and wheel do without. The client's
-# package asks for `tensorflow` by that name, whichever variant is there, hence --no-deps.
+# package and Keras 2 ask for `tensorflow` by that name, whichever variant is there, hence --no-deps.
 .venv/.tensorflow: tools/tensorflow_package | .venv/.made
 	$(BIN)/python -m pip install -q --disable-pip-version-check "$$(tools/tensorflow_package)"
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps 'tensorflow-serving-api>=2.16'
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps 'tensorflow-serving-api>=2.16' 'tf_keras>=2.16'
 	@touch $@
 
 # ---- build ----------------------------------------------------------------------------------
@@ -78,6 +78,9 @@ bench-gateway: build .venv/.tensorflow .make/system-bench  ## measure the gatewa
 test: build .venv/.tensorflow  ## every test; without a browser, which is installed, all but the live page's
 	-@$(MAKE) -s --no-print-directory .make/system-test
 	$(BIN)/python -m pytest -q $(ARGS)
+
+image-test: build .venv/.tensorflow .make/system-image  ## build the image and run it, as root: buildah, no Docker engine; minutes
+	$(BIN)/python -m pytest -q tests/image --image -o faulthandler_timeout=0 $(ARGS)
 
 lint: .venv/.made  ## formatting, ruff, mypy, and a build in which warnings are errors
 	$(BIN)/ruff format --check -q .

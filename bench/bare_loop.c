@@ -68,7 +68,7 @@ typedef struct feed {
 } feed;
 
 typedef struct options {
-    const char *library_dir;
+    const char *tensorflow_dir;
     const char *model;
     const char *config_hex;
     long batch;
@@ -135,7 +135,7 @@ static void parse_options(int argc, char **argv, options *o)
         } else if (left < 1) {
             die(arg, "takes a value");
         } else if (!strcmp(arg, "--library-dir")) {
-            o->library_dir = argv[++i];
+            o->tensorflow_dir = argv[++i];
         } else if (!strcmp(arg, "--model")) {
             o->model = argv[++i];
         } else if (!strcmp(arg, "--config")) {
@@ -154,7 +154,7 @@ static void parse_options(int argc, char **argv, options *o)
             die(arg, "unknown option");
         }
     }
-    if (!o->library_dir || !o->model)
+    if (!o->tensorflow_dir || !o->model)
         die("--library-dir and --model", "missing");
     if (!o->idle && (o->n_feeds == 0 || o->n_fetches == 0 || o->batch < 1 || o->batches < 1))
         die("--feed, --fetch, --batch or --batches", "missing");
@@ -297,7 +297,7 @@ int main(int argc, char **argv)
 
     parse_options(argc, argv, &o);
     setenv("TF_CPP_MIN_LOG_LEVEL", "3", 0);
-    open_api(o.library_dir, &tf);
+    open_api(o.tensorflow_dir, &tf);
 
     TF_Status *status = tf.new_status();
     TF_SessionOptions *session_options = tf.new_session_options();

@@ -53,6 +53,12 @@ def infer(quick: bool) -> list[str]:
     return [*command, "--out", _result("infer.json", quick)]
 
 
+def broadcast(quick: bool) -> list[str]:
+    """A user's features sent once, beside the same in every row."""
+    command = [sys.executable, str(HERE / "broadcast.py"), *(["--quick"] if quick else [])]
+    return [*command, "--out", _result("broadcast.json", quick)]
+
+
 def counting(quick: bool) -> list[str]:
     """What counting costs, beside a build without it."""
     command = [sys.executable, str(HERE / "counting.py"), *(["--quick"] if quick else [])]
@@ -63,6 +69,12 @@ def gateway(quick: bool) -> list[str]:
     """gRPC beside a busy gateway, and REST beside Flask."""
     command = [sys.executable, str(HERE / "gateway.py"), *(["--quick"] if quick else [])]
     return [*command, "--out", _result("gateway.json", quick)]
+
+
+def optimize(quick: bool) -> list[str]:
+    """A ranker written naively and what `fastserve optimize` makes of it, served in one run."""
+    command = [sys.executable, str(HERE / "optimize.py"), *(["--quick"] if quick else [])]
+    return [*command, "--out", _result("optimize.json", quick)]
 
 
 def _result(name: str, quick: bool) -> str:
@@ -76,7 +88,9 @@ PROGRAMS: dict[str, Callable[[bool], list[str]]] = {
     "client_rtt": client_rtt,
     "features": features,
     "infer": infer,
+    "broadcast": broadcast,
     "counting": counting,
     "gateway": gateway,
+    "optimize": optimize,
     "curves": curves,
 }

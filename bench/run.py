@@ -32,7 +32,7 @@ QUIET = 0.05  # of the machine: more than this in other processes, and figures a
 def session_config() -> bytes:
     """The ConfigProto that the daemon opens these models with, made by its own code, for the bare loop."""
     from fastserve.config import TensorFlow
-    from fastserve.control.trial_session import session_config as of_daemon
+    from fastserve.offline.session import session_config as of_daemon
 
     return of_daemon(TensorFlow(), single_threaded=True)
 

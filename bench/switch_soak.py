@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fastserve.config import TensorFlow
-from fastserve.control.environment import child_argv, child_environment, tensorflow_dir
+from fastserve.environment import child_argv, child_environment, tensorflow_dir
 from fastserve.protos import message
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))

@@ -24,7 +24,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+IMAGE_TESTS = Path(__file__).resolve().parent / "image"
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--image",
+        action="store_true",
+        help="collect tests/image, too: builds the images and runs them, as root, in minutes",
+    )
     parser.addoption(
         "--variant",
         action="append",
@@ -37,3 +45,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=20000,
         help="how much each thread of a stress program does (default: 20000)",
     )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`make image-test` asks for the images' tests; None: whatever else there is to say."""
+    return True if collection_path == IMAGE_TESTS and not config.getoption("--image") else None

@@ -59,6 +59,7 @@ _BATCHING = {
     "split_large_batches": True,
     "refuse_larger": False,
     "pad_variable_length_inputs": False,
+    "broadcast": [],
 }
 
 

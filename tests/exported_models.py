@@ -17,6 +17,8 @@ EXPORTER = HERE / "export_saved_models.py"
 SERVED = HERE / "export_served_models.py"
 INFERENCE = HERE / "export_inference_models.py"
 TFLITE = HERE / "export_tflite_models.py"
+PROFILE = HERE / "export_profile_models.py"
+KERAS = HERE / "export_keras_models.py"
 
 
 @cache

@@ -38,11 +38,12 @@ def preprocess(request: Request) -> dict[str, np.ndarray]:
         if not 1 <= len(uploads) <= MAX_PICTURES:
             raise BadRequest(f"1 to {MAX_PICTURES} files are expected, not {len(uploads)}")
         request.state["names"] = [upload.name for upload in uploads]
-        images = [upload.image() for upload in uploads]
+        # One after the other: a picture as it was sent may have 150 MB, scaled it has 12 kB.
+        images = [scaled(upload.image()) for upload in uploads]
     else:
         request.state["names"] = [""]
-        images = [request.image()]
-    return {"image": np.stack([scaled(image) for image in images])}
+        images = [scaled(request.image())]
+    return {"image": np.stack(images)}
 
 
 def postprocess(outputs: dict[str, np.ndarray], request: Request) -> dict[str, object]:

@@ -162,6 +162,49 @@ def test_a_gateway_that_is_killed_comes_back_and_grpc_does_not_notice(start: STA
     assert daemon.stop() == 0
 
 
+LEAVES_BEHIND = """
+import os, time
+from fastserve.web import Response
+def setup():
+    if os.fork() == 0:
+        time.sleep(600)
+        os._exit(0)
+def preprocess(request):
+    there = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if int(fd) > 2
+        and os.path.exists(f"/proc/self/fd/{fd}")]
+    sockets = [name for name in there if name.startswith("socket:")]
+    return Response({"group": os.getpgid(0), "sockets": sockets})
+def postprocess(outputs, request): ...
+"""
+
+
+def test_what_a_hook_leaves_behind_holds_up_no_end(start: START, exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "hooks.py").write_text(LEAVES_BEHIND)
+    route = '[[routes]]\npath = "/r"\nfile = "hooks.py"\nmodel = "half_plus_two"\n'
+    daemon = start(model(exported, "half_plus_two") + route).wait_ready()
+    where = address_of(daemon.ready)
+    groups = set()
+    try:
+        said = fetch(where, "POST", "/r", []).value
+        groups.add(said["group"])
+        own = {os.readlink(f"/proc/{gateway_pids(daemon)[0]}/fd/{fd}") for fd in _open_fds(daemon)}
+        # Neither the control socket nor what listens: the one to the gateway, and its loop's.
+        assert not own & set(said["sockets"])
+        (gateway,) = gateway_pids(daemon)
+        os.kill(gateway, signal.SIGKILL)
+        daemon.until(lambda: "gateway died" in daemon.log, 20)
+        assert half(where) == [[2.5]]
+        groups.add(fetch(where, "POST", "/r", []).value["group"])
+        assert daemon.stop() == 0
+    finally:
+        for group in groups:
+            os.killpg(group, signal.SIGKILL)
+
+
+def _open_fds(daemon: Daemon) -> list[str]:
+    return os.listdir(f"/proc/{gateway_pids(daemon)[0]}/fd")
+
+
 def test_a_request_outlives_the_core(start: START) -> None:
     """What comes while the core restarts waits for it."""
     daemon = start().wait_ready()

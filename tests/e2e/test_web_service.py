@@ -229,6 +229,35 @@ def test_a_reload_of_the_configuration_changes_the_routes_alone(http_of: Http) -
     assert http_of("/half?pid=1")[1]["pid"] in stays
 
 
+def test_a_request_whose_body_still_comes_goes_to_the_route_of_then(http_of: Http) -> None:
+    daemon = http_of.daemon
+    text = (daemon.directory / "config.toml").read_text()
+    changing = text + '[[routes]]\npath = "/changing"\nfile = "hooks.py"\nmodel = "half"\nmax_waiting = {}\n'
+    head = b"POST /changing HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nConnection: close\r\n\r\n[1"
+
+    def reload(config: str) -> None:
+        (daemon.directory / "config.toml").write_text(config)
+        assert "[[routes]]" in daemon.admin("reload")["changed"]
+
+    reload(changing.format(5))
+    first = daemon.until(lambda: http_of("/changing?pid=1")[1].get("pid"))
+    with socket.create_connection(http_of.address, 30) as late, late.makefile("rb") as answer:
+        late.sendall(head)
+        assert http_of("/changing", "[1.0]")[0] == 200
+        reload(changing.format(6))
+        daemon.until(lambda: not alive(first))
+        late.sendall(b".0]")
+        assert answer.read().split(b"\r\n")[0] == b"HTTP/1.1 200 OK"
+    with socket.create_connection(http_of.address, 30) as late, late.makefile("rb") as answer:
+        late.sendall(head)
+        assert http_of("/changing", "[1.0]")[0] == 200
+        reload(text)
+        daemon.until(lambda: http_of("/changing", "[1.0]")[0] == 404)
+        late.sendall(b".0]")
+        said = answer.read()
+        assert said.startswith(b"HTTP/1.1 503 ") and b"/changing is being closed" in said
+
+
 def test_check_names_what_a_routes_file_lacks(tmp_path: Path) -> None:
     model = exported_models() / "half_plus_two"
     (tmp_path / "a.py").write_text("def preprocess(request): ...\n")

@@ -19,7 +19,7 @@ from fastserve import savedmodel
 tf = pytest.importorskip("tensorflow")
 
 MODELS = Path(__file__).parents[2] / "bench" / "models"
-NAMES = ("half_plus_two", "dcn", "wide_deep", "din", "mmoe")
+NAMES = ("half_plus_two", "dcn", "wide_deep", "din", "mmoe", "two_towers", "wide_deep_naive")
 
 # All of them in one process, for importing TensorFlow takes seconds.
 EXPORT = """

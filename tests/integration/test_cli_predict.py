@@ -17,7 +17,7 @@ from stock_server import StockServer
 from tensorflow_serving.apis import classification_pb2, get_model_metadata_pb2, regression_pb2
 
 from fastserve.cli import main
-from fastserve.cli_predict import InputError, parse_dtypes, read_inputs, to_arrays
+from fastserve.input_file import InputError, parse_dtypes, read_inputs, to_arrays
 
 CERTIFICATES = Path(__file__).resolve().parents[1] / "certificates"
 

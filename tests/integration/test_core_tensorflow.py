@@ -13,7 +13,7 @@ from core_driver import PREDICT, Core, Refused, predict_request
 from integration.test_trial import model_path, tried
 
 from fastserve.config import TensorFlow
-from fastserve.control.environment import tensorflow_dir
+from fastserve.environment import tensorflow_dir
 
 NICE = 7
 FOR_GOOD = 5  # FS_NICE_FOR_GOOD

@@ -12,7 +12,7 @@ from core_driver import PREDICT, Core, Refused, predict_reply, predict_request
 from integration.test_trial import tried
 
 from fastserve.config import TensorFlow
-from fastserve.control.environment import check_op_libraries, tensorflow_dir
+from fastserve.environment import check_op_libraries, tensorflow_dir
 from fastserve.errors import StartError
 
 SOURCE = Path(__file__).resolve().parents[1] / "op_library.cc"

@@ -20,8 +20,8 @@ from fastserve._native.model_spec import ModelSpec
 from fastserve._native.runtime import Runtime, RuntimeFailure
 
 from fastserve.config import Model, TensorFlow
-from fastserve.control.environment import child_argv, child_environment
 from fastserve.control.plugins import prepared_request
+from fastserve.environment import child_argv, child_environment
 from fastserve.errors import ModelError
 from fastserve.extensions import Prepared, VersionPath, find_plugin
 from fastserve.protos import message

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import pytest
 from core_driver import PATIENCE_S, PREDICT, Core, Refused, predict_reply, predict_request, servable
-from tensorflow_serving.apis import prediction_log_pb2
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from fastserve.savedmodel.tfrecord import read_records
 
@@ -33,7 +33,7 @@ class Client:
             predict_request("m", struct.pack("<f", value), [1, 1]), timeout=PATIENCE_S, **how
         )
 
-    def logging(self, prefix: Path | None, **settings: Any) -> None:
+    def logging(self, prefix: Path | None, model: str = "m", **settings: Any) -> None:
         wanted = {
             "sampling_rate": 1.0,
             "responses": True,
@@ -45,7 +45,7 @@ class Client:
         }
         self.core.call(
             "logging",
-            model="m",
+            model=model,
             settings=None if prefix is None else {**wanted, **settings, "path": str(prefix)},
         )
 
@@ -110,6 +110,27 @@ def test_a_record_is_the_request_and_its_answer(client: Client, tmp_path: Path) 
     row = client.log()
     assert (row["sampled"], row["records"], row["files"]) == (10, 10, 1)
     assert (row["dropped"], row["skipped"], row["failed"], row["error"]) == (0, 0, 0, "")
+
+
+def test_one_row_for_all_is_logged_as_it_came(client: Client, tmp_path: Path) -> None:
+    pair = servable("pair")
+    (x,) = pair["signatures"][0]["inputs"]
+    pair["signatures"][0]["inputs"] = [{**x, "alias": "user", "tensor": "user:0"}, x]
+    pair["batching"] = {**pair["batching"], "broadcast": ["user"]}
+    client.core.serve(pair)
+    client.logging(tmp_path / "pair", "pair")
+    request = predict_pb2.PredictRequest.FromString(
+        predict_request("pair", struct.pack("<3f", 1, 2, 3), [3, 1])
+    )
+    request.inputs["user"].CopyFrom(request.inputs["x"])
+    request.inputs["user"].tensor_shape.dim[0].size = 1
+    request.inputs["user"].tensor_content = struct.pack("<f", 8)
+    sent = request.SerializeToString(deterministic=True)
+    reply = client.channel.unary_unary(PREDICT)(sent, timeout=PATIENCE_S)
+    client.logging(None, "pair")
+    (record,) = logs(tmp_path)
+    assert record.predict_log.request.SerializeToString(deterministic=True) == sent
+    assert list(record.predict_log.response.outputs["y"].float_val) == predict_reply(reply) == [6.0] * 3
 
 
 def test_compressed_calls_are_logged_plain(client: Client, tmp_path: Path) -> None:

@@ -314,6 +314,54 @@ async def test_a_defect_of_a_hook_is_500_and_its_reason_is_in_the_log_alone(
     assert (await route.ask())[0] == 500  # it goes on
 
 
+ODD = """
+from fastserve.web import BadRequest, Response
+class Mute(Exception):
+    def __str__(self): raise RuntimeError("no words")
+class MuteValue(Mute, ValueError): ...
+class Own(BadRequest):
+    def __init__(self, year): self.year = year
+class OddStatus(BadRequest):
+    def __init__(self): self.status = object()
+class Quit(BaseException): ...
+def preprocess(request):
+    {}
+def postprocess(outputs, request): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "said"),
+    [
+        ("raise BadRequest(KeyError('age'), 422)", 422, "'age'"),
+        ("raise BadRequest('x' * 5_000_000)", 400, "xxx"),
+        ("raise Own(1999)", 400, "the request cannot be answered"),
+        ("raise ValueError('x' * 5_000_000)", 400, "xxx"),
+        ("raise OddStatus", 500, "incident"),
+        ("raise BadRequest(Mute())", 500, "incident"),
+        ("raise Mute", 500, "incident"),
+        ("raise MuteValue", 500, "incident"),
+        ("raise Quit", 500, "incident"),
+        ("raise OSError('x' * 5_000_000)", 500, "incident"),
+        ("raise SyntaxError('x' * 5_000_000, ('f', 1, 1, ''))", 500, "incident"),
+        ("return Response(headers={'x-a': 'x' * 5_000_000})", 500, "incident"),
+    ],
+)
+async def test_whatever_a_hook_raises_is_answered_at_once_by_a_worker_that_goes_on(
+    route: Route, line: str, status: int, said: str
+) -> None:
+    route.write(ODD.format(line))
+    route.open()
+    pid = await route.pid()
+    async with asyncio.timeout(5):  # long before the route's own
+        got, text = await route.ask()
+    assert (got, said in text) == (status, True), text
+    assert len(text) < 20_000
+    if status == 500:
+        assert len((await route.logged("hook failed"))["why"]) < 3000
+    assert await route.pid() == pid
+
+
 async def test_inputs_without_a_model_say_what_to_do(route: Route) -> None:
     route.write(PLAIN)
     route.open(model="")

@@ -20,10 +20,10 @@ from fastserve._native.runtime import Model, Runtime, RuntimeFailure
 from fastserve import tflite
 from fastserve.config import LiteRT
 from fastserve.control.child_output import severity
-from fastserve.control.environment import litert_dir
-from fastserve.control.trial_tensors import Tensor, from_native
-from fastserve.control.trial_verdict import signature_spec
+from fastserve.environment import litert_dir
 from fastserve.errors import StartError
+from fastserve.offline.spec import signature_spec
+from fastserve.offline.tensors import Tensor, from_native
 from fastserve.savedmodel import Signature
 
 DTYPES = (
@@ -215,7 +215,7 @@ def test_strings_are_refused_when_they_are_read() -> None:
 def test_a_library_that_is_not_there_has_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StartError, match=r"\[litert\] library_dir = .*: there is no libLiteRt.so"):
         litert_dir(LiteRT(library_dir=str(tmp_path)))
-    monkeypatch.setattr("fastserve.control.environment.installed_litert", lambda: "")
+    monkeypatch.setattr("fastserve.environment.installed_litert", lambda: "")
     with pytest.raises(StartError, match=r"pip install 'fastserve\[tflite\]'"):
         litert_dir(LiteRT())
     with pytest.raises(RuntimeFailure, match="cannot open LiteRT's library"):

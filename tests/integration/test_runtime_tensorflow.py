@@ -25,9 +25,9 @@ from fastserve._native.model_spec import ModelSpec
 from fastserve._native.runtime import Model, Runtime, RuntimeFailure
 
 from fastserve.config import TensorFlow
-from fastserve.control.environment import tensorflow_dir
-from fastserve.control.trial_session import session_config
-from fastserve.control.trial_tensors import Tensor, from_native
+from fastserve.environment import tensorflow_dir
+from fastserve.offline.session import session_config
+from fastserve.offline.tensors import Tensor, from_native
 from fastserve.savedmodel import Port, SavedModel, prepare, read
 
 NAMES = {

@@ -19,7 +19,7 @@ from fastserve._native.model_spec import ModelSpec
 from fastserve._native.runtime import Runtime
 
 from fastserve.config import TensorFlow
-from fastserve.control.environment import child_argv, child_environment, tensorflow_dir
+from fastserve.environment import child_argv, child_environment, tensorflow_dir
 from fastserve.protos import message
 
 TIMEOUT_S = 180
@@ -80,6 +80,16 @@ def open_and_run(servable: dict[str, Any], signature: str, inputs: list[Any], *,
     return answer
 
 
+def test_a_name_that_is_no_input_fails_the_version(tmp_path: Path) -> None:
+    found = tried(model_path("half_plus_two"), tmp_path / "p", batching={"broadcast": ["x", "user"]})
+    assert found.status == 1
+    assert found.answer == {
+        "ok": False,
+        "error": "model 'm', batching.broadcast: 'user' is no input of it; there are serving_default: x",
+    }
+    assert [stage["stage"] for stage in found.stages] == ["read"]  # before anything is opened
+
+
 def test_a_plain_model(tmp_path: Path) -> None:
     found = tried(model_path("half_plus_two"), tmp_path / "p")
     assert found.status == 0
@@ -93,6 +103,7 @@ def test_a_plain_model(tmp_path: Path) -> None:
     assert servable["batching"] == {
         "max_batch_size": 4, "batch_timeout_us": 0, "max_enqueued_batches": 10, "num_batch_threads": 0,
         "split_large_batches": True, "refuse_larger": 0, "pad_variable_length_inputs": False,
+        "broadcast": [],
     }  # fmt: skip
     signature = found.signature()
     costs = signature.pop("costs_us")

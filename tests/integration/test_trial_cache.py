@@ -15,9 +15,9 @@ from exported_models import exported_models
 from msgspec.structs import replace
 
 from fastserve.config import Batching, Model, TensorFlow
-from fastserve.control.environment import child_argv, child_environment, tensorflow_dir, with_xla_cache
 from fastserve.control.trial_runner import Trial, TrialRunner, trial_request
 from fastserve.control.xla_cache import XlaCache, entries_of, open_cache
+from fastserve.environment import child_argv, child_environment, tensorflow_dir, with_xla_cache
 from fastserve.extensions import VersionPath
 from fastserve.log import Log
 
@@ -32,7 +32,7 @@ import json, sys
 from fastserve._native.model_spec import ModelSpec
 from fastserve._native.runtime import Runtime
 from fastserve.config import TensorFlow
-from fastserve.control.environment import tensorflow_dir
+from fastserve.environment import tensorflow_dir
 from fastserve.control.trial_cache import CacheWatch
 
 directory, *servables = json.load(sys.stdin)

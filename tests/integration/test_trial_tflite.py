@@ -15,7 +15,7 @@ from exported_models import TFLITE, exported_models
 from integration.test_trial import tried
 
 from fastserve.config import LiteRT
-from fastserve.control.environment import litert_dir
+from fastserve.environment import litert_dir
 
 LIBRARY = {"library_dir": litert_dir(LiteRT()), "interpreters": 4}
 

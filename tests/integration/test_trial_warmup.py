@@ -15,14 +15,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pytest
 import tensorflow as tf
+from core_driver import Core
 from exported_models import exported_models
 from fastserve._native.codec import parse_predict, view_tensor
 from tensorflow_serving.apis import prediction_log_pb2
 
 from fastserve.config import TensorFlow
-from fastserve.control.environment import child_argv, child_environment
+from fastserve.environment import child_argv, child_environment, tensorflow_dir
 
 TIMEOUT_S = 180
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 def version(tmp_path: Path, name: str, *logs: Any) -> Path:
@@ -57,11 +59,11 @@ def ranked(rows: int, below: int = 1000) -> Any:
 
 
 def tried(
-    path: Path, prepared: Path, records: bool = True, **settings: Any
+    path: Path, prepared: Path, records: bool = True, broadcast: tuple[str, ...] = (), **settings: Any
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     request = {
         "model": {"name": "m", "version": 7, "path": str(path), **settings},
-        "batching": {"max_batch_size": 4},
+        "batching": {"max_batch_size": 4, "broadcast": broadcast},
         "prepared_dir": str(prepared),
         "warmup_records": records,
     }
@@ -95,6 +97,22 @@ def test_requests_are_run_and_left_for_the_core(tmp_path: Path, xla: str) -> Non
         shapes.append(view_tensor(request.inputs["ids"]).dims)
         data = data[4 + size :]
     assert shapes == [(1, 8), (3, 8)]
+
+
+def test_one_row_for_all_is_left_for_the_core_as_it_was_recorded(tmp_path: Path) -> None:
+    once = predict("", dense=np.ones((1, 13), np.float32), ids=np.arange(24).reshape(3, 8))
+    path = version(tmp_path, "ranker", ranked(2), once)
+    _, refused = tried(path, tmp_path / "p")
+    assert (refused["ok"], refused["code"]) == (False, "INVALID_ARGUMENT"), "three rows beside one"
+    _, answer = tried(path, tmp_path / "p", broadcast=("dense",))
+    assert answer["ok"], answer
+    assert answer["servable"]["batching"]["broadcast"] == ["dense"]
+    data = Path(answer["servable"]["warmup"]["requests"]).read_bytes()
+    (size,) = struct.unpack_from("<I", data)
+    request = parse_predict(data[size + 8 :])
+    assert [view_tensor(request.inputs[name]).dims for name in ("dense", "ids")] == [(1, 13), (3, 8)]
+    with Core(tensorflow={"library_dir": tensorflow_dir(TensorFlow())}, environment=QUIET) as core:
+        core.serve(answer["servable"])
 
 
 def test_records_are_left_alone_when_the_configuration_says_so(tmp_path: Path) -> None:

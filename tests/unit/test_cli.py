@@ -82,6 +82,14 @@ def test_check_shows_what_would_be_served(config: Path) -> None:
     assert "4 executors, 1 loading, connections by the event loop" in result.output
 
 
+def test_check_says_which_inputs_may_come_with_one_row(config: Path) -> None:
+    text = config.read_text().replace('xla = "auto"', 'batching = { broadcast = ["user", "query"] }')
+    config.write_text(text + 'batching = { broadcast = ["user"] }\n')
+    result = call("check", str(config))
+    assert "1 to 512, one row of user and query for all" in result.output
+    assert "not batched (row_wise = false), one row of user for all" in result.output
+
+
 def test_check_shows_all_the_versions_that_the_policy_chooses(config: Path) -> None:
     text = config.read_text()
     config.write_text(text + '[models.versions]\npolicy = "specific"\nspecific = [7]\n')

@@ -15,8 +15,8 @@ from unit.saved_model_files import add_signature, meta_graph, tensor_info, write
 
 from fastserve.cli import main
 from fastserve.cli_warmup_record import Recording, run
-from fastserve.control.trial_records import read_requests
 from fastserve.errors import FastServeError
+from fastserve.offline.records import read_requests
 from fastserve.protos import message
 from fastserve.savedmodel import read
 from fastserve.savedmodel.tfrecord import read_records, write_records

@@ -84,6 +84,10 @@ def problems(text: str) -> list[str]:
             'c.toml:5: [models.batching] of ranker, version_file = "a/b": expected the name of a file, without a path',
         ),
         (
+            MODEL + '[models.batching]\nbroadcast = ["user", "query", "user"]\n',
+            'c.toml:5: [models.batching] of ranker, broadcast[2] = "user": this input is there twice',
+        ),
+        (
             MODEL + "[models.batching]\nmax_batch_size = 0\n",
             "c.toml:5: [models.batching] of ranker, max_batch_size = 0: expected a number of rows, 1 to 1000000",
         ),

@@ -17,8 +17,23 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 PACKAGE = REPO / "fastserve"
-OUR_FOLDERS = ("csrc", "docs", "fastserve", "protos", "tests", "bench", "examples", "tools", ".ci")
-OUR_SUFFIXES = {".py", ".pyx", ".pxd", ".pyi", ".c", ".h", ".proto", ".toml", ".md", ".sh", ".html", ""}
+OUR_FOLDERS = ("csrc", "docs", "fastserve", "protos", "tests", "bench", "deploy", "examples", "tools", ".ci")
+OUR_SUFFIXES = {
+    ".py",
+    ".pyx",
+    ".pxd",
+    ".pyi",
+    ".c",
+    ".h",
+    ".proto",
+    ".toml",
+    ".md",
+    ".sh",
+    ".html",
+    ".yaml",
+    ".service",
+    "",
+}
 
 PYTHON = sorted(PACKAGE.rglob("*.py"))
 CYTHON = sorted([*PACKAGE.rglob("*.pyx"), *PACKAGE.rglob("*.pxd")])
@@ -32,6 +47,7 @@ ROOMS = {
         "fastserve.client",
         "fastserve.bench",
         "fastserve.gateway",
+        "fastserve.workshop",
     ),
     "control": (
         "fastserve.cli",
@@ -39,6 +55,7 @@ ROOMS = {
         "fastserve.client",
         "fastserve.bench",
         "fastserve.gateway",
+        "fastserve.workshop",
     ),
     "core": (
         "fastserve.cli",
@@ -48,6 +65,7 @@ ROOMS = {
         "fastserve.bench",
         "fastserve.gateway",
         "fastserve.monitor",
+        "fastserve.workshop",
     ),
     "gateway": (
         "fastserve.cli",
@@ -57,6 +75,7 @@ ROOMS = {
         "fastserve.core",
         "fastserve.bench",
         "fastserve.monitor",
+        "fastserve.workshop",
     ),
     "monitor": (
         "fastserve.cli",
@@ -66,6 +85,7 @@ ROOMS = {
         "fastserve.client",
         "fastserve.bench",
         "fastserve.gateway",
+        "fastserve.workshop",
     ),
     "client": (
         "fastserve.cli",
@@ -75,6 +95,7 @@ ROOMS = {
         "fastserve.bench",
         "fastserve.gateway",
         "fastserve.monitor",
+        "fastserve.workshop",
     ),
     "bench": (
         "fastserve.cli",
@@ -83,6 +104,7 @@ ROOMS = {
         "fastserve.core",
         "fastserve.gateway",
         "fastserve.monitor",
+        "fastserve.workshop",
     ),
     "_native": (
         "fastserve.cli",
@@ -92,6 +114,28 @@ ROOMS = {
         "fastserve.client",
         "fastserve.bench",
         "fastserve.gateway",
+        "fastserve.monitor",
+        "fastserve.workshop",
+    ),
+    "offline": (
+        "fastserve.cli",
+        "fastserve.compat",
+        "fastserve.control",
+        "fastserve.core",
+        "fastserve.client",
+        "fastserve.bench",
+        "fastserve.gateway",
+        "fastserve.monitor",
+        "fastserve.workshop",
+    ),
+    "workshop": (
+        "fastserve.cli",
+        "fastserve.compat",
+        "fastserve.control",
+        "fastserve.core",
+        "fastserve.client",
+        "fastserve.gateway",
+        "fastserve.monitor",
     ),
     "": (
         "fastserve.cli",
@@ -101,7 +145,9 @@ ROOMS = {
         "fastserve.client",
         "fastserve.bench",
         "fastserve.gateway",
+        "fastserve.monitor",
         "fastserve._native",
+        "fastserve.workshop",
     ),
 }
 FRONT_DOORS = ("cli", "__main__")
@@ -192,11 +238,11 @@ def test_knowledge_runs_one_way(path: Path) -> None:
     assert not wrong
 
 
-# Servers of their own, which `fastserve bench` starts to compare with.
-REFERENCES = sorted((PACKAGE / "bench").glob("reference_*.py"))
+# Processes of their own: servers that `fastserve bench` starts to compare with, and the workshop's commands.
+WITH_TENSORFLOW = {*(PACKAGE / "bench").glob("reference_*.py"), *(PACKAGE / "workshop").rglob("*.py")}
 
 
-@pytest.mark.parametrize("path", sorted({*PYTHON, *CYTHON} - {*REFERENCES}), ids=_relative)
+@pytest.mark.parametrize("path", sorted({*PYTHON, *CYTHON} - WITH_TENSORFLOW), ids=_relative)
 def test_nothing_imports_tensorflow(path: Path) -> None:
     assert not {module for module in _imports(path) if module.split(".")[0].startswith("tensorflow")}
 

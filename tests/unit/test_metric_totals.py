@@ -41,9 +41,13 @@ class World:
         assert fd is not None
         FakeMetrics.now[os.fstat(fd).st_ino] = MetricsSnapshot({LOST: lost} if lost else {}, series)
 
+    def look(self) -> MetricsSnapshot:
+        self.totals.follow()
+        return self.totals.look()
+
     def read(self) -> dict[tuple[int | None, str], int]:
         """Requests by version and signature."""
-        found = self.totals.read().series
+        found = self.look().series
         assert len({(one.version, one.signature) for one in found}) == len(found)
         assert all(one.model == "m" for one in found)
         return {(one.version, one.signature): one.requests.get(OK, 0) for one in found}
@@ -93,7 +97,7 @@ def test_a_version_that_closes_goes_on_in_the_sum(world: World) -> None:
     assert world.read() == world.read() == {(None, "s"): 13, (2, "s"): 8}
     world.counted()  # closed and given back between two looks
     assert world.read() == {(None, "s"): 21}
-    ended = world.totals.read().series[0]
+    ended = world.look().series[0]
     assert ended.queue.count == 21 and (ended.waiting_calls, ended.waiting_rows) == (0, 0)
 
 
@@ -101,7 +105,7 @@ def test_the_same_version_twice_is_one(world: World) -> None:
     world.core()
     world.counted(series(1, 1, 10), series(2, 1, 1))
     assert world.read() == {(1, "s"): 11}
-    assert world.totals.read().series[0].waiting_calls == 2
+    assert world.look().series[0].waiting_calls == 2
     world.counted(series(1, 1, 10, closed=True), series(2, 1, 4))
     assert world.read() == {(None, "s"): 10, (1, "s"): 4}
 
@@ -115,5 +119,37 @@ def test_a_core_that_dies_leaves_what_it_has_counted(world: World) -> None:
     assert world.read() == {(None, "s"): 18}
     world.counted(series(1, 1, 4), lost=1)  # the same serial number, of another core
     assert world.read() == {(None, "s"): 18, (1, "s"): 4}
-    assert world.totals.read().unresolved == {LOST: 4}
+    assert world.look().unresolved == {LOST: 4}
     world.shared.close()
+
+
+def test_what_cannot_be_read_is_added_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a core whose end cannot be read nor one that cannot be opened counts the one before twice."""
+    world.core()
+    world.counted(series(1, 1, 10))
+    assert world.read() == {(1, "s"): 10}
+
+    def refuse(*_: object) -> None:
+        raise ValueError("another layout")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(FakeMetrics, "read", refuse)
+        broken.setattr(FakeMetrics, "__init__", refuse)
+        world.core()
+        for _ in range(3):
+            with pytest.raises(ValueError, match="another layout"):
+                world.look()
+    world.counted(series(1, 2, 5))
+    assert world.read() == {(2, "s"): 5, (None, "s"): 10}
+
+
+def test_sums_of_models_that_are_no_more_are_forgotten(world: World) -> None:
+    world.core()
+    world.counted(series(1, 1, 10))
+    world.read()
+    world.counted(series(2, 2, 1))
+    assert world.read() == {(2, "s"): 1, (None, "s"): 10}
+    world.totals.keep(["other", "m"])
+    assert world.read() == {(2, "s"): 1, (None, "s"): 10}
+    world.totals.keep(["other"])
+    assert world.read() == {(2, "s"): 1}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,9 @@ class Bench:
     def follow(self) -> None:
         """There is but one core."""
 
+    def keep(self, models: Collection[str]) -> None:
+        self.kept = set(models)
+
     def look(self) -> FakeSnapshot:
         if self.failure is not None:
             raise self.failure
@@ -143,7 +146,7 @@ def test_a_window_counts_what_is_new() -> None:
     after = busy(times_us=(100.0, 100.0, 100.0, 500.0, 500.0, 900.0, 50.0))
     there = window(FakeSnapshot([after]), FakeSnapshot([before]), 2.0)
     traffic = there.models["m"]
-    assert (traffic.requests, traffic.errors, traffic.rows, traffic.batches) == (3, 0, 3, 2)
+    assert (traffic.requests, traffic.errors, traffic.rows) == (3, 0, 3)
     assert traffic.per_s(traffic.requests) == 1.5
     assert quantiles(traffic.latency, (0.5, 1.0)) == [500.0, 900.0]
     assert there.total.requests == 3 and there.versions["m", 1].requests == 3
@@ -336,6 +339,10 @@ async def test_counters_that_cannot_be_read_are_told_of_once(bench: Bench, tmp_p
     for _ in range(3):
         await bench.second()
     assert bench.status()["total"]["requests_per_s"] == 0.0
+    # Everything else goes on being told.
+    bench.telemetry._chronicle.process("core", "process 7 died: SIGKILL")
+    await bench.second()
+    assert bench.status()["events"][-1]["text"] == "process 7 died: SIGKILL"
     bench.failure = None
     await bench.second(busy())
     # What had been counted meanwhile is no burst.
@@ -440,7 +447,8 @@ async def test_the_figures_are_of_now(bench: Bench) -> None:
     assert model.loads == {"success": 1, "failure": 0} and model.log == {"model": "m", "records": 9}
     assert model.load_s is not None and model.load_s.sum == 2.0
     (path,) = figures.paths
-    assert (path.path, path.succeeded, path.load_s, path.warmup_s) == ("/m/1", 1, 2.0, (0.5,))
+    assert (path.path, path.succeeded, path.load_s) == ("/m/1", 1, 2.0)
+    assert path.warmup_s is not None and (path.warmup_s.count, path.warmup_s.sum) == (1, 0.5)
     assert figures.core.up and figures.gateway is None and figures.library == "2.20.0" and figures.ready
 
 

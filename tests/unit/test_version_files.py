@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from fastserve.config import Batching, Model
-from fastserve.control.version_files import disables_meta_optimizer, with_version_batching
+from fastserve.control.version_files import with_version_batching
 from fastserve.errors import ModelError
 from fastserve.protos import message
+from fastserve.savedmodel.overrides import disables_meta_optimizer
 
 NAME = "batching_params.pbtxt"
 
@@ -21,13 +22,15 @@ def model(**batching: object) -> Model:
 def test_a_versions_own_parameters_take_the_place_of_the_models(tmp_path: Path) -> None:
     (tmp_path / NAME).write_text("max_batch_size { value: 10 } num_batch_threads { value: 9 }")
     found, ignored = with_version_batching(
-        model(version_file=NAME, num_batch_threads=2, batch_timeout_us=5), str(tmp_path)
+        model(version_file=NAME, num_batch_threads=2, batch_timeout_us=5, broadcast=("user",)), str(tmp_path)
     )
     batching = found.batching
     assert (batching.max_batch_size, batching.batch_timeout_us, batching.refuse_larger) == (10, 0, True)
     assert batching.allowed_batch_sizes == (1, 2, 4, 8, 10)
     # The pool is everyone's.
     assert batching.num_batch_threads == 2 and batching.version_file == NAME
+    # What TensorFlow Serving does not know, its file does not say.
+    assert batching.broadcast == ("user",)
     (note,) = ignored
     assert note.startswith("num_batch_threads has no effect")
 

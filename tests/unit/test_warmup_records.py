@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from fastserve._native.codec import parse_predict
 
-from fastserve.control.trial_model import TrialModel
-from fastserve.control.trial_records import (
+from fastserve.offline.model import OpenModel
+from fastserve.offline.records import (
     REQUESTS_FILE,
     WarmupError,
     WarmupRequest,
@@ -19,7 +19,7 @@ from fastserve.control.trial_records import (
     sample_rows,
     write_requests,
 )
-from fastserve.control.trial_tensors import RECORDED, Style, Tensor
+from fastserve.offline.tensors import RECORDED, Style, Tensor
 from fastserve.protos import message
 from fastserve.savedmodel import Port, SavedModel, Signature
 from fastserve.savedmodel.tfrecord import TFRecordError, crc32c, read_records
@@ -171,6 +171,19 @@ def refused(tmp_path: Path, *logs: Any) -> tuple[str, str]:
     with pytest.raises(WarmupError) as caught:
         requests(tmp_path, *logs)
     return caught.value.code, str(caught.value)
+
+
+def test_one_row_for_all_is_recorded_once_and_run_in_full(tmp_path: Path) -> None:
+    once = ids_and_x(3) | {"ids": np.array([[7, 8]], np.int64)}
+    requests(tmp_path, predict(**once))
+    (warmup,) = read_requests(tmp_path, MODEL, ("ids",))
+    assert warmup.inputs[0].array.tolist() == [[7, 8]] * 3
+    assert parse_shape(warmup.request.inputs["ids"]) == [1, 2]
+    assert [tensor.array.shape for tensor in sample_rows([warmup])["serving_default"]] == [(3, 2)] * 2
+
+
+def parse_shape(tensor: Any) -> list[int]:
+    return [dim.size for dim in tensor.tensor_shape.dim]
 
 
 def test_a_version_without_records_has_no_requests(tmp_path: Path) -> None:
@@ -341,7 +354,7 @@ def test_rows_of_all_requests_are_samples_each_once(tmp_path: Path) -> None:
     assert sorted(pools["serving_default"][0].array.tolist()) == [[0, 1], [2, 3], [100, 101]]
 
     signature = MODEL.signatures[2]
-    model = TrialModel(None, recorded=pools)  # type: ignore[arg-type]
+    model = OpenModel(None, recorded=pools)  # type: ignore[arg-type]
     ids, x = model.sample(signature, 7, RECORDED)
     assert ids.array.shape == (7, 2)
     assert len(np.unique(ids.array, axis=0)) == 3
@@ -372,7 +385,7 @@ def test_rows_of_strings(tmp_path: Path) -> None:
 def test_recorded_rows_are_tried_before_made_up_ones(tmp_path: Path) -> None:
     pools = sample_rows(requests(tmp_path, predict(**ids_and_x(2, first=50))))
 
-    class Fussy(TrialModel):
+    class Fussy(OpenModel):
         """Takes ids from 50 on."""
 
         def run(self, signature: Signature, inputs: Any, *, compiled: bool = False) -> list[Tensor]:

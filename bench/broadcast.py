@@ -1,0 +1,248 @@
+"""One user's features beside 200 candidates: sent once, and sent in every row.
+
+    python bench/broadcast.py [--quick] [--out bench/results/broadcast.json]
+
+The model is bench/models/two_towers.py: 600 floats of the user, 40 of each candidate. One daemon serves it
+twice, with `[models.batching] broadcast = ["user"]` and without. The native load generator asks over a few
+connections, in a closed loop, on the same processors, and they take turns, round by round:
+
+    once            the user's row once, to the model with the key
+    in full         the user's row 200 times, to the same model
+    without the key the same, to the other one, as a server without this feature has it
+
+A round's figures are its rows/s and the processor time of the serving process for a row; a ratio is the
+median of the rounds' ratios. Before that, every request is asked each way, alone, and the scores must be the
+same bits.
+
+Exit code 0 when the bars hold: requests at least 10 times smaller, and more rows/s than in full. What the key
+costs those who send their rows in full is reported beside that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import report
+from process import thread_cpu_us
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from servers import Daemon, ServedModel, serving
+
+from fastserve._native.load import run as generate
+from fastserve.protos import message
+
+HERE = Path(__file__).resolve().parent
+CACHE = HERE / ".cache" / "broadcast"
+OUT = report.RESULTS / "broadcast.json"
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+ONCE, FULL_ROWS, WITHOUT = "once", "in full", "without the key"
+MODELS = {ONCE: "ranker", FULL_ROWS: "ranker", WITHOUT: "plain"}
+CANDIDATES = 200
+REQUESTS = 64
+CONNECTIONS, IN_FLIGHT = 4, 4  # 3200 rows, of 5120 that may wait
+EXPORT_TIMEOUT_S = 600.0
+REQUEST_TIMEOUT_S = 30.0
+SMALLER, FASTER = 10.0, 1.0
+
+
+@dataclass(frozen=True)
+class Length:
+    """How much is measured."""
+
+    rounds: int
+    seconds: float
+    warmup_s: float
+
+
+FULL = Length(rounds=9, seconds=4.0, warmup_s=1.0)
+QUICK = Length(rounds=3, seconds=1.0, warmup_s=0.5)
+
+
+# ---- what is asked -----------------------------------------------------------------------------------
+
+
+def exported() -> Path:
+    """The model's base path."""
+    if not (CACHE / "1").exists():
+        exporter = [sys.executable, str(HERE / "models" / "two_towers.py"), str(CACHE)]
+        subprocess.run(exporter, check=True, capture_output=True, timeout=EXPORT_TIMEOUT_S)
+    return CACHE
+
+
+def bodies(folder: Path) -> dict[str, list[bytes]]:
+    """The same requests each way: one user each, and candidates that differ."""
+    with np.load(folder / "requests.npz") as arrays:
+        users, candidates = arrays["user"], arrays["cand"]
+    made: dict[str, list[bytes]] = {way: [] for way in MODELS}
+    rng = np.random.default_rng(1)
+    for number in range(REQUESTS):
+        user = users[number : number + 1]
+        cand = candidates[rng.choice(len(candidates), CANDIDATES, replace=False)]
+        for way, model in MODELS.items():
+            rows = user if way == ONCE else np.repeat(user, CANDIDATES, axis=0)
+            made[way].append(_body(model, {"user": rows, "cand": cand}))
+    return made
+
+
+def _body(model: str, inputs: dict[str, np.ndarray[Any, Any]]) -> bytes:
+    request: Any = message("tensorflow.serving.PredictRequest")()
+    request.model_spec.name = model
+    for alias, values in inputs.items():
+        tensor = request.inputs[alias]
+        tensor.dtype = 1
+        for size in values.shape:
+            tensor.tensor_shape.dim.add(size=size)
+        tensor.tensor_content = values.tobytes()
+    body: bytes = request.SerializeToString()
+    return body
+
+
+# ---- the comparison ----------------------------------------------------------------------------------
+
+
+def check_answers(daemon: Daemon, asked: dict[str, list[bytes]]) -> None:
+    """Ends the program where two ways of asking have other scores."""
+    from fastserve.client import Client
+
+    with Client(f"127.0.0.1:{daemon.port}") as client:
+        for number in range(REQUESTS):
+            scores = {
+                way: _score(client.call(PREDICT, messages[number], timeout=REQUEST_TIMEOUT_S))
+                for way, messages in asked.items()
+            }
+            if len(set(scores.values())) != 1:
+                raise SystemExit(f"request {number}: the answers differ: nothing to compare")
+            values = np.frombuffer(scores[ONCE], np.float32)
+            if len(values) != CANDIDATES or len(set(values.tolist())) < CANDIDATES // 2:
+                raise SystemExit(f"request {number}: {len(values)} scores, few of them different")
+
+
+def _score(reply: bytes) -> bytes:
+    """The scores' bits."""
+    found = message("tensorflow.serving.PredictResponse").FromString(reply).outputs["score"]
+    return np.array(found.float_val, np.float32).tobytes()
+
+
+def served(daemon: Daemon, model: str, messages: list[bytes], length: Length) -> tuple[float, float]:
+    """Rows/s, all of them answered well, and the core's processor time for a row in us."""
+    pid = daemon.core_pid()
+    rows, cpu_us = daemon.counters(model).rows, sum(thread_cpu_us(pid).values())
+    result = generate(
+        ("127.0.0.1", daemon.port),
+        messages,
+        path=PREDICT,
+        authority=f"127.0.0.1:{daemon.port}",
+        connections=CONNECTIONS,
+        in_flight=IN_FLIGHT,
+        warmup_s=length.warmup_s,
+        duration_s=length.seconds,
+        interval_s=0.0,
+        timeout_s=REQUEST_TIMEOUT_S,
+    )
+    if result.failed or result.unanswered or result.first_error or not result.done:
+        raise SystemExit(f"{result.failed} failed, {result.first_error or 'no answers'}: nothing to compare")
+    rows = daemon.counters(model).rows - rows
+    return float(result.rate * CANDIDATES), (sum(thread_cpu_us(pid).values()) - cpu_us) / rows
+
+
+def measure(length: Length) -> list[dict[str, Any]]:
+    folder = exported()
+    asked = bodies(folder)
+    samples: dict[str, list[float]] = {way: [] for way in MODELS}
+    cpu_us: dict[str, list[float]] = {way: [] for way in MODELS}
+    models = [
+        ServedModel("ranker", str(folder), {"batching": {"broadcast": ["user"]}}),
+        ServedModel("plain", str(folder)),
+    ]
+    with serving(models) as daemon, Progress(transient=True) as progress:
+        check_answers(daemon, asked)
+        task = progress.add_task("rounds", total=length.rounds * len(MODELS))
+        ways = list(MODELS)
+        for number in range(length.rounds):
+            first = number % len(ways)  # nobody always comes after the same one
+            for way in ways[first:] + ways[:first]:
+                rate, cost_us = served(daemon, MODELS[way], asked[way], length)
+                samples[way].append(rate)
+                cpu_us[way].append(cost_us)
+                progress.advance(task)
+    sizes = {way: round(statistics.mean(map(len, messages))) for way, messages in asked.items()}
+    faster, alike = _ratio(samples, ONCE, FULL_ROWS), _ratio(samples, FULL_ROWS, WITHOUT)
+    smaller = sizes[FULL_ROWS] / sizes[ONCE]
+    return [
+        {
+            "case": f"one user and {CANDIDATES} candidates: bytes of a request",
+            "bytes": sizes,
+            "ratio": round(smaller, 2),
+            "bar": SMALLER,
+            "passed": smaller >= SMALLER,
+        },
+        {
+            "case": "rows/s, once beside in full",
+            "unit": "rows/s",
+            "samples": {way: [round(rate) for rate in rates] for way, rates in samples.items()},
+            "medians": {way: round(statistics.median(rates)) for way, rates in samples.items()},
+            "ratio": round(faster, 3),
+            "bar": FASTER,
+            "passed": faster > FASTER,
+        },
+        {
+            "case": "the core's processor time for a row, once beside in full",
+            "unit": "us",
+            "samples": {way: [round(us, 3) for us in costs] for way, costs in cpu_us.items()},
+            "medians": {way: round(statistics.median(costs), 2) for way, costs in cpu_us.items()},
+            "ratio": round(_ratio(cpu_us, ONCE, FULL_ROWS), 3),
+        },
+        {
+            "case": "rows/s in full, with the key beside without",
+            "ratio": round(alike, 3),
+            "cpu_ratio": round(_ratio(cpu_us, FULL_ROWS, WITHOUT), 3),
+        },
+        {"case": "equal answers, bit for bit", "requests": REQUESTS, "passed": True},
+    ]
+
+
+def _ratio(samples: dict[str, list[float]], one: str, other: str) -> float:
+    return statistics.median(a / b for a, b in zip(samples[one], samples[other], strict=True))
+
+
+def show(console: Console, found: list[dict[str, Any]]) -> None:
+    table = Table()
+    for name in ("case", *MODELS, "ratio", "bar", ""):
+        table.add_column(name, justify="left" if name in ("case", "") else "right")
+    for row in found:
+        figures = row.get("bytes") or row.get("medians") or {}
+        table.add_row(
+            row["case"],
+            *(f"{figures[way]:,}" if way in figures else "" for way in MODELS),
+            f"{row['ratio']:g}" if "ratio" in row else "",
+            f"{row['bar']:g}" if "bar" in row else "",
+            {True: "[green]pass[/]", False: "[red]FAIL[/]", None: ""}[row.get("passed")],
+        )
+    console.print(table)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few rounds: rough figures")
+    parser.add_argument("--out", type=Path, default=OUT)
+    arguments = parser.parse_args()
+    found = measure(QUICK if arguments.quick else FULL)
+    console = Console(highlight=False)
+    show(console if console.is_terminal else Console(highlight=False, width=160), found)
+    document = {"machine": report.machine(), "quick": arguments.quick, "rows": found}
+    arguments.out.write_text(json.dumps(document, indent=1) + "\n")
+    console.print(str(arguments.out), markup=False)
+    return 1 if any(row.get("passed") is False for row in found) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
