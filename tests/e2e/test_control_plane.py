@@ -247,9 +247,19 @@ def test_every_message_has_the_stock_clients_fields(channel: grpc.Channel) -> No
     waiting.append(ours.FindMessageTypeByName("tensorflow.serving.SessionRunResponse"))
     seen: set[str] = set()
     # Bytes where the client has a message, which is the same on the wire.
-    as_bytes = {"tensorflow.SignatureDef.DefaultsEntry.value", "tensorflow.TensorInfo.composite_tensor"}
+    as_bytes = {
+        "tensorflow.SignatureDef.DefaultsEntry.value",
+        "tensorflow.TensorInfo.composite_tensor",
+        "tensorflow.AttrValue.tensor",
+    }
     # Numbers where the client has an enum.
-    as_number = {"tensorflow.serving.ModelConfig.model_type", "tensorflow.serving.StatusProto.error_code"}
+    as_number = {
+        "tensorflow.serving.ModelConfig.model_type",
+        "tensorflow.serving.StatusProto.error_code",
+        "tensorflow.AttrValue.type",
+        "tensorflow.AttrValue.ListValue.type",
+        "tensorflow.OpDef.ArgDef.type",
+    }
     while waiting:
         described = waiting.pop()
         if described.full_name in seen:
