@@ -20,12 +20,8 @@ costs those who send their rows in full is reported beside that.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,47 +31,23 @@ from process import thread_cpu_us
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rounds import FULL, QUICK, Length, arguments, asked, exported, finish
 from servers import Daemon, ServedModel, serving
 
-from fastserve._native.load import run as generate
+from fastserve.bench.wire import PREDICT_PATH
 from fastserve.protos import message
 
-HERE = Path(__file__).resolve().parent
-CACHE = HERE / ".cache" / "broadcast"
 OUT = report.RESULTS / "broadcast.json"
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
 ONCE, FULL_ROWS, WITHOUT = "once", "in full", "without the key"
 MODELS = {ONCE: "ranker", FULL_ROWS: "ranker", WITHOUT: "plain"}
 CANDIDATES = 200
 REQUESTS = 64
 CONNECTIONS, IN_FLIGHT = 4, 4  # 3200 rows, of 5120 that may wait
-EXPORT_TIMEOUT_S = 600.0
 REQUEST_TIMEOUT_S = 30.0
 SMALLER, FASTER = 10.0, 1.0
 
 
-@dataclass(frozen=True)
-class Length:
-    """How much is measured."""
-
-    rounds: int
-    seconds: float
-    warmup_s: float
-
-
-FULL = Length(rounds=9, seconds=4.0, warmup_s=1.0)
-QUICK = Length(rounds=3, seconds=1.0, warmup_s=0.5)
-
-
 # ---- what is asked -----------------------------------------------------------------------------------
-
-
-def exported() -> Path:
-    """The model's base path."""
-    if not (CACHE / "1").exists():
-        exporter = [sys.executable, str(HERE / "models" / "two_towers.py"), str(CACHE)]
-        subprocess.run(exporter, check=True, capture_output=True, timeout=EXPORT_TIMEOUT_S)
-    return CACHE
 
 
 def bodies(folder: Path) -> dict[str, list[bytes]]:
@@ -116,7 +88,7 @@ def check_answers(daemon: Daemon, asked: dict[str, list[bytes]]) -> None:
     with Client(f"127.0.0.1:{daemon.port}") as client:
         for number in range(REQUESTS):
             scores = {
-                way: _score(client.call(PREDICT, messages[number], timeout=REQUEST_TIMEOUT_S))
+                way: _score(client.call(PREDICT_PATH, messages[number], timeout=REQUEST_TIMEOUT_S))
                 for way, messages in asked.items()
             }
             if len(set(scores.values())) != 1:
@@ -136,27 +108,21 @@ def served(daemon: Daemon, model: str, messages: list[bytes], length: Length) ->
     """Rows/s, all of them answered well, and the core's processor time for a row in us."""
     pid = daemon.core_pid()
     rows, cpu_us = daemon.counters(model).rows, sum(thread_cpu_us(pid).values())
-    result = generate(
+    result = asked(
         ("127.0.0.1", daemon.port),
         messages,
-        path=PREDICT,
-        authority=f"127.0.0.1:{daemon.port}",
+        length,
+        path=PREDICT_PATH,
         connections=CONNECTIONS,
         in_flight=IN_FLIGHT,
-        warmup_s=length.warmup_s,
-        duration_s=length.seconds,
-        interval_s=0.0,
-        timeout_s=REQUEST_TIMEOUT_S,
     )
-    if result.failed or result.unanswered or result.first_error or not result.done:
-        raise SystemExit(f"{result.failed} failed, {result.first_error or 'no answers'}: nothing to compare")
     rows = daemon.counters(model).rows - rows
     return float(result.rate * CANDIDATES), (sum(thread_cpu_us(pid).values()) - cpu_us) / rows
 
 
 def measure(length: Length) -> list[dict[str, Any]]:
-    folder = exported()
-    asked = bodies(folder)
+    folder = exported("two_towers")
+    wanted = bodies(folder)
     samples: dict[str, list[float]] = {way: [] for way in MODELS}
     cpu_us: dict[str, list[float]] = {way: [] for way in MODELS}
     models = [
@@ -164,17 +130,17 @@ def measure(length: Length) -> list[dict[str, Any]]:
         ServedModel("plain", str(folder)),
     ]
     with serving(models) as daemon, Progress(transient=True) as progress:
-        check_answers(daemon, asked)
+        check_answers(daemon, wanted)
         task = progress.add_task("rounds", total=length.rounds * len(MODELS))
         ways = list(MODELS)
         for number in range(length.rounds):
             first = number % len(ways)  # nobody always comes after the same one
             for way in ways[first:] + ways[:first]:
-                rate, cost_us = served(daemon, MODELS[way], asked[way], length)
+                rate, cost_us = served(daemon, MODELS[way], wanted[way], length)
                 samples[way].append(rate)
                 cpu_us[way].append(cost_us)
                 progress.advance(task)
-    sizes = {way: round(statistics.mean(map(len, messages))) for way, messages in asked.items()}
+    sizes = {way: round(statistics.mean(map(len, messages))) for way, messages in wanted.items()}
     faster, alike = _ratio(samples, ONCE, FULL_ROWS), _ratio(samples, FULL_ROWS, WITHOUT)
     smaller = sizes[FULL_ROWS] / sizes[ONCE]
     return [
@@ -231,17 +197,9 @@ def show(console: Console, found: list[dict[str, Any]]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few rounds: rough figures")
-    parser.add_argument("--out", type=Path, default=OUT)
-    arguments = parser.parse_args()
-    found = measure(QUICK if arguments.quick else FULL)
-    console = Console(highlight=False)
-    show(console if console.is_terminal else Console(highlight=False, width=160), found)
-    document = {"machine": report.machine(), "quick": arguments.quick, "rows": found}
-    arguments.out.write_text(json.dumps(document, indent=1) + "\n")
-    console.print(str(arguments.out), markup=False)
-    return 1 if any(row.get("passed") is False for row in found) else 0
+    given = arguments(__doc__, OUT).parse_args()
+    found = measure(QUICK if given.quick else FULL)
+    return finish(Console(highlight=False), show, found, given.quick, given.out)
 
 
 if __name__ == "__main__":

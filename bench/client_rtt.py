@@ -14,9 +14,7 @@ interpreter of its own and with all that it imports, less than 100 ms.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import os
 import statistics
 import subprocess
@@ -38,6 +36,7 @@ import report
 import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
+from rounds import arguments, finish
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from fastserve.bench.wire import PREDICT_PATH
@@ -244,17 +243,9 @@ def show(console: Console, found: list[dict[str, Any]]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few rounds: rough figures")
-    parser.add_argument("--out", type=Path, default=OUT)
-    arguments = parser.parse_args()
-    found = measure(QUICK if arguments.quick else FULL)
-    console = Console(highlight=False)
-    show(console if console.is_terminal else Console(highlight=False, width=160), found)
-    document = {"machine": report.machine(), "quick": arguments.quick, "rows": found}
-    arguments.out.write_text(json.dumps(document, indent=1) + "\n")
-    console.print(str(arguments.out), markup=False)
-    return 1 if any(row["passed"] is False for row in found) else 0
+    given = arguments(__doc__, OUT).parse_args()
+    found = measure(QUICK if given.quick else FULL)
+    return finish(Console(highlight=False), show, found, given.quick, given.out)
 
 
 if __name__ == "__main__":

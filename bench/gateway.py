@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +36,8 @@ from typing import Any
 import report
 from rich.console import Console
 from rich.table import Table
+from rounds import FULL, QUICK, Length, arguments, asked, finish
 
-from fastserve._native.load import LoadResult
-from fastserve._native.load import run as generate
 from fastserve.bench.daemon_config import toml_value
 from fastserve.bench.export import export
 from fastserve.bench.processes import tree, usage
@@ -69,24 +68,10 @@ ROWS = 100
 # Of gRPC's saturated rate, in the windows of isolation.
 SHARE = 0.25
 REST_CONNECTIONS = 8
-TIMEOUT_S = 30.0
 READY_TIMEOUT_S = 180.0
 
 # Starts a load that disturbs, for so many seconds; returns what waits for its end.
 Disturb = Callable[[float], Callable[[], Any]]
-
-
-@dataclass(frozen=True)
-class Length:
-    """How much is measured."""
-
-    rounds: int
-    seconds: float
-    warmup_s: float
-
-
-FULL = Length(rounds=9, seconds=4.0, warmup_s=1.0)
-QUICK = Length(rounds=3, seconds=1.0, warmup_s=0.5)
 
 
 # ---- what is served and asked ----------------------------------------------------------------------
@@ -157,21 +142,6 @@ def serving(models: dict[str, Path], **gateway: Any) -> Iterator[Daemon]:
 def where(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     return host, int(port)
-
-
-def asked(address: tuple[str, int], bodies: Sequence[bytes], **options: Any) -> LoadResult:
-    """All of them answered well."""
-    result = generate(
-        address,
-        bodies,
-        authority=f"{address[0]}:{address[1]}",
-        interval_s=0.0,
-        timeout_s=TIMEOUT_S,
-        **options,
-    )
-    if result.failed or result.unanswered or result.first_error or not result.done:
-        raise SystemExit(f"{options['path']}: {result.failed}, {result.first_error or 'no answers'}")
-    return result
 
 
 # ---- who disturbs ----------------------------------------------------------------------------------
@@ -271,11 +241,10 @@ def isolation(length: Length, say: Callable[[str], None]) -> list[dict[str, Any]
                 result = asked(
                     daemon.grpc,
                     bodies,
+                    length,
                     path=PREDICT_PATH,
                     connections=4,
                     rate=rate,
-                    warmup_s=length.warmup_s,
-                    duration_s=length.seconds,
                 )
                 told[name].append({**wait(), "gateway_cpu_s": daemon.gateway_cpu_s() - cpu_s})
                 p99[name].append(result.latency.value_at(0.99) / 1000.0)
@@ -309,12 +278,11 @@ def beside_flask(served: str, length: Length, say: Callable[[str], None]) -> dic
                 result = asked(
                     place,
                     bodies,
+                    length,
                     protocol="http",
                     path=rest_path(served),
                     connections=REST_CONNECTIONS,
                     in_flight=1,
-                    warmup_s=length.warmup_s,
-                    duration_s=length.seconds,
                 )
                 rates[name].append(result.rate)
                 p50[name].append(result.latency.value_at(0.5) / 1000.0)
@@ -363,17 +331,15 @@ def show(console: Console, rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few rounds: rough figures")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser = arguments(__doc__, OUT)
     parser.add_argument("--burn", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--load", nargs=2, metavar=("PORT", "PATH"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.burn:
+    given = parser.parse_args()
+    if given.burn:
         burn()
         return 0
-    if arguments.load:
-        load(int(arguments.load[0]), arguments.load[1])
+    if given.load:
+        load(int(given.load[0]), given.load[1])
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(highlight=False)
@@ -381,14 +347,10 @@ def main() -> int:
     def say(text: str) -> None:
         console.print(text, style="dim", markup=False)
 
-    length = QUICK if arguments.quick else FULL
+    length = QUICK if given.quick else FULL
     rows = isolation(length, say)
     rows += [beside_flask(served, length, say) for served in (RANKER, WIDE, CHEAP)]
-    show(console if console.is_terminal else Console(highlight=False, width=140), rows)
-    document = {"machine": report.machine(), "quick": arguments.quick, "rows": rows}
-    arguments.out.write_text(json.dumps(document, indent=1) + "\n")
-    console.print(str(arguments.out), markup=False)
-    return 1 if any(not row["passed"] for row in rows) else 0
+    return finish(console, show, rows, given.quick, given.out)
 
 
 if __name__ == "__main__":

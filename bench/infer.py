@@ -24,7 +24,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +31,10 @@ import numpy as np
 import report
 from rich.console import Console
 from rich.table import Table
+from rounds import Length, arguments, asked, exported, finish
 from servers import Daemon, ServedModel, serving
 
-from fastserve._native.load import run as generate
-
 HERE = Path(__file__).resolve().parent
-CACHE = HERE / ".cache" / "infer"
 OUT = report.RESULTS / "infer.json"
 MODEL = "parsed"
 EXAMPLES = 100
@@ -46,17 +43,7 @@ SERVICE = "/tensorflow.serving.PredictionService"
 METHODS = {"Classify": "classify", "Regress": "regress"}
 CONNECTIONS, IN_FLIGHT = 4, 8
 THREADS = (1, 2, 4)
-EXPORT_TIMEOUT_S = 600.0
 REQUEST_TIMEOUT_S = 30.0
-
-
-@dataclass(frozen=True)
-class Length:
-    """How much is measured."""
-
-    rounds: int
-    seconds: float
-    warmup_s: float
 
 
 FULL = Length(rounds=7, seconds=4.0, warmup_s=1.0)
@@ -64,14 +51,6 @@ QUICK = Length(rounds=2, seconds=1.0, warmup_s=0.5)
 
 
 # ---- what is asked -----------------------------------------------------------------------------------
-
-
-def exported() -> Path:
-    """The model's base path."""
-    if not (CACHE / "1").exists():
-        exporter = [sys.executable, str(HERE / "models" / "parsed.py"), str(CACHE)]
-        subprocess.run(exporter, check=True, capture_output=True, timeout=EXPORT_TIMEOUT_S)
-    return CACHE
 
 
 def requests(folder: Path) -> list[list[bytes]]:
@@ -101,23 +80,14 @@ def bodies(asked: list[list[bytes]], signature: str) -> list[bytes]:
 
 def served(daemon: Daemon, method: str, messages: list[bytes], length: Length) -> float:
     """Requests/s, all of them answered well."""
-    result = generate(
+    return asked(
         ("127.0.0.1", daemon.port),
         messages,
+        length,
         path=f"{SERVICE}/{method}",
-        authority=f"127.0.0.1:{daemon.port}",
         connections=CONNECTIONS,
         in_flight=IN_FLIGHT,
-        warmup_s=length.warmup_s,
-        duration_s=length.seconds,
-        interval_s=0.0,
-        timeout_s=REQUEST_TIMEOUT_S,
-    )
-    if result.failed or result.unanswered or result.first_error or not result.done:
-        raise SystemExit(
-            f"{method}: {result.failed}, {result.first_error or 'no answers'}: nothing to compare"
-        )
-    return result.rate
+    ).rate
 
 
 def first_answer(daemon: Daemon, method: str, message: bytes) -> bytes:
@@ -228,7 +198,7 @@ def check(python: Reference, daemon: Daemon, asked: list[list[bytes]]) -> None:
 
 
 def measure(length: Length) -> list[dict[str, Any]]:
-    folder = exported()
+    folder = exported(MODEL)
     asked = requests(folder)
     found = []
     with reference(folder) as python, serving([ServedModel(MODEL, str(folder))]) as daemon:
@@ -287,21 +257,14 @@ def show(console: Console, found: list[dict[str, Any]]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few rounds: rough figures")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser = arguments(__doc__, OUT)
     parser.add_argument("--reference", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.reference is not None:
-        run_reference(arguments.reference)
+    given = parser.parse_args()
+    if given.reference is not None:
+        run_reference(given.reference)
         return 0
-    found = measure(QUICK if arguments.quick else FULL)
-    console = Console(highlight=False)
-    show(console if console.is_terminal else Console(highlight=False, width=160), found)
-    document = {"machine": report.machine(), "quick": arguments.quick, "rows": found}
-    arguments.out.write_text(json.dumps(document, indent=1) + "\n")
-    console.print(str(arguments.out), markup=False)
-    return 1 if any(row.get("passed") is False for row in found) else 0
+    found = measure(QUICK if given.quick else FULL)
+    return finish(Console(highlight=False), show, found, given.quick, given.out)
 
 
 if __name__ == "__main__":

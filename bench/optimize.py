@@ -14,13 +14,11 @@ Exit code 0 when the bars hold: at least twice the rows/s, and answers within 1e
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +26,9 @@ import numpy as np
 import report
 from rich.console import Console
 from rich.table import Table
+from rounds import FULL, QUICK, Length, arguments, asked, finish
 from servers import Daemon, ServedModel, serving
 
-from fastserve._native.load import run as generate
 from fastserve.bench.export import export
 from fastserve.bench.requests import Request, make_requests
 from fastserve.bench.wire import PREDICT_PATH, grpc_body
@@ -44,29 +42,17 @@ SIGNATURE = "serving_default"
 ROWS = 100
 SPEED_BAR, ACCURACY_BAR = 2.0, 1e-5
 CONNECTIONS, IN_FLIGHT = 4, 2
-TIMEOUT_S = 30.0
 OPTIMIZE_TIMEOUT_S = 900.0
 
 
-@dataclass(frozen=True)
-class Length:
-    """How much is measured."""
-
-    rounds: int
-    seconds: float
-    warmup_s: float
-    # Of timing each pass.
-    pass_s: float
+# Of timing each pass.
+FULL_PASS_S, QUICK_PASS_S = 3.0, 0.5
 
 
-FULL = Length(rounds=9, seconds=4.0, warmup_s=1.0, pass_s=3.0)
-QUICK = Length(rounds=3, seconds=1.0, warmup_s=0.5, pass_s=0.5)
-
-
-def optimized(base_path: Path, recorded: Path, out: Path, length: Length, user_inputs: list[str]) -> Any:
+def optimized(base_path: Path, recorded: Path, out: Path, pass_s: float, user_inputs: list[str]) -> Any:
     """The optimizer's report; the version is `out`/1."""
     command = [sys.executable, "-m", "fastserve", "optimize", str(base_path), str(out), "--json", "-"]
-    command += ["--rows", str(recorded), "--batch-size", str(ROWS), "--seconds", str(length.pass_s)]
+    command += ["--rows", str(recorded), "--batch-size", str(ROWS), "--seconds", str(pass_s)]
     for name in user_inputs:
         command += ["--user-input", name]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=OPTIMIZE_TIMEOUT_S, check=False)
@@ -77,22 +63,14 @@ def optimized(base_path: Path, recorded: Path, out: Path, length: Length, user_i
 
 def rate(daemon: Daemon, model: str, requests: list[Request], length: Length) -> float:
     """Rows/s, all requests answered well."""
-    result = generate(
+    result = asked(
         ("127.0.0.1", daemon.port),
         [grpc_body(model, SIGNATURE, request) for request in requests],
+        length,
         path=PREDICT_PATH,
-        authority=f"127.0.0.1:{daemon.port}",
         connections=CONNECTIONS,
         in_flight=IN_FLIGHT,
-        warmup_s=length.warmup_s,
-        duration_s=length.seconds,
-        interval_s=0.0,
-        timeout_s=TIMEOUT_S,
     )
-    if result.failed or result.unanswered or result.first_error or not result.done:
-        raise SystemExit(
-            f"{model}: {result.failed}, {result.first_error or 'no answers'}: nothing to compare"
-        )
     return result.rate * ROWS
 
 
@@ -109,7 +87,7 @@ def furthest(daemon: Daemon, names: tuple[str, str], recorded: Path) -> float:
     return worst
 
 
-def measure(length: Length, console: Console) -> list[dict[str, Any]]:
+def measure(length: Length, pass_s: float, console: Console) -> list[dict[str, Any]]:
     made = export(HERE / "models" / f"{MODEL}.py")
     assert made.recorded is not None
     requests = make_requests(Requests(source="rows", rows=ROWS, run=ROWS, count=32), None, made.recorded)
@@ -119,7 +97,7 @@ def measure(length: Length, console: Console) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="fastserve-bench-") as folder:
         outs = {name: Path(folder, str(number)) for number, name in enumerate(variants)}
         reports = {
-            name: optimized(made.base_path, made.recorded, outs[name], length, inputs)
+            name: optimized(made.base_path, made.recorded, outs[name], pass_s, inputs)
             for name, inputs in variants.items()
         }
         models = {"original": "original", **{name: f"optimized_{i}" for i, name in enumerate(variants)}}
@@ -132,7 +110,10 @@ def measure(length: Length, console: Console) -> list[dict[str, Any]]:
                     rates[name].append(rate(daemon, model, requests, length))
                 console.print(", ".join(f"{name} {values[-1]:,.0f} rows/s" for name, values in rates.items()))
             off = {name: furthest(daemon, ("original", models[name]), made.recorded) for name in variants}
-    return [_row(name, rates, off[name], reports[name]) for name in variants]
+    rows = [_row(name, rates, off[name], reports[name]) for name in variants]
+    for row in rows[1:]:  # without the user's inputs it is reported only
+        row["passed"] = None
+    return rows
 
 
 def _row(name: str, rates: dict[str, list[float]], off: float, made: Any) -> dict[str, Any]:
@@ -170,7 +151,7 @@ def show(console: Console, rows: list[dict[str, Any]]) -> None:
             )
         console.print(table)
         before, after = row["medians"].values()
-        verdict = "[green]pass[/]" if row["passed"] else "[red]FAIL[/]"
+        verdict = {True: "[green]pass[/]", False: "[red]FAIL[/]", None: "reported"}[row["passed"]]
         console.print(
             f"served: {before:,} to {after:,} rows/s, x {row['ratio']:.2f} (bar {SPEED_BAR:g}), off by "
             f"{row['difference']:.1e} (bar {ACCURACY_BAR:g}): {verdict}"
@@ -178,18 +159,10 @@ def show(console: Console, rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few rounds: rough figures")
-    parser.add_argument("--out", type=Path, default=OUT)
-    arguments = parser.parse_args()
+    given = arguments(__doc__, OUT).parse_args()
     console = Console(highlight=False)
-    rows = measure(QUICK if arguments.quick else FULL, console)
-    show(console if console.is_terminal else Console(highlight=False, width=160), rows)
-    document = {"machine": report.machine(), "quick": arguments.quick, "rows": rows}
-    arguments.out.write_text(json.dumps(document, indent=1) + "\n")
-    console.print(str(arguments.out), markup=False)
-    # Without the user's inputs it is reported only.
-    return 0 if rows[0]["passed"] else 1
+    length, pass_s = (QUICK, QUICK_PASS_S) if given.quick else (FULL, FULL_PASS_S)
+    return finish(console, show, measure(length, pass_s, console), given.quick, given.out)
 
 
 if __name__ == "__main__":
