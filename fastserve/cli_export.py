@@ -124,11 +124,11 @@ def export(
 
     from fastserve.bench.child import termination_as_interrupt
     from fastserve.cli_export_show import show
+    from fastserve.terminal_bar import Steps
     from fastserve.workshop.export import STEPS, Wanted
     from fastserve.workshop.export import export as run
     from fastserve.workshop.export_source import SourceOptions
     from fastserve.workshop.renames import pairs
-    from fastserve.workshop.steps import Steps
 
     wanted = Wanted(
         source=source,

@@ -127,8 +127,8 @@ def optimize(
     from rich.console import Console
 
     from fastserve.bench.child import termination_as_interrupt
-    from fastserve.workshop.optimizing.command import NothingGained, Task, run
-    from fastserve.workshop.optimizing.progress import Bar
+    from fastserve.terminal_bar import Steps
+    from fastserve.workshop.optimizing.command import NothingGained, Task, run, steps_of
     from fastserve.workshop.optimizing.report import as_json, show
 
     task = Task(model, out, freeze_bytes=freeze_kib << 10, **options)
@@ -136,8 +136,8 @@ def optimize(
     code = 0
     with termination_as_interrupt():
         try:
-            with Bar(console) as bar:
-                outcome = run(task, bar.say)
+            with Steps(console, steps_of(task)) as steps:
+                outcome = run(task, steps.step)
         except NothingGained as error:
             outcome, code, why = error.outcome, 1, str(error)
         text = as_json(outcome)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import TimeRemainingColumn
 
 from fastserve.bench.result import Window
 from fastserve.bench.units import rate_text, time_text
+from fastserve.terminal_bar import TerminalBar
 
 
 class Bar:
@@ -18,55 +17,38 @@ class Bar:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar = Progress(
-            BarColumn(bar_width=24),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.description}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task: TaskID | None = None
+        self._bar = TerminalBar(console, TimeRemainingColumn(compact=True), lines=False)
         self._name = ""
         self._done_s = self._window_s = 0.0
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        self._bar.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
+    def __exit__(self, *raised: Any) -> None:
+        self._bar.__exit__(*raised)
 
     def workload(self, name: str) -> None:
         self._name = name
 
     def say(self, text: str) -> None:
         """Something that takes a while and is not measured."""
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(escape(text), total=None)
+        self._bar.begin(text)
 
     def begin(self, seconds: float) -> None:
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-        self._task = self._bar.add_task("", total=seconds)
+        self._bar.begin("", seconds)
         self._done_s = self._window_s = 0.0
 
     def window(self, what: str, seconds: float) -> None:
         self._window_s = seconds
-        if self._task is not None:
-            self._bar.update(self._task, description=escape(f"{self._name}: {what}"))
+        self._bar.say(f"{self._name}: {what}")
 
     def tick(self, seconds: float) -> None:
-        if self._task is not None:
-            self._bar.update(self._task, completed=self._done_s + min(seconds, self._window_s))
+        self._bar.tick(self._done_s + min(seconds, self._window_s))
 
     def measured(self, window: Window) -> None:
         self._done_s += self._window_s
-        if self._task is not None:
-            self._bar.update(self._task, completed=self._done_s)
+        self._bar.tick(self._done_s)
         if not self._console.is_terminal:
             p50, p99 = window.latency.histogram().values_at([0.5, 0.99])
             self._console.print(

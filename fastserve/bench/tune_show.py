@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from msgspec.structs import replace
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fastserve.bench.adhoc import parse_rows
 from fastserve.bench.export import export
@@ -23,6 +21,7 @@ from fastserve.bench.tune_search import Tried
 from fastserve.bench.tune_space import Candidate, name
 from fastserve.bench.units import ratio_text
 from fastserve.bench.workload import Requests, read_workload
+from fastserve.terminal_bar import TerminalBar
 
 _LEAST_BUDGET_S = 30.0
 
@@ -77,20 +76,15 @@ class Screen:
         self._goal = task.goal
         self._budget_s = task.budget_s
         self._base: Candidate | None = None
-        self._bar = Progress(
-            BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("{task.description}"),
-            console=self._console, transient=True, disable=not self._console.is_terminal,
-        )  # fmt: skip
-        self._task = self._bar.add_task(escape(f"{goal_text(task)}: starting"), total=task.budget_s)
+        self._bar = TerminalBar(self._console, lines=False)
+        self._bar.begin(f"{goal_text(task)}: starting", task.budget_s)
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        self._bar.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
+    def __exit__(self, *raised: Any) -> None:
+        self._bar.__exit__(*raised)
 
     def tried(self, tried: Tried, better: bool, used_s: float) -> None:
         first = self._base is None
@@ -105,13 +99,13 @@ class Screen:
             said = f"[green]{score}[/], the best so far" if better else "[dim]not better[/]"
         self._console.print(f"{used_s:5.0f} s  {escape(what)}: {said}", soft_wrap=True)
         if better:
-            text = f"best so far: {score}, {what}"
-            self._bar.update(self._task, description=escape(text))
-        self._bar.update(self._task, completed=used_s)
+            self._bar.say(f"best so far: {score}, {what}")
+        self._bar.tick(used_s)
 
     def rerun(self, rounds: int, used_s: float) -> None:
         self._console.print(f"{used_s:5.0f} s  rerun, round {rounds}: as it is and the best in turn")
-        self._bar.update(self._task, completed=used_s, description=f"rerun, round {rounds}")
+        self._bar.say(f"rerun, round {rounds}")
+        self._bar.tick(used_s)
 
 
 def show(task: Task, outcome: Outcome, written: bool, beside: Path, console: Console | None = None) -> None:

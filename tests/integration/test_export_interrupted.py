@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fastserve.cli import main
+from fastserve.terminal_bar import Steps
 from fastserve.workshop.export import STEPS
-from fastserve.workshop.steps import Steps
 
 SOURCE = f"{Path(__file__).resolve().parent.parent / 'export_sources.py'}:closed_over"
 

@@ -71,8 +71,13 @@ def chosen_passes(only: Sequence[str], without: Sequence[str]) -> list[Pass]:
     return [each for each in PASSES if (not only or each.name in only) and each.name not in without]
 
 
-def run(task: Task, say: Callable[[str, int, int], None]) -> Outcome:
-    """`say`: what is done now, and how far that is of how much. WorkshopError and its kin."""
+def steps_of(task: Task) -> int:
+    """As many as `run` tells."""
+    return len(chosen_passes(task.only, task.without)) + 3
+
+
+def run(task: Task, step: Callable[[str], None]) -> Outcome:
+    """`step`: what is done now. WorkshopError and its kin."""
     passes = chosen_passes(task.only, task.without)
     environment = dict(os.environ)
     # For TensorFlow here, which only takes graphs apart: no notes about the processor, and no memory of a
@@ -82,8 +87,7 @@ def run(task: Task, say: Callable[[str, int, int], None]) -> Outcome:
     path = version_of(task.model)
     saved_model = read(path, task.tags)
     _check_inputs(task, saved_model)
-    steps = len(passes) + 3
-    say("reading the model", 0, steps)
+    step("reading the model")
     wanted = Wanted(task.rows, task.requests, task.batch_sizes, task.user_inputs)
     pools = find_pools(path, saved_model, wanted)
     source = read_source(path, task.tags, task.signatures)
@@ -94,13 +98,13 @@ def run(task: Task, say: Callable[[str, int, int], None]) -> Outcome:
         work = making.path / _WORK
         work.mkdir()
         measuring = Measuring(job, work, environment)
-        say("running the original", 1, steps)
+        step("running the original")
         expected = measuring.original()
         trying = _Trying(task, measuring, package, work, path, source.graphs)
-        for number, each in enumerate(passes):
-            say(f"trying {each.name}", 2 + number, steps)
+        for each in passes:
+            step(f"trying {each.name}")
             trying.attempt(each)
-        say("comparing with the original", steps - 1, steps)
+        step("comparing with the original")
         # Written before what lies in `work` goes: variables are linked.
         package.write(trying.graphs, making.path)
         comparison = measuring.compare(path, making.path)

@@ -21,13 +21,13 @@ from fastserve.offline.model import OpenModel
 from fastserve.offline.row_wise import first_line, why_not_batched
 from fastserve.offline.tensors import Style
 from fastserve.savedmodel import read
+from fastserve.terminal_bar import TerminalBar
 from fastserve.whole_file import write_whole
 from fastserve.workshop.errors import WorkshopError
 from fastserve.workshop.model_place import version_of
 from fastserve.workshop.profiling.graph import Node, read_nodes, with_traced
 from fastserve.workshop.profiling.host_ops import find_host_ops
 from fastserve.workshop.profiling.inputs import Pool, choose_signature, pool_of
-from fastserve.workshop.profiling.progress import Progress
 from fastserve.workshop.profiling.report_html import html
 from fastserve.workshop.profiling.report_table import show
 from fastserve.workshop.profiling.report_trace import write_trace
@@ -75,7 +75,7 @@ def run(wanted: Wanted, outputs: Outputs, console: Console) -> None:
     """Profiles, prints and writes. FastServeError."""
     check_places(outputs)
     with termination_as_interrupt():
-        with Progress(Console(stderr=True)) as progress:
+        with TerminalBar(Console(stderr=True)) as progress:
             found = profile(wanted, progress)
         show(found, console, outputs.top)
         write_files(found, outputs)
@@ -103,7 +103,7 @@ def _writer(text: str) -> Callable[[IO[bytes]], object]:
     return lambda file: file.write(text.encode())
 
 
-def profile(wanted: Wanted, progress: Progress) -> Profile:
+def profile(wanted: Wanted, progress: TerminalBar) -> Profile:
     """FastServeError when the model cannot be profiled: where it is, its signature, its inputs, its runs."""
     if not wanted.settings.library_dir and installed_tensorflow() is None:
         raise WorkshopError(
@@ -126,7 +126,7 @@ def profile(wanted: Wanted, progress: Progress) -> Profile:
 class _Run:
     """One profile: the model's sessions, and what is found out with them."""
 
-    def __init__(self, wanted: Wanted, target: Target, pool: Pool, progress: Progress) -> None:
+    def __init__(self, wanted: Wanted, target: Target, pool: Pool, progress: TerminalBar) -> None:
         self._wanted = wanted
         self._target = target
         self._signature = target.signature
@@ -135,7 +135,7 @@ class _Run:
         self._notes: list[str] = []
 
     def profile(self) -> Profile:
-        self._progress.say("TensorFlow and the model are opened")
+        self._progress.begin("TensorFlow and the model are opened")
         runtime = open_runtime(self._wanted.settings)
         daemon, style, executor = self._open_as_the_daemon(runtime)
         traced = open_session(runtime, self._target) if executor == ONE_THREAD else daemon
@@ -151,7 +151,7 @@ class _Run:
 
         xla: Xla | None = None
         if self._wanted.xla:
-            self._progress.say("XLA compiles the model, in a process of its own")
+            self._progress.begin("XLA compiles the model, in a process of its own")
             task = Task(
                 "measure",
                 self._target,
@@ -222,7 +222,7 @@ class _Run:
     def _time(
         self, model: OpenModel, daemon: Model, traced: Model, style: Style, rows: int, labels: dict[str, str]
     ) -> Timed:
-        self._progress.begin(f"{rows} row{'' if rows == 1 else 's'} at once, op by op")
+        self._progress.begin(f"{rows} row{'' if rows == 1 else 's'} at once, op by op", 1.0)
         inputs = Inputs([tensor.native() for tensor in model.sample(self._signature, rows, style)])
         return time_ops(
             daemon,
@@ -243,7 +243,7 @@ class _Run:
         largest = max(sizes)
         powers = {1 << shift for shift in range(largest.bit_length()) if 1 << shift <= largest}
         points = sorted({*sizes, *powers} if len(sizes) > 1 or not batched_why else set(sizes))
-        self._progress.begin("what a row costs, by batch size")
+        self._progress.begin("what a row costs, by batch size", 1.0)
         samples = [
             Inputs([tensor.native() for tensor in model.sample(self._signature, rows, style)])
             for rows in points
