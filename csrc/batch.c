@@ -25,6 +25,7 @@ typedef struct batch {
     fs_tensor *out;
     fs_reply_output *reply; /* scratch for one call's outputs */
     int64_t room;           /* rows that the input buffers have room for */
+    int64_t explained_us;
     long finished;
 } batch;
 
@@ -105,11 +106,9 @@ static void spread_row(const fs_tensor *t, const fs_tensor_view *view, int32_t d
         spread_row(t, view, d + 1, src + (size_t)i * src_step, dst + (size_t)i * dst_step);
 }
 
-/* Whether element n of a payload is found without a look at those before it, one row's at most. */
+/* Whether element n of a payload is found without a look at those before it. */
 static bool finds_rows(const fs_tensor_view *view)
 {
-    if (view->repeats)
-        return true;
     if (view->dtype == FS_DT_STRING)
         return false;
     if (view->has_content || view->values.len == 0)
@@ -164,7 +163,7 @@ static int gather_item(batch *b, const fs_item *item, uint32_t i, int64_t at)
         return decode(item, i, item->first_row * per_row, item->rows * per_row, dst);
 
     /* Padded with the tensor's own first element, as TF Serving does. */
-    int rc = fs_tensor_view_decode(view, 0, 1, dst);
+    int rc = decode(item, i, 0, 1, dst);
     if (rc != 0)
         return rc;
     for (int64_t e = 1; e < item->rows * full_row; e++)
@@ -414,11 +413,26 @@ static int run(batch *b, enum fs_run_variant variant, fs_error *err)
     return b->servable->runtime.ops->run(b->servable->handle, b->queue->index, variant, b->in, b->out, err);
 }
 
-/* A call's own run has failed, with inputs that are still there: the text is what its client reads. */
-static void explain(const batch *b, fs_error *err)
+/* Whether a client will read what an item's run fails with: nobody reads a shadow's, and of a call that has its
+ * outcome already, from its payload or another piece, that is read. */
+static bool is_read(const fs_item *item)
 {
-    if (b->servable->runtime.explain != NULL)
-        b->servable->runtime.explain(b->servable->handle, b->queue->index, b->in, err);
+    fs_call *call = item->call;
+    if (call->join == NULL)
+        return call->done == NULL && call->code == FS_OK;
+    pthread_mutex_lock(&call->join->mutex);
+    bool open = call->code == FS_OK;
+    pthread_mutex_unlock(&call->join->mutex);
+    return call->done == NULL && open;
+}
+
+/* An item's own run has failed, with inputs that are still there. */
+static void explain(batch *b, const fs_item *item, fs_error *err)
+{
+    int64_t began_us = fs_now_us();
+    if (is_read(item))
+        fs_runtime_explain(&b->servable->runtime, b->servable->handle, b->queue->index, b->in, err);
+    b->explained_us += fs_now_us() - began_us;
 }
 
 /* Whether every output has a row for every row of the batch. */
@@ -450,7 +464,7 @@ static void run_alone(batch *b, const fs_item *item)
         gather(b, &one, 0, 0);
         rc = run(b, FS_RUN_PLAIN, &err);
         if (rc != 0)
-            explain(b, &err);
+            explain(b, item, &err);
         if (rc == 0 && (rc = check_outputs(b, item->rows, &err)) != 0)
             drop_outputs(b);
         if (rc == 0) {
@@ -574,7 +588,7 @@ fs_batch_result fs_batch_run(fs_queue *queue, fs_taking *taking, const fs_reply_
         at.ran_ns = fs_now_ns();
         run_us = at.ran_ns / 1000 - at.run_ns / 1000;
         if (rc != 0 && taking->n == 1 && variant == FS_RUN_PLAIN)
-            explain(&b, &err);
+            explain(&b, &taking->items[0], &err);
         if (rc == 0 && !taking->solo && (rc = check_outputs(&b, run_rows, &err)) != 0)
             drop_outputs(&b);
     }
@@ -603,6 +617,6 @@ fs_batch_result fs_batch_run(fs_queue *queue, fs_taking *taking, const fs_reply_
     if (counted > 0 && at.ran_ns > 0)
         meter_batch(queue->meter, taking, counted, run_rows, &at);
     fs_arena_clear(&b.arena);
-    return (fs_batch_result){.run_began_us = at.run_ns / 1000, .run_us = run_us, .run_rows = run_rows,
-                             .compiled = variant == FS_RUN_COMPILED, .finished = b.finished};
+    return (fs_batch_result){.run_began_us = at.run_ns / 1000, .run_us = run_us, .explained_us = b.explained_us,
+                             .run_rows = run_rows, .compiled = variant == FS_RUN_COMPILED, .finished = b.finished};
 }

@@ -10,6 +10,7 @@
 typedef struct fs_batch_result {
     int64_t run_began_us;
     int64_t run_us;   /* of the first run */
+    int64_t explained_us; /* and what was spent on saying why runs failed */
     int64_t run_rows; /* it had, padding included */
     bool compiled;
     long finished;    /* calls that are finished, each with a pin on the servable to take away */

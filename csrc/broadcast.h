@@ -3,7 +3,7 @@
  * Called for a request whose inputs have been looked at, before anything is made of their shapes: by I/O threads for
  * calls, by loaders for recorded requests. Knows signatures and views, neither calls nor batches. From here on such an
  * input is what it would have been, had it come with its row as often as the request has rows: only
- * fs_tensor_view_decode knows that the payload has it once. */
+ * tensor_decode.c knows that the payload has it once. */
 #ifndef FS_BROADCAST_H
 #define FS_BROADCAST_H
 

@@ -256,7 +256,7 @@ static void serve(executor *e, fs_queue *queue, int64_t clock_us)
         result = fs_batch_run(queue, &taking, &pool->replies, e->slab, &homeward);
         if (!taking.solo)
             learn_cost(queue, result.run_rows, result.run_us);
-        charge(servable, INT64_MIN / 2, result.run_us - guess_us);
+        charge(servable, INT64_MIN / 2, result.run_us + result.explained_us - guess_us);
         unpin += result.finished;
     }
     unpin += send_dropped(e, queue, &taking, &homeward);

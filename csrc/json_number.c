@@ -62,7 +62,7 @@ static double divided(uint64_t w, int power)
     wide numerator = (wide)(w << w_zeros) << 63;
     uint64_t divisor = five << five_zeros;
     uint64_t quotient = (uint64_t)(numerator / divisor);
-    bool more = numerator % divisor != 0;
+    bool more = (wide)quotient * divisor != numerator;
     return rounded(quotient, more, five_zeros - w_zeros - 63 - power);
 }
 

@@ -24,6 +24,7 @@ typedef struct reader {
     fs_slice signature;
     fs_json_tensor *tensors;
     uint32_t count;
+    uint32_t first; /* which came first in the row before */
     int rc; /* why it stopped, when that is memory */
 } reader;
 
@@ -214,13 +215,16 @@ static bool read_value(reader *r, fs_json_tensor *t, int level)
 
 /* ---- requests ----------------------------------------------------------------------------------- */
 
-/* The input of that name; the one that is `likely` is looked at first. */
-static fs_json_tensor *find(reader *r, fs_slice name, uint32_t likely)
+/* The input of that name, most likely the one that came after `previous` in the row before. */
+static fs_json_tensor *find(reader *r, fs_slice name, fs_json_tensor *previous)
 {
+    uint32_t *likely = previous != NULL ? &previous->next : &r->first;
     for (uint32_t i = 0; i < r->count; i++) {
-        fs_json_tensor *t = &r->tensors[(likely + i) % r->count];
-        if (same(t->name, name))
-            return t;
+        uint32_t at = (*likely + i) % r->count;
+        if (same(r->tensors[at].name, name)) {
+            *likely = at;
+            return &r->tensors[at];
+        }
     }
     return NULL;
 }
@@ -231,13 +235,14 @@ static bool read_named(reader *r, int level)
     for (uint32_t i = 0; i < r->count; i++)
         r->tensors[i].there = false;
     uint32_t found = 0;
+    fs_json_tensor *t = NULL;
     fs_slice name;
     if (!take(r, '{'))
         return false;
     do {
         if (!take_text(r, &name) || !take(r, ':'))
             return false;
-        fs_json_tensor *t = find(r, name, found);
+        t = find(r, name, t);
         if (t == NULL || t->there || !read_value(r, t, level))
             return false;
         t->there = true;
@@ -300,19 +305,46 @@ static bool read_request(reader *r, bool *in_rows)
     return r->at == r->end;
 }
 
+/* Takes the space at the end of a text and `c` before it. */
+static bool take_last(fs_slice *text, uint8_t c)
+{
+    while (text->len > 0 && memchr(" \n\r\t", text->data[text->len - 1], 4) != NULL)
+        text->len--;
+    if (text->len == 0 || text->data[text->len - 1] != c)
+        return false;
+    text->len--;
+    return true;
+}
+
+/* The same with a string without quotation marks in it. */
+static bool take_last_text(fs_slice *text, fs_slice *found)
+{
+    if (!take_last(text, '"'))
+        return false;
+    size_t end = text->len;
+    while (text->len > 0 && text->data[text->len - 1] != '"')
+        text->len--;
+    *found = (fs_slice){text->data + text->len, end - text->len};
+    return take_last(text, '"');
+}
+
 fs_slice fs_json_signature(fs_slice text)
 {
     reader r = {.at = text.data, .end = text.data + text.len};
     fs_slice key, name;
     if (take(&r, '{') && take_text(&r, &key) && is(key, "signature_name") && take(&r, ':') && take_text(&r, &name))
         return name;
+    if (take_last(&text, '}') && take_last_text(&text, &name) && take_last(&text, ':') && take_last_text(&text, &key) &&
+        is(key, "signature_name"))
+        return name;
     return (fs_slice){0};
 }
 
 int fs_json_tensors_read(fs_slice text, fs_slice signature, fs_json_tensor *tensors, uint32_t count, bool *in_rows)
 {
-    reader r = {text.data, text.data + text.len, signature, tensors, count, -FS_INVALID_ARGUMENT};
+    reader r = {.at = text.data, .end = text.data + text.len, .signature = signature, .tensors = tensors,
+                .count = count, .rc = -FS_INVALID_ARGUMENT};
     for (uint32_t i = 0; i < count; i++)
-        tensors[i] = (fs_json_tensor){.name = tensors[i].name, .dtype = tensors[i].dtype, .ndim = -1};
+        tensors[i] = (fs_json_tensor){.name = tensors[i].name, .dtype = tensors[i].dtype, .ndim = -1, .next = i + 1};
     return read_request(&r, in_rows) ? 0 : r.rc;
 }

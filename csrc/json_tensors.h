@@ -15,7 +15,7 @@ enum { FS_JSON_MAX_DIMS = 8 };
 
 /* An input, and what the request has for it. */
 typedef struct fs_json_tensor {
-    fs_slice name;  /* without characters that JSON would escape */
+    fs_slice name;  /* one with characters beyond ASCII, or that JSON escapes, is never found */
     int32_t dtype;  /* float, double, bool, or a whole number of 8 to 64 bits */
     int32_t ndim;
     int64_t dims[FS_JSON_MAX_DIMS];
@@ -23,12 +23,13 @@ typedef struct fs_json_tensor {
     size_t bytes;
     size_t room;    /* json_tensors.c's own, as is all that follows */
     bool there;
+    uint32_t next;  /* which came after it in the row before */
 } fs_json_tensor;
 
 /* Whether tensors of this type can be read here. */
 bool fs_json_tensor_dtype(int32_t dtype);
 
-/* The signature that a request asks for, where its text begins with that; otherwise nothing. */
+/* The signature that a request asks for, where its text begins or ends with that; otherwise nothing. */
 fs_slice fs_json_signature(fs_slice text);
 
 /* Reads a whole request for the signature of that name, nothing for the default one, whose inputs are the `count`

@@ -93,4 +93,12 @@ typedef struct fs_runtime {
     void (*explain)(fs_model *model, uint32_t sig, const fs_tensor *inputs, fs_error *err);
 } fs_runtime;
 
+/* Explains *err, where the runtime can: for whoever hands the text on to somebody who reads it. */
+static inline void fs_runtime_explain(const fs_runtime *runtime, fs_model *model, uint32_t sig,
+                                      const fs_tensor *inputs, fs_error *err)
+{
+    if (runtime->explain != NULL)
+        runtime->explain(model, sig, inputs, err);
+}
+
 #endif

@@ -50,6 +50,8 @@ static int warm_run(fs_servable *servable, uint32_t index, enum fs_run_variant v
         rc = zeros(&arena, slab, &sig->inputs[i], rows, &in[i]);
     if (rc == 0) {
         rc = servable->runtime.ops->run(servable->handle, index, variant, in, out, err);
+        if (rc != 0 && variant == FS_RUN_PLAIN)
+            fs_runtime_explain(&servable->runtime, servable->handle, index, in, err);
         if (rc == 0) {
             for (uint32_t i = 0; i < sig->n_outputs; i++)
                 servable->runtime.ops->release(&out[i]);

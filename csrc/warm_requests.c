@@ -225,6 +225,8 @@ static void show_rows(request *r, int64_t rows)
 static int run(request *r, fs_servable *servable, enum fs_run_variant variant, fs_error *err)
 {
     int rc = servable->runtime.ops->run(servable->handle, r->index, variant, r->in, r->out, err);
+    if (rc != 0 && variant == FS_RUN_PLAIN)
+        fs_runtime_explain(&servable->runtime, servable->handle, r->index, r->in, err);
     for (uint32_t i = 0; rc == 0 && i < r->sig->n_outputs; i++)
         servable->runtime.ops->release(&r->out[i]);
     return rc;

@@ -51,6 +51,9 @@ cdef extern from "runtime.h" nogil:
         const fs_runtime_ops *ops
         void *self
 
+    void fs_runtime_explain(const fs_runtime *runtime, fs_model *model, uint32_t sig, const fs_tensor *inputs,
+                            fs_error *err) noexcept
+
 
 cdef extern from "runtime_null.h" nogil:
     int fs_runtime_null(const char *options, fs_runtime *out, fs_error *err) noexcept

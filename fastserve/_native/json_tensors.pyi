@@ -2,6 +2,7 @@ from typing import Any
 
 import numpy
 
+def readable(number: int) -> bool: ...
 def signature_of(text: bytes) -> str: ...
 
 class Reader:

@@ -5,10 +5,9 @@ read from what a JSON parser gave.
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport Py_buffer, PyBuffer_FillInfo
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
 from libcpp cimport bool
 
 from fastserve._native.c_json_tensors cimport (
@@ -20,8 +19,16 @@ from fastserve._native.c_json_tensors cimport (
 from fastserve._native.c_status cimport FS_RESOURCE_EXHAUSTED, fs_slice
 
 
+cdef object np = None
+
+
+def readable(int number):
+    """Whether tensors of that number of TensorFlow's DataType are read here."""
+    return fs_json_tensor_dtype(number)
+
+
 def signature_of(bytes text not None):
-    """The signature that a request's text begins with; "" if it begins with something else."""
+    """The signature that a request's text begins or ends with; "" if there is none at either place."""
     cdef fs_slice name = fs_json_signature(_slice(text))
     return (<bytes>name.data[:name.len]).decode() if name.len > 0 else ""
 
@@ -37,8 +44,8 @@ cdef class Reader:
     cdef list dtypes
 
     def __cinit__(self, str signature not None, list inputs not None):
-        """`signature`: as `signature_of` has it. `inputs`: name, number of TensorFlow's DataType and name of
-        numpy's dtype for each. ValueError: such inputs are not read here."""
+        """`signature`: as `signature_of` has it. `inputs`: name, number of TensorFlow's DataType, which is
+        `readable`, and name of numpy's dtype for each."""
         self.signature = signature.encode()
         self.names = [(name, name.encode()) for name, _, _ in inputs]
         self.dtypes = [dtype for _, _, dtype in inputs]
@@ -47,8 +54,6 @@ cdef class Reader:
             raise MemoryError
         self.count = len(inputs)
         for i, (_, number, _) in enumerate(inputs):
-            if not fs_json_tensor_dtype(number):
-                raise ValueError("a type of numbers that is not read here")
             self.tensors[i].name = _slice(<bytes>self.names[i][1])
             self.tensors[i].dtype = number
 
@@ -76,16 +81,32 @@ cdef class Reader:
                 free(self.tensors[i].data)
 
 
-cdef object _array(const fs_json_tensor *tensor, str dtype):
-    """A copy of it as an array of numpy's."""
-    import numpy as np
+@cython.final
+cdef class _Values:
+    """An array's memory."""
 
-    cdef Py_buffer view
-    array = np.empty([tensor.dims[i] for i in range(tensor.ndim)], dtype)
-    PyObject_GetBuffer(array, &view, PyBUF_WRITABLE | PyBUF_SIMPLE)
-    memcpy(view.buf, tensor.data, tensor.bytes)
-    PyBuffer_Release(&view)
-    return array
+    cdef uint8_t *data
+    cdef size_t bytes
+
+    def __dealloc__(self):
+        free(self.data)
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.data, self.bytes, 0, flags)
+
+
+cdef object _array(fs_json_tensor *tensor, str dtype):
+    """An array of numpy's, which takes the tensor's memory over."""
+    global np
+    if np is None:
+        import numpy as module
+
+        np = module
+    cdef _Values values = _Values.__new__(_Values)
+    values.data = tensor.data
+    values.bytes = tensor.bytes
+    tensor.data = NULL
+    return np.ndarray([tensor.dims[i] for i in range(tensor.ndim)], dtype, values)
 
 
 cdef fs_slice _slice(bytes text) noexcept:

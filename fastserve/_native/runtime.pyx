@@ -28,6 +28,7 @@ from fastserve._native.c_runtime cimport (
     fs_error,
     fs_litert_options,
     fs_model,
+    fs_runtime_explain,
     fs_plugin,
     fs_run_variant,
     fs_runtime_litert,
@@ -310,6 +311,8 @@ cdef class Model:
         try:
             with nogil:
                 rc = ops.run(self.c, sig, variant, fed.tensors, outputs, &err)
+                if rc != 0 and variant == FS_RUN_PLAIN:
+                    fs_runtime_explain(&self.runtime.c, self.c, sig, fed.tensors, &err)
             check(rc, &err)
             try:
                 return [_copy(&outputs[i]) for i in range(n_outputs)]

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fastserve._native.json_tensors import Reader, signature_of
-from fastserve.client.messages import SignatureInfo
+from fastserve._native.json_tensors import Reader, readable, signature_of
+from fastserve.client.messages import DTYPE_NAMES, SignatureInfo
 from fastserve.gateway.json_tensors import Tensors
 
-# The numbers of TensorFlow's DataType. numpy has the same names for these.
-_DTYPES = {
-    "float32": 1, "float64": 2, "int32": 3, "uint8": 4, "int16": 5, "int8": 6, "int64": 9, "bool": 10,
-    "uint16": 17, "uint32": 22, "uint64": 23,
-}  # fmt: skip
+# By name, which is numpy's, too, for these.
+_DTYPES = {name: number for number, name in DTYPE_NAMES.items() if readable(number)}
 
 
 class Readers:

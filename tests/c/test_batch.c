@@ -250,6 +250,43 @@ static void test_the_last_run_of_a_failed_call_is_explained(void)
     tear_down(b);
 }
 
+static void nobody(fs_call *call)
+{
+    (void)call;
+}
+
+/* Nor for what nobody reads: a shadow, and a call that has its outcome from its payload or from another piece. */
+static void test_what_nobody_reads_is_not_explained(void)
+{
+    bench *b = set_up(rig_model_make("m", 1, "fail_nan=1"));
+    b->servable->runtime.explain = explain;
+    explained = 0;
+    float bad[20];
+    for (int i = 0; i < 20; i++)
+        bad[i] = NAN;
+    fs_call *shadow = half_call(b, bad, 1), *large = half_call(b, bad, 20), *other = half_call(b, bad, 1);
+    shadow->done = nobody;
+    put(b, shadow, 0, 1);
+    CHECK_EQ(run(b, RIG_HALF).explained_us, 0);
+    CHECK_EQ(explained, 0);
+    check_error(b, shadow, FS_INVALID_ARGUMENT, "input 'x' has a NaN");
+    for (int64_t first = 0; first < 20; first += 5) {
+        put(b, large, first, 5);
+        run(b, RIG_HALF);
+        CHECK_EQ(explained, 1);
+        CHECK_EQ(explained_rows, 5);
+    }
+    check_error(b, large, FS_INVALID_ARGUMENT, "row 5 is bad");
+    other->code = FS_INTERNAL; /* as gather leaves a call whose payload is malformed */
+    put(b, other, 0, 1);
+    run(b, RIG_HALF);
+    CHECK_EQ(explained, 1);
+    rig_fake_free(shadow);
+    rig_fake_free(large);
+    rig_fake_free(other);
+    tear_down(b);
+}
+
 static void test_outputs_without_rows_are_refused_alone_and_together(void)
 {
     static const char text[] = "Batched output tensor has 0 dimensions";
@@ -364,6 +401,31 @@ static void test_a_piece_that_fails_fails_its_call_once_all_are_back(void)
     check_error(b, large, FS_INVALID_ARGUMENT, "input 'x' has a NaN");
     rig_fake_free(small);
     rig_fake_free(large);
+    tear_down(b);
+}
+
+/* However long a payload of one row is: the pieces must not each walk over it. */
+static void test_pieces_read_a_row_for_all_of_them_once(void)
+{
+    bench *b = set_up(rig_model_make("m", 1, NULL));
+    float twenty[20];
+    for (int i = 0; i < 20; i++)
+        twenty[i] = 3;
+    fs_call *call = half_call(b, twenty, 20);
+    fs_tensor_view *view = &call->views[0];
+    view->has_content = false;
+    view->scattered = view->repeats = true;
+    view->values = (fs_slice){(const uint8_t *)"\x2a\0\x2a\0\x2a\0\x2d\0\0\x40\x40", 11}; /* empty runs, then 3 */
+    put(b, call, 0, 8);
+    run(b, RIG_HALF);
+    CHECK(call->join->inputs[0] != NULL);
+    view->values.data = (const uint8_t *)"\x2a\0\x2a\0\x2a\0\x2d\0\0\xa0\x40"; /* 5, were it read again */
+    put(b, call, 8, 8);
+    run(b, RIG_HALF);
+    put(b, call, 16, 4);
+    run(b, RIG_HALF);
+    check_halves(b, call, twenty, 20);
+    rig_fake_free(call);
     tear_down(b);
 }
 
@@ -522,11 +584,13 @@ int main(void)
     test_one_bad_row_answers_for_itself();
     test_a_call_that_failed_alone_is_not_run_again();
     test_the_last_run_of_a_failed_call_is_explained();
+    test_what_nobody_reads_is_not_explained();
     test_outputs_without_rows_are_refused_alone_and_together();
     test_a_call_that_runs_alone_keeps_its_shape();
     test_pieces_are_put_together_in_any_order();
     test_pieces_of_strings();
     test_a_piece_that_fails_fails_its_call_once_all_are_back();
+    test_pieces_read_a_row_for_all_of_them_once();
     test_pieces_whose_outputs_differ_cannot_be_put_together();
     test_ragged_rows_are_padded_with_their_tensors_first_element();
     test_padding_does_not_multiply_memory();

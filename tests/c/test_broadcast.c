@@ -198,20 +198,24 @@ static void test_a_row_that_is_malformed_at_decoding_says_so(void)
 /* ---- requests ---------------------------------------------------------------------------------------- */
 
 /* rank: candidates with a float [2] each; of the user, ids int64 [any], floats [3] and a word. Outputs are the
- * inputs. bag: the same with rows of any length on both sides. whole: as rank, and not batched. */
-enum { RANK, BAG, WHOLE, SIGNATURES };
+ * inputs. bag: the same with rows of any length on both sides. whole: as rank, and not batched. fixed: as rank, and
+ * all rows of known length. */
+enum { RANK, BAG, WHOLE, FIXED, SIGNATURES };
 
 static const fs_signature *signatures(void)
 {
-    static int64_t n[] = {-1}, n2[] = {-1, 2}, n3[] = {-1, 3}, nn[] = {-1, -1};
+    static int64_t n[] = {-1}, n2[] = {-1, 2}, n3[] = {-1, 3}, n4[] = {-1, 4}, nn[] = {-1, -1};
     static fs_port rank[] = {{"cand", "c:0", FS_DT_FLOAT, 2, n2}, {"ids", "i:0", FS_DT_INT64, 2, nn},
                              {"user", "u:0", FS_DT_FLOAT, 2, n3}, {"word", "w:0", FS_DT_STRING, 1, n}};
     static fs_port bag[] = {{"cand", "c:0", FS_DT_FLOAT, 2, nn}, {"ids", "i:0", FS_DT_INT64, 2, nn},
                             {"user", "u:0", FS_DT_FLOAT, 2, nn}, {"word", "w:0", FS_DT_STRING, 1, n}};
+    static fs_port fixed[] = {{"cand", "c:0", FS_DT_FLOAT, 2, n2}, {"ids", "i:0", FS_DT_INT64, 2, n4},
+                              {"user", "u:0", FS_DT_FLOAT, 2, n3}, {"word", "w:0", FS_DT_STRING, 1, n}};
     static const fs_signature all[SIGNATURES] = {
         [RANK] = {"serving_default", rank, 4, rank, 4, NULL},
         [BAG] = {"bag", bag, 4, bag, 4, NULL},
         [WHOLE] = {"whole", rank, 4, rank, 4, NULL},
+        [FIXED] = {"fixed", fixed, 4, fixed, 4, NULL},
     };
     return all;
 }
@@ -346,14 +350,15 @@ static void test_a_large_request_that_is_not_split_runs_alone(rig *r)
 static void test_compiled_batches_are_padded_to_a_bucket(rig *r)
 {
     rig_model m = model("m", "op=echo,compiled_rows=1:2:4:8");
-    m.spec.signatures = signatures();
-    m.plans[RANK].compiled = m.plans[BAG].compiled = true;
+    m.plans[FIXED].compiled = true;
     rig_serve(r, &m);
     for (int64_t rows = 1; rows <= 20; rows += 2) {
-        peer_call *c = ask_both(r, "m", NULL, rows, 9, false);
+        peer_call *c = ask_both(r, "m", "fixed", rows, 9, false);
         CHECK_ANSWER(c, FS_OK, "");
         check_rows(r, c, rows, 9);
     }
+    CHECK(fs_servable_count(m.servable, FIXED, FS_COUNT_COMPILED) >= 20);
+    CHECK(fs_servable_count(m.servable, FIXED, FS_COUNT_PADDED_ROWS) > 0);
     rig_unserve(r, &m);
 }
 

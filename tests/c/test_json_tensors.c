@@ -57,6 +57,7 @@ static void test_columns_and_rows(void)
         " { \"signature_name\" : \"\" ,\n\t\"inputs\" : { \"x\" : [ [ 1.5 , 2e0 ] , [ 3 , -4.25 ] ] , \"y\" : [ 7 , -8 ] } }\r\n",
         "{\"instances\":[{\"x\":[1.5,2],\"y\":7},{\"x\":[3,-4.25],\"y\":-8}]}",
         "{\"instances\":[{\"y\":7,\"x\":[1.5,2]},{\"x\":[3,-4.25],\"y\":-8}]}",
+        "{\"instances\":[{\"y\":7,\"x\":[1.5,2]},{\"y\":-8,\"x\":[3,-4.25]}]}",
     };
     const float x[] = {1.5f, 2, 3, -4.25f};
     const int64_t y[] = {7, -8};
@@ -179,11 +180,19 @@ static void test_signatures(void)
     fs_slice name = fs_json_signature(slice(text));
     CHECK_EQ(name.len, 6);
     CHECK_MEM(name.data, "scores", 6);
+    name = fs_json_signature(slice("{\"inputs\":[1],\n\"signature_name\" : \"last\" } \n"));
+    CHECK_EQ(name.len, 4);
+    CHECK_MEM(name.data, "last", 4);
+    CHECK_EQ(fs_json_signature(slice("{\"inputs\":{\"x\":1,\"signature_name\":\"x\"}}")).len, 0);
+    CHECK_EQ(fs_json_signature(slice("\"x\"}")).len, 0);
+    CHECK_EQ(fs_json_signature(slice("x\"}")).len, 0);
     CHECK_EQ(fs_json_signature(slice("{\"inputs\":[1]}")).len, 0);
     CHECK_EQ(fs_json_signature(slice("{\"signature_name\":\"scores")).len, 0);
     CHECK_EQ(fs_json_signature(slice("")).len, 0);
     request q;
     CHECK_OK(read_request(&q, text, "scores", 1, &type));
+    release(&q);
+    CHECK_OK(read_request(&q, "{\"inputs\":[1],\"signature_name\":\"last\"}", "last", 1, &type));
     release(&q);
     CHECK_EQ(read_request(&q, text, "score", 1, &type), -FS_INVALID_ARGUMENT);
     release(&q);

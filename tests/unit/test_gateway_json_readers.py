@@ -155,8 +155,10 @@ def test_signatures_are_told_apart() -> None:
     found = readers.read(b'{"instances": [1]}')
     assert found is not None
     assert (found[0], found[1]["x"].dtype) == ("", np.float32)
+    found = readers.read(b'{"instances": [1], "signature_name": "ids"}')
+    assert found is not None
+    assert (found[0], found[1]["x"].dtype) == ("ids", np.int64)
     for text in (
-        b'{"instances": [1], "signature_name": "ids"}',
         b'{"signature_name": "names", "instances": [1]}',
         b'{"signature_name": "none", "instances": [1]}',
         b'{"signature_name": "other", "instances": [1]}',
