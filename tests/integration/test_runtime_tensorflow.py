@@ -172,6 +172,14 @@ def test_errors_carry_tensorflows_code_and_words() -> None:
     assert run(ranker, "unchecked", {"dense": dense, "ids": ids})
 
 
+def test_an_error_names_its_node_whichever_executor_ran() -> None:
+    for single_threaded in (False, True):
+        config = b64encode(session_config(TensorFlow(), single_threaded=single_threaded)).decode()
+        model = opened("shapes", session_config=config)
+        with pytest.raises(RuntimeFailure, match=r"too small[\s\S]*\{\{node "):
+            run(model, "refuses_all", {"x": np.zeros(13, np.float32)})
+
+
 def test_the_signature_that_initializes_has_no_tensor_to_give() -> None:
     with pytest.raises(RuntimeFailure) as failure:
         opened("half_plus_two").run("__saved_model_init_op", [])
