@@ -50,7 +50,8 @@ def series(lots: random.Random, model: str, signature: str) -> Series:
         compute=times(lots, 700.0),
         encode=times(lots, 12.0),
         batch_rows=rows,
-        padding_rows=rows,
+        request_rows={"Predict": rows, "Classify": rows},
+        padding={16: rows, 64: rows},
     )
 
 

@@ -516,16 +516,15 @@ typedef struct moments {
     int64_t encoded_ns; /* 0: there were none */
 } moments;
 
-static void meter_batch(fs_meter *meter, const fs_taking *taking, uint64_t rows, int64_t run_rows,
-                        const moments *at)
+/* `size`: what it was filled up to, or 0. */
+static void meter_batch(fs_meter *meter, const fs_taking *taking, uint64_t rows, int64_t size, const moments *at)
 {
-    uint64_t padding = run_rows > taking->rows ? (uint64_t)(run_rows - taking->rows) : 0;
     fs_meter_time(&meter->formation, &meter->formation_sum, at->run_ns - taking->taken_ns);
     fs_meter_time(&meter->compute, &meter->compute_sum, at->ran_ns - at->run_ns);
     if (at->encoded_ns > 0)
         fs_meter_time(&meter->encode, &meter->encode_sum, at->encoded_ns - at->ran_ns);
     fs_tally_add(&meter->rows, rows, &meter->rows_sum);
-    fs_tally_add(&meter->padding, padding, &meter->padding_sum);
+    fs_meter_padding(meter, (uint64_t)size, size > taking->rows ? (uint64_t)(size - taking->rows) : 0);
 }
 
 fs_batch_result fs_batch_run(fs_queue *queue, fs_taking *taking, const fs_reply_config *config, fs_slab *slab,
@@ -615,7 +614,7 @@ fs_batch_result fs_batch_run(fs_queue *queue, fs_taking *taking, const fs_reply_
             run_alone(&b, &taking->items[k]);
     }
     if (counted > 0 && at.ran_ns > 0)
-        meter_batch(queue->meter, taking, counted, run_rows, &at);
+        meter_batch(queue->meter, taking, counted, variant == FS_RUN_COMPILED ? run_rows : 0, &at);
     fs_arena_clear(&b.arena);
     return (fs_batch_result){.run_began_us = at.run_ns / 1000, .run_us = run_us, .explained_us = b.explained_us,
                              .run_rows = run_rows, .compiled = variant == FS_RUN_COMPILED, .finished = b.finished};

@@ -72,9 +72,11 @@ static void count_finished(const fs_call *call)
         if (parts[i]->meter != NULL)
             count_queueing(parts[i]);
     }
-    if (ran)
+    if (ran) {
         fs_meter_time(&meter->latency[method][transport], &meter->latency_sum[method][transport],
                       (call->owner->now_us - call->rpc->arrived_us) * 1000);
+        fs_meter_request(meter, method, parts[0]->rows_sent);
+    }
     for (uint32_t i = 0; i < n; i++) { /* from here on it may be another's */
         if (parts[i]->meter != NULL)
             fs_meter_finished(parts[i]->meter);
@@ -282,6 +284,8 @@ static int check_shape(fs_call *call, const fs_queue *queue, fs_error *err)
             rows = 1; /* a shape without elements may claim any number of rows */
     }
     call->rows = rows;
+    bool some = sig->n_inputs > 0 && !empty && call->views[0].ndim > 0;
+    call->rows_sent = some ? call->views[0].dims[0] : !empty;
     if (!call->solo && rows > batching->max_batch_size) {
         size_t inputs_bytes = sig->n_inputs * sizeof *call->join->inputs;
         void **inputs = fs_arena_alloc(&call->arena, inputs_bytes);

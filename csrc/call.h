@@ -55,6 +55,7 @@ struct fs_call {
     bool solo;              /* runs alone, unpadded, on the plain variant */
     bool rows_only;         /* its inner dims are the signature's own, all known */
     int64_t rows;           /* dim 0 of every input; 1 when solo */
+    int64_t rows_sent;      /* dim 0 of the first input, for the record */
     int64_t taken;          /* rows that are in batches already */
     fs_join *join;          /* of a call with more rows than a batch takes */
 

@@ -52,6 +52,31 @@ static void open_meter(fs_metrics *metrics, fs_meter *meter, const char *model, 
     atomic_store_explicit(&meter->state, FS_METER_OPEN, memory_order_release);
 }
 
+/* The place of batches of that size. Sizes take places as they come; where none is left, as in the block that versions
+ * share, it is that of batches that ran as they were. */
+static fs_padding *place_of(fs_meter *meter, uint64_t size)
+{
+    for (uint32_t i = 1; size > 0 && i < FS_METRICS_SIZES; i++) {
+        fs_padding *place = &meter->padding[i];
+        /* relaxed: a size is a number, and stays. */
+        uint64_t there = atomic_load_explicit(&place->size, memory_order_relaxed);
+        if (there == 0 && atomic_compare_exchange_strong_explicit(&place->size, &there, size, memory_order_relaxed,
+                                                                  memory_order_relaxed))
+            there = size;
+        if (there == size)
+            return place;
+    }
+    return &meter->padding[0];
+}
+
+void fs_meter_padding(fs_meter *meter, uint64_t size, uint64_t padding)
+{
+    fs_padding *place = place_of(meter, size);
+    unsigned i = padding <= 1 ? (unsigned)padding : 65 - (unsigned)__builtin_clzll(padding - 1);
+    fs_tick_add(&place->batches[i <= FS_METRICS_DOUBLINGS ? i : FS_METRICS_DOUBLINGS + 1], 1);
+    fs_tick_add(&place->sum, padding);
+}
+
 int fs_metrics_open(int fd, fs_metrics **out)
 {
     struct stat st;

@@ -17,7 +17,7 @@
 #include "tally.h"
 
 #define FS_METRICS_MAGIC UINT64_C(0x31636972746d7366) /* "fsmtric1" */
-#define FS_METRICS_LAYOUT 1                           /* to be raised with every change below */
+#define FS_METRICS_LAYOUT 2                           /* to be raised with every change below */
 
 enum {
     FS_METRICS_METHODS = 5,    /* as fs_call_kind, then SessionRun */
@@ -25,6 +25,8 @@ enum {
     FS_METRICS_TRANSPORTS = 3, /* as fs_transport */
     FS_METRICS_CODES = 17,     /* gRPC's */
     FS_METRICS_NAME = 400,     /* of model and signature each: longer names are cut */
+    FS_METRICS_SIZES = 33,     /* that batches are filled up to, and those that ran as they were */
+    FS_METRICS_DOUBLINGS = 14, /* of padding: up to 1, 2, 4 .. 8192 rows */
     FS_METRICS_KEPT = 64,      /* closed blocks that stay to be read */
     FS_METRICS_UNIT = 1 << 16, /* blocks begin at multiples: of pages, whatever size these have */
 };
@@ -38,6 +40,13 @@ enum fs_meter_state { FS_METER_FREE, FS_METER_OPEN, FS_METER_CLOSED };
 typedef struct fs_endings {
     fs_tick count[FS_METRICS_METHODS][FS_METRICS_TRANSPORTS][FS_METRICS_CODES];
 } fs_endings;
+
+/* The padding of batches that were filled up to one size. In no more than one page. */
+typedef struct fs_padding {
+    _Alignas(256) fs_tick size; /* 0: no batch yet, or it is of those that ran as they were */
+    fs_tick sum;
+    fs_tick batches[2 + FS_METRICS_DOUBLINGS]; /* [0] without padding, [i] up to 2^(i-1) rows, the last more */
+} fs_padding;
 
 /* A block: one signature of one version. Times are nanoseconds. Lines and pages that one kind of thread writes are
  * apart from those that another does. */
@@ -57,20 +66,23 @@ typedef struct fs_meter {
     fs_tick queue_sum;
     fs_endings requests;
     fs_tick latency_sum[FS_METRICS_METHODS][FS_METRICS_TRANSPORTS];
+    fs_tick request_rows_sum[FS_METRICS_METHODS];
 
     /* By executors. */
     _Alignas(64) fs_tick left_calls; /* that wait in the queue no more */
     fs_tick left_rows;
-    fs_tick formation_sum, compute_sum, encode_sum, rows_sum, padding_sum;
+    fs_tick formation_sum, compute_sum, encode_sum, rows_sum;
     _Alignas(64) fs_tick expired;    /* left it without having run: the deadline had passed, */
     fs_tick cancelled;               /*   the caller had gone, */
     fs_tick shed;                    /*   the deadline could not have been met */
 
-    _Alignas(64) fs_tally latency[FS_METRICS_METHODS][FS_METRICS_TRANSPORTS]; /* owners, as is the next */
+    _Alignas(64) fs_tally latency[FS_METRICS_METHODS][FS_METRICS_TRANSPORTS]; /* owners, as are the next two */
     fs_tally queue;
+    fs_tally request_rows[FS_METRICS_METHODS];
     _Alignas(64) fs_tally formation; /* executors, as are the rest */
     fs_tally compute, encode;
-    fs_tally rows, padding;          /* of batches */
+    fs_tally rows;                   /* of batches */
+    fs_padding padding[FS_METRICS_SIZES];
 } fs_meter;
 
 /* The beginning of the memory. Blocks follow at FS_METRICS_UNIT, each FS_METER_BYTES long; the first is the one that
@@ -109,6 +121,15 @@ static inline void fs_meter_time(fs_tally *tally, fs_tick *sum, int64_t ns)
 {
     fs_tally_add(tally, ns > 0 ? (uint64_t)ns : 0, sum);
 }
+
+/* A request of so many rows, as its caller sent them, was run. */
+static inline void fs_meter_request(fs_meter *meter, int method, int64_t rows)
+{
+    fs_tally_add(&meter->request_rows[method], rows > 0 ? (uint64_t)rows : 0, &meter->request_rows_sum[method]);
+}
+
+/* A batch ran with so much padding, up to `size`; 0: as it was, whatever its size. */
+void fs_meter_padding(fs_meter *meter, uint64_t size, uint64_t padding);
 
 /* A call of so many rows is in the queue. Its owner, while the version cannot be closed. */
 static inline void fs_meter_pushed(fs_meter *meter, uint64_t rows)

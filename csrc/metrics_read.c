@@ -10,6 +10,8 @@
 #include "status.h"
 
 _Static_assert(offsetof(fs_meter, latency) <= 4096, "all but the histograms is one page, which every block has");
+_Static_assert(offsetof(fs_meter, padding) % sizeof(fs_padding) == 0 && 4096 % sizeof(fs_padding) == 0,
+               "a place of padding is in one page");
 _Static_assert(sizeof(fs_metrics_head) <= FS_METRICS_UNIT, "the head ends before the first block");
 
 int fs_metrics_view_open(int fd, fs_metrics_view *view)
@@ -137,4 +139,19 @@ uint32_t fs_metrics_view_tally(fs_metrics_view *view, const fs_tally *tally, fs_
         }
     }
     return n;
+}
+
+bool fs_metrics_view_padding(fs_metrics_view *view, const fs_meter *meter, uint32_t i, fs_padding *out)
+{
+    const fs_padding *place = &meter->padding[i];
+    size_t at = (size_t)((const uint8_t *)place - view->at);
+    if (next_data(view, at) > at)
+        return false;
+    uint64_t n = 0;
+    *out = (fs_padding){.size = fs_tick_read(&place->size), .sum = fs_tick_read(&place->sum)};
+    for (uint32_t k = 0; k < FS_METRICS_DOUBLINGS + 2; k++) {
+        out->batches[k] = fs_tick_read(&place->batches[k]);
+        n += out->batches[k];
+    }
+    return n > 0;
 }

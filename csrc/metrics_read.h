@@ -50,6 +50,9 @@ bool fs_metrics_view_same(const fs_meter *meter, const fs_meter_name *name);
  * order of its fields. */
 uint32_t fs_metrics_view_tally(fs_metrics_view *view, const fs_tally *tally, fs_tally_pair *pairs);
 
+/* Copies place `i` of a block's padding; false: nothing was counted there. After its tallies, in rising order. */
+bool fs_metrics_view_padding(fs_metrics_view *view, const fs_meter *meter, uint32_t i, fs_padding *out);
+
 static inline const fs_metrics_head *fs_metrics_view_head(const fs_metrics_view *view)
 {
     return (const fs_metrics_head *)(const void *)view->at;

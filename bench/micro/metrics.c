@@ -42,6 +42,7 @@ static void count_request(fs_meter *meter, long i)
     fs_endings_add(&meter->requests, 0, 0, 0);
     fs_meter_time(&meter->queue, &meter->queue_sum, some_ns(i) / 2);
     fs_meter_time(&meter->latency[0][0], &meter->latency_sum[0][0], some_ns(i));
+    fs_meter_request(meter, 0, 16);
     fs_meter_finished(meter);
 }
 
@@ -53,7 +54,7 @@ static void count_batch(fs_meter *meter, long i)
     fs_meter_time(&meter->compute, &meter->compute_sum, some_ns(i));
     fs_meter_time(&meter->encode, &meter->encode_sum, some_ns(i) / 32);
     fs_tally_add(&meter->rows, 16, &meter->rows_sum);
-    fs_tally_add(&meter->padding, 0, &meter->padding_sum);
+    fs_meter_padding(meter, 16, 0);
 }
 
 static void *count(void *arg)
@@ -95,10 +96,15 @@ static double read_us(fs_metrics_view *view)
         for (uint32_t i = 0; (meter = fs_metrics_view_next(view, &i, &name)) != NULL; i++) {
             for (int k = 0; k < FS_METRICS_METHODS * FS_METRICS_TRANSPORTS; k++)
                 fs_metrics_view_tally(view, &meter->latency[0][0] + k, pairs);
-            const fs_tally *const rest[] = {&meter->queue, &meter->formation, &meter->compute,
-                                            &meter->encode, &meter->rows, &meter->padding};
-            for (int k = 0; k < 6; k++)
+            fs_metrics_view_tally(view, &meter->queue, pairs);
+            for (int k = 0; k < FS_METRICS_METHODS; k++)
+                fs_metrics_view_tally(view, &meter->request_rows[k], pairs);
+            const fs_tally *const rest[] = {&meter->formation, &meter->compute, &meter->encode, &meter->rows};
+            for (int k = 0; k < 4; k++)
                 fs_metrics_view_tally(view, rest[k], pairs);
+            fs_padding padding;
+            for (uint32_t k = 0; k < FS_METRICS_SIZES; k++)
+                fs_metrics_view_padding(view, meter, k, &padding);
         }
     }
     return (now_ns() - start) / READS / 1000;

@@ -46,12 +46,16 @@ class Series:
     requests: dict[tuple[str, str, str], int]
     # By (method, transport), of requests that ran: from complete to answered.
     latency: dict[tuple[str, str], Histogram]
+    # By method, of the same requests: how many rows they had, or Examples.
+    request_rows: dict[str, Histogram]
     queue: Histogram  # of each call that ran, until it was taken for a batch
     formation: Histogram  # of each batch, from then until it ran
     compute: Histogram
     encode: Histogram
     batch_rows: Histogram
-    padding_rows: Histogram
+    # By what batches were filled up to; 0: those that ran as they were. A value is counted as the next power
+    # of two.
+    padding: dict[int, Histogram]
     # Calls that left the queue without having run.
     expired: int
     cancelled: int
@@ -70,12 +74,13 @@ class Series:
         serial: int = 0,
         requests: Mapping[tuple[str, str, str], int] | None = None,
         latency: Mapping[tuple[str, str], Histogram] | None = None,
+        request_rows: Mapping[str, Histogram] | None = None,
         queue: Histogram | None = None,
         formation: Histogram | None = None,
         compute: Histogram | None = None,
         encode: Histogram | None = None,
         batch_rows: Histogram | None = None,
-        padding_rows: Histogram | None = None,
+        padding: Mapping[int, Histogram] | None = None,
         expired: int = 0,
         cancelled: int = 0,
         shed: int = 0,
@@ -87,6 +92,9 @@ class Series:
         """In all batches, without padding."""
     @property
     def batches(self) -> int: ...
+    @property
+    def padding_rows(self) -> int:
+        """That filled all batches up."""
     def plus(self, other: Series, version: int | None = None) -> Series:
         """Both together, under this one's model and signature."""
 

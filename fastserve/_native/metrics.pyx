@@ -13,7 +13,9 @@ from libc.string cimport memcpy
 
 from fastserve._native.c_metrics cimport (
     FS_METRICS_CODES,
+    FS_METRICS_DOUBLINGS,
     FS_METRICS_METHODS,
+    FS_METRICS_SIZES,
     FS_METRICS_TRANSPORTS,
     FS_TALLY_SLOTS,
     fs_endings,
@@ -26,8 +28,10 @@ from fastserve._native.c_metrics cimport (
     fs_metrics_view_head,
     fs_metrics_view_next,
     fs_metrics_view_open,
+    fs_metrics_view_padding,
     fs_metrics_view_same,
     fs_metrics_view_tally,
+    fs_padding,
     fs_tally,
     fs_tally_high,
     fs_tally_low,
@@ -192,28 +196,38 @@ cdef Histogram seal(Histogram made):
     return made
 
 
+cdef dict together(dict some, dict others):
+    """Histograms by key."""
+    cdef dict both = dict(some)
+    for key, histogram in others.items():
+        both[key] = both[key].plus(histogram) if key in both else histogram
+    return both
+
+
 class Series:
     __slots__ = (
-        "model", "version", "signature", "closed", "serial", "requests", "latency", "queue", "formation", "compute",
-        "encode", "batch_rows", "padding_rows", "expired", "cancelled", "shed", "waiting_calls", "waiting_rows",
+        "model", "version", "signature", "closed", "serial", "requests", "latency", "request_rows", "queue",
+        "formation", "compute", "encode", "batch_rows", "padding", "expired", "cancelled", "shed", "waiting_calls",
+        "waiting_rows",
     )
 
     def __init__(
-        self, model, version, signature, *, closed=False, serial=0, requests=None, latency=None, queue=None,
-        formation=None, compute=None, encode=None, batch_rows=None, padding_rows=None, expired=0, cancelled=0,
-        shed=0, waiting_calls=0, waiting_rows=0,
+        self, model, version, signature, *, closed=False, serial=0, requests=None, latency=None,
+        request_rows=None, queue=None, formation=None, compute=None, encode=None, batch_rows=None, padding=None,
+        expired=0, cancelled=0, shed=0, waiting_calls=0, waiting_rows=0,
     ):
         times, rows = Histogram.of(()), Histogram.of((), 1.0)
         self.model, self.version, self.signature = model, version, signature
         self.closed, self.serial = closed, serial
         self.requests = {} if requests is None else requests
         self.latency = {} if latency is None else latency
+        self.request_rows = {} if request_rows is None else request_rows
         self.queue = queue or times
         self.formation = formation or times
         self.compute = compute or times
         self.encode = encode or times
         self.batch_rows = batch_rows or rows
-        self.padding_rows = padding_rows or rows
+        self.padding = {} if padding is None else padding
         self.expired, self.cancelled, self.shed = expired, cancelled, shed
         self.waiting_calls, self.waiting_rows = waiting_calls, waiting_rows
 
@@ -225,24 +239,27 @@ class Series:
     def batches(self):
         return self.batch_rows.count
 
+    @property
+    def padding_rows(self):
+        return round(sum(histogram.sum for histogram in self.padding.values()))
+
     def plus(self, other, version=None):
-        requests, latency = dict(self.requests), dict(self.latency)
+        requests = dict(self.requests)
         for key, n in other.requests.items():
             requests[key] = requests.get(key, 0) + n
-        for key, histogram in other.latency.items():
-            latency[key] = latency[key].plus(histogram) if key in latency else histogram
         return Series(
             self.model,
             version,
             self.signature,
             requests=requests,
-            latency=latency,
+            latency=together(self.latency, other.latency),
+            request_rows=together(self.request_rows, other.request_rows),
             queue=self.queue.plus(other.queue),
             formation=self.formation.plus(other.formation),
             compute=self.compute.plus(other.compute),
             encode=self.encode.plus(other.encode),
             batch_rows=self.batch_rows.plus(other.batch_rows),
-            padding_rows=self.padding_rows.plus(other.padding_rows),
+            padding=together(self.padding, other.padding),
             expired=self.expired + other.expired,
             cancelled=self.cancelled + other.cancelled,
             shed=self.shed + other.shed,
@@ -311,13 +328,18 @@ cdef class Metrics:
         cdef uint32_t method, transport
         cdef uint64_t left_calls = fs_tick_read(&meter.left_calls), left_rows = fs_tick_read(&meter.left_rows)
         cdef uint64_t pushed_calls = fs_tick_read(&meter.pushed_calls), pushed_rows = fs_tick_read(&meter.pushed_rows)
-        latency = {}
+        latency, request_rows = {}, {}
         for method in range(FS_METRICS_METHODS):
             for transport in range(FS_METRICS_TRANSPORTS):
                 histogram = self.histogram(&meter.latency[method][transport], &meter.latency_sum[method][transport],
                                            TIME)
                 if histogram.count:
                     latency[METHODS[method], TRANSPORTS[transport]] = histogram
+        queue = self.histogram(&meter.queue, &meter.queue_sum, TIME)
+        for method in range(FS_METRICS_METHODS):
+            histogram = self.histogram(&meter.request_rows[method], &meter.request_rows_sum[method], ROWS)
+            if histogram.count:
+                request_rows[METHODS[method]] = histogram
         return Series(
             text(name.model, name.model_len),
             name.version,
@@ -326,12 +348,13 @@ cdef class Metrics:
             serial=name.serial,
             requests=endings(&meter.requests),
             latency=latency,
-            queue=self.histogram(&meter.queue, &meter.queue_sum, TIME),
+            request_rows=request_rows,
+            queue=queue,
             formation=self.histogram(&meter.formation, &meter.formation_sum, TIME),
             compute=self.histogram(&meter.compute, &meter.compute_sum, TIME),
             encode=self.histogram(&meter.encode, &meter.encode_sum, TIME),
             batch_rows=self.histogram(&meter.rows, &meter.rows_sum, ROWS),
-            padding_rows=self.histogram(&meter.padding, &meter.padding_sum, ROWS),
+            padding=self.padding(meter),
             expired=fs_tick_read(&meter.expired),
             cancelled=fs_tick_read(&meter.cancelled),
             shed=fs_tick_read(&meter.shed),
@@ -339,6 +362,26 @@ cdef class Metrics:
             waiting_calls=pushed_calls - left_calls if pushed_calls > left_calls else 0,
             waiting_rows=pushed_rows - left_rows if pushed_rows > left_rows else 0,
         )
+
+    cdef dict padding(self, const fs_meter *meter):
+        cdef uint32_t i, k, n
+        cdef fs_padding place
+        cdef Histogram made
+        cdef dict found = {}
+        for i in range(FS_METRICS_SIZES):
+            if not fs_metrics_view_padding(&self.view, meter, i, &place):
+                continue
+            made = make(FS_METRICS_DOUBLINGS + 2, ROWS, <double>fs_tick_read(&place.sum))
+            n = 0
+            for k in range(FS_METRICS_DOUBLINGS + 2):
+                made.pairs[n].n = fs_tick_read(&place.batches[k])
+                if made.pairs[n].n:
+                    made.pairs[n].slot = fs_tally_slot(<uint64_t>1 << (k - 1) if k else 0)
+                    n += 1
+            made.n = n
+            size = fs_tick_read(&place.size)
+            found[size] = found[size].plus(seal(made)) if size in found else seal(made)
+        return found
 
     cdef Histogram histogram(self, const fs_tally *tally, const fs_tick *total, double unit):
         cdef uint32_t n = fs_metrics_view_tally(&self.view, tally, self.room)

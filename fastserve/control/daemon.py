@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from fastserve.config import Config, Model, Route, Server
+from fastserve.config import Config, Model, Route, Server, Tracing
 from fastserve.config_address import UnixAddress
 from fastserve.control.admin import AdminSocket
 from fastserve.control.admin_verbs import AdminVerbs
@@ -43,7 +43,7 @@ from fastserve.control.listeners import Listeners, bind_unix
 from fastserve.control.manager import Manager, summary
 from fastserve.control.memory import MemoryBudget
 from fastserve.control.metric_totals import MetricTotals
-from fastserve.control.otlp_export import Exporter
+from fastserve.control.otlp_export import Exporter, headers_of
 from fastserve.control.plugins import batcher_library, check_plugins
 from fastserve.control.reload import Reloader
 from fastserve.control.reload_request import ReloadRequests
@@ -116,6 +116,7 @@ async def run(
     server = config.server
     installed = tensorflow_dir(config.tensorflow) if needs_tensorflow(config.models) else ""
     check_op_libraries(config.tensorflow)
+    exporter = _exporter(config.tracing, log)
     tensorflow = replace(
         config.tensorflow, library_dir=installed, xla_cache=config.tensorflow.xla_cache and bool(installed)
     )
@@ -191,13 +192,8 @@ async def run(
             reloader.on_models = partial(_forward, gateway)
             reloader.on_routes = partial(_routes, gateway)
         requests = ReloadRequests(reloader, manager, options.new_model)
-        tracing = config.tracing
-        exporter = (
-            Exporter(tracing.otlp_endpoint, tracing.service_name, log) if tracing.otlp_endpoint else None
-        )
-        traces = Traces(
-            shared, lambda: core.pid, server.state_dir, log, exporter=exporter, share=tracing.sample_ratio
-        )
+        share = config.tracing.sample_ratio
+        traces = Traces(shared, lambda: core.pid, server.state_dir, log, exporter=exporter, share=share)
         await stack.enter_async_context(_tracing(traces))
         verbs = AdminVerbs(core, manager, memory, reloader, traces)
         telemetry = Telemetry(
@@ -382,6 +378,13 @@ async def _monitored(config: Config, state: StateDir, telemetry: Telemetry) -> A
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
             await monitor.close()
+
+
+def _exporter(tracing: Tracing, log: Log) -> Exporter | None:
+    """None: spans are not sent anywhere. ConfigError."""
+    if not tracing.otlp_endpoint:
+        return None
+    return Exporter(tracing.otlp_endpoint, tracing.service_name, log, headers=headers_of(os.environ))
 
 
 @asynccontextmanager

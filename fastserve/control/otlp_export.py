@@ -8,13 +8,16 @@ the daemon, for a moment. Used by the daemon, on the event loop.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from fastserve.control.otlp import export_request, rejected_by
+from fastserve.errors import ConfigError
 from fastserve.log import Log
 from fastserve.trace_events import Event
 from fastserve.version import __version__
@@ -29,8 +32,15 @@ _POST_TIMEOUT_S = 10.0
 _LAST_WORDS_S = 2.0
 # Of a collector's answer, no more is read.
 _ANSWER_MAX_BYTES = 64 * 1024
+# OpenTelemetry's own names for what a collector wants to see, a token say: key=value,key=value, each
+# percent-encoded where it has to be. In the environment, for it is no business of a configuration's readers.
+HEADERS = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
 # As OTLP says: what may be sent again. The other failures stay what they are.
 _TRY_AGAIN = frozenset({429, 502, 503, 504})
+
+
+# A header's name.
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class Unreachable(Exception):
@@ -50,6 +60,19 @@ class Reply:
 Post = Callable[[str, bytes], Awaitable[Reply]]
 
 
+def headers_of(environment: Mapping[str, str]) -> dict[str, str]:
+    """The headers that HEADERS name, of the first that is set. ConfigError, which names the variable and not
+    what may be a secret: it is not as it should be."""
+    name = next((name for name in HEADERS if environment.get(name, "").strip()), "")
+    headers = {}
+    for part in filter(str.strip, environment.get(name, "").split(",")):
+        key, there, value = (unquote(text.strip()) for text in part.partition("="))
+        if not there or not _TOKEN.fullmatch(key) or not value.isprintable() or not value.isascii():
+            raise ConfigError([f"{name} in the environment: expected key=value,key=value, each a header's"])
+        headers[key] = value
+    return headers
+
+
 class Exporter:
     """Calls come by `offer`; `run` sends them until it is cancelled, `close` what is left."""
 
@@ -59,6 +82,7 @@ class Exporter:
         service_name: str,
         log: Log,
         *,
+        headers: Mapping[str, str] | None = None,
         post: Post | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         wall_ns: Callable[[], int] = time.time_ns,
@@ -69,7 +93,7 @@ class Exporter:
         self._log = log
         self._http: HttpPost | None = None
         if post is None:
-            self._http = HttpPost()
+            self._http = HttpPost(headers or {})
             post = self._http
         self._post = post
         self._sleep = sleep
@@ -180,7 +204,8 @@ class Exporter:
 class HttpPost:
     """A Post by aiohttp, over connections that stay open."""
 
-    def __init__(self) -> None:
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = headers
         self._session: Any = None
 
     async def __call__(self, endpoint: str, body: bytes) -> Reply:
@@ -190,8 +215,9 @@ class HttpPost:
             self._session = aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(total=_POST_TIMEOUT_S),
                 headers={
-                    "Content-Type": "application/x-protobuf",
                     "User-Agent": f"fastserve/{__version__}",
+                    **self._headers,
+                    "Content-Type": "application/x-protobuf",
                 },
                 trust_env=True,
             )

@@ -169,7 +169,8 @@ class Chronicle(Observer):
             there = self._path(story, path)
             watch = story.warmups.setdefault(path, Stopwatch(WARMUP_S))
             watch.add(float(ran))
-            story.paths[path] = replace(there, warmup_s=watch.durations())
+            records = there.warmup_records + int((report.get("warmup") or {}).get("requests") or 0)
+            story.paths[path] = replace(there, warmup_records=records, warmup_s=watch.durations())
 
     def opened(self, model: str, version: int, path: str, seconds: float) -> None:
         self.version(model, version).open_s = seconds

@@ -45,7 +45,7 @@ class Traffic:
     requests: int = 0
     errors: int = 0
     rows: int = 0
-    padding_rows: float = 0.0
+    padding_rows: int = 0
     expired: int = 0
     cancelled: int = 0
     shed: int = 0
@@ -116,7 +116,7 @@ def _series(new: Any, old: Any, seconds: float) -> Traffic:
     if old is not None and _went_down(new, old):
         old = None
     traffic = Traffic(seconds, waiting_rows=new.waiting_rows)
-    for name in ("rows", "batches", "expired", "cancelled", "shed"):
+    for name in ("rows", "batches", "padding_rows", "expired", "cancelled", "shed"):
         setattr(traffic, name, getattr(new, name) - (getattr(old, name) if old is not None else 0))
     for (_, transport, status), count in new.requests.items():
         more = count - (old.requests.get((_, transport, status), 0) if old is not None else 0)
@@ -130,8 +130,6 @@ def _series(new: Any, old: Any, seconds: float) -> Traffic:
     )
     for name in ("queue", "compute", "batch_rows"):
         setattr(traffic, name, since(getattr(new, name), getattr(old, name) if old is not None else None))
-    padding = since(new.padding_rows, old.padding_rows if old is not None else None)
-    traffic.padding_rows = padding.sum if padding is not None else 0.0
     return traffic
 
 

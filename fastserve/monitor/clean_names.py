@@ -136,7 +136,7 @@ _PARTS: tuple[tuple[str, str, Callable[[Series], Histogram]], ...] = (
 _COUNTS: tuple[tuple[str, str, Callable[[Series], int]], ...] = (
     ("batches", "Batches that were run.", lambda s: s.batches),
     ("rows", "Rows that were run, without padding.", lambda s: s.rows),
-    ("padding_rows", "Rows that filled batches up to a size.", lambda s: int(s.padding_rows.sum)),
+    ("padding_rows", "Rows that filled batches up to a size.", lambda s: s.padding_rows),
     ("expired", "Calls whose deadline passed before they were run.", lambda s: s.expired),
     ("cancelled", "Calls that their callers gave up before they were run.", lambda s: s.cancelled),
     ("shed", "Calls that were refused, because they could not be answered in time.", lambda s: s.shed),
@@ -154,6 +154,10 @@ def _parts(out: Exposition, named: Named) -> None:
                 histogram = part(series)
                 if histogram.count:
                     _histogram(out, where, PART_S, histogram, 1 / _US)
+    if out.family("fastserve_request_rows", "histogram", "Rows of a request that was run, or its Examples."):
+        for where, series in named:
+            for method, histogram in series.request_rows.items():
+                _histogram(out, f"{where},{labels(method=method)}", ROWS, histogram, 1.0)
     if out.family("fastserve_batch_rows", "histogram", "Rows of a batch."):
         for where, series in named:
             if series.batch_rows.count:

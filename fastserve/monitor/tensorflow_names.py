@@ -20,6 +20,8 @@ LATENCY_US = Bounds.exponential(10, 1.8, 33)
 QUEUING_US = Bounds.exponential(100, 1.2, 52)
 # of batch sizes and padding,
 ROWS = Bounds.of_rows([1 << i for i in range(14)])
+# of Examples in a request,
+EXAMPLES = Bounds.of_rows([1 << i for i in range(15)])
 # and of graph_run_time_usecs_histogram.
 RUN_US = Bounds.exponential(1000, 2, 20)
 
@@ -28,11 +30,14 @@ _POOL = labels(thread_pool_name="batch_threads")
 _ENTRYPOINTS = {"grpc": "GRPC", "rest": "REST", "web": "WEB"}
 # What it runs SavedModels with.
 _RUNTIME = "TF1"
+# What it counts the Examples of.
+_OF_EXAMPLES = ("Classify", "Regress", "MultiInference")
 
 
 def write_tensorflow(out: Exposition, figures: Figures) -> None:
     """All of them."""
     _requests(out, figures)
+    _examples(out, figures.all)
     _batches(out, figures.all)
     _graphs(out, figures.all)
     _loads(out, figures.paths)
@@ -119,24 +124,61 @@ def _added(all_series: Iterable[Series], bounds: Bounds, parts: Parts) -> dict[t
     return sums
 
 
+def _examples(out: Exposition, all_series: Sequence[Series]) -> None:
+    sums = _added(
+        all_series,
+        EXAMPLES,
+        lambda s: [((s.model,), h) for method, h in s.request_rows.items() if method in _OF_EXAMPLES],
+    )
+    if out.family(
+        ":tensorflow:serving:request_example_counts",
+        "histogram",
+        "The number of tensorflow.Examples of requests that were run, those that failed included.",
+    ):
+        for (model,), sum_ in sums.items():
+            sum_.write(out, labels(model=model), EXAMPLES)
+    if out.family(
+        ":tensorflow:serving:request_example_count_total",
+        "counter",
+        "The total number of tensorflow.Examples of requests that were run, those that failed included.",
+    ):
+        for (model,), sum_ in sums.items():
+            out.sample(labels(model=model), int(sum_.sum))
+
+
 def _batches(out: Exposition, all_series: Sequence[Series]) -> None:
-    parts: tuple[tuple[str, Bounds, str, Callable[[Series], Histogram], str], ...] = (
+    parts: tuple[tuple[str, Bounds, str, Callable[[Series], Iterable[Histogram]], str], ...] = (
         (
             "queuing_latency",
             QUEUING_US,
             "Distribution of wall time spent (in microseconds) in queuing",
-            lambda s: s.queue,
+            lambda s: [s.queue],
             _POOL,
         ),
-        ("processed_batch_size", ROWS, "Rows of batches, without padding.", lambda s: s.batch_rows, ""),
-        ("padding_size", ROWS, "Rows that filled batches up to a size.", lambda s: s.padding_rows, ""),
+        (
+            "input_batch_size",
+            ROWS,
+            "Rows of requests, once for a request, however many inputs it has.",
+            lambda s: s.request_rows.values(),
+            "",
+        ),
+        ("processed_batch_size", ROWS, "Rows of batches, without padding.", lambda s: [s.batch_rows], ""),
     )
     for name, bounds, text, part, where in parts:
         if out.family(f":tensorflow:serving:batching_session:{name}", "histogram", text):
             sum_ = _Sum()
             for series in all_series:
-                sum_.add(part(series), bounds)
+                for histogram in part(series):
+                    sum_.add(histogram, bounds)
             sum_.write(out, where, bounds)
+    if out.family(
+        ":tensorflow:serving:batching_session:padding_size",
+        "histogram",
+        "Rows that filled batches up to a size; without that label, of batches that ran as they were.",
+    ):
+        padding = _added(all_series, ROWS, lambda s: [((str(size),), h) for size, h in s.padding.items()])
+        for (size,), sum_ in padding.items():
+            sum_.write(out, labels(execution_batch_size=size) if size != "0" else "", ROWS)
     if out.family(
         ":tensorflow:serving:batching_session:wrapped_run_count",
         "counter",
@@ -192,6 +234,14 @@ def _loads(out: Exposition, paths: Sequence[PathFigures]) -> None:
             if (ran := path.warmup_s) is not None:
                 where = labels(model_path=path.path, status="OK")
                 out.histogram(where, LATENCY_US, ran.counts, ran.count, ran.sum * 1e6)
+    if out.family(
+        ":tensorflow:serving:model_warmup_records_read",
+        "counter",
+        "The number of a version's recorded requests that were run, by its path.",
+    ):
+        for path in paths:
+            if path.warmup_s is not None:
+                out.sample(labels(model_path=path.path), path.warmup_records)
 
 
 def _logs(out: Exposition, figures: Figures) -> None:

@@ -45,6 +45,9 @@ class Series(Protocol):
     def latency(self) -> Mapping[tuple[str, str], Histogram]: ...
 
     @property
+    def request_rows(self) -> Mapping[str, Histogram]: ...
+
+    @property
     def queue(self) -> Histogram: ...
 
     @property
@@ -60,13 +63,16 @@ class Series(Protocol):
     def batch_rows(self) -> Histogram: ...
 
     @property
-    def padding_rows(self) -> Histogram: ...
+    def padding(self) -> Mapping[int, Histogram]: ...
 
     @property
     def rows(self) -> int: ...
 
     @property
     def batches(self) -> int: ...
+
+    @property
+    def padding_rows(self) -> int: ...
 
     @property
     def expired(self) -> int: ...
@@ -102,6 +108,7 @@ class PathFigures:
     succeeded: int = 0
     failed: int = 0
     load_s: float = 0.0  # of those that succeeded, together
+    warmup_records: int = 0
     warmup_s: Durations | None = None  # of runs through its recorded requests, at LATENCY_US's bounds
 
 

@@ -79,8 +79,20 @@ static void what_runs_is_counted_on_its_way(void)
     CHECK_EQ(ledger_count(&w.ledger, &meter->encode), 4);
     CHECK_EQ(ledger_count(&w.ledger, &meter->rows), 4);
     CHECK_EQ(fs_tick_read(&meter->rows_sum), 1 + 2 + 3 + 2);
-    CHECK_EQ(ledger_count(&w.ledger, &meter->padding), 4);
-    CHECK_EQ(fs_tick_read(&meter->padding_sum), 1);
+    CHECK_EQ(ledger_count(&w.ledger, &meter->request_rows[PREDICT]), 4);
+    CHECK_EQ(fs_tick_read(&meter->request_rows_sum[PREDICT]), 1 + 2 + 3 + 2);
+    uint64_t batches = 0, padding = 0;
+    for (uint32_t i = 0; i < FS_METRICS_SIZES; i++) {
+        fs_padding place;
+        if (!fs_metrics_view_padding(&w.ledger.view, meter, i, &place))
+            continue;
+        CHECK(fs_tick_read(&place.size) > 0); /* all of them ran at a size that was compiled */
+        padding += fs_tick_read(&place.sum);
+        for (int k = 0; k < FS_METRICS_DOUBLINGS + 2; k++)
+            batches += fs_tick_read(&place.batches[k]);
+    }
+    CHECK_EQ(batches, 4);
+    CHECK_EQ(padding, 1);
     uint64_t parts = fs_tick_read(&meter->queue_sum) + fs_tick_read(&meter->formation_sum) +
                      fs_tick_read(&meter->compute_sum);
     uint64_t all = fs_tick_read(&meter->latency_sum[PREDICT][GRPC]) +

@@ -51,8 +51,8 @@ static void no_slot_is_missed_or_seen_twice(void)
     fs_meter *meter = fs_metrics_give(l.metrics, "m", 1, "s");
     const fs_meter *read = ledger_find(&l, "m", 1, "s", false);
     static fs_tally_pair pairs[FS_TALLY_SLOTS];
-    fs_tally *tallies[] = {&meter->latency[0][0], &meter->latency[4][2], &meter->queue, &meter->padding};
-    const fs_tally *views[] = {&read->latency[0][0], &read->latency[4][2], &read->queue, &read->padding};
+    fs_tally *tallies[] = {&meter->latency[0][0], &meter->latency[4][2], &meter->queue, &meter->rows};
+    const fs_tally *views[] = {&read->latency[0][0], &read->latency[4][2], &read->queue, &read->rows};
     fs_tick sum = 0;
     for (uint32_t slot = 0; slot < FS_TALLY_SLOTS; slot += 97) {
         for (int t = 0; t < 4; t++) {
@@ -62,6 +62,40 @@ static void no_slot_is_missed_or_seen_twice(void)
             CHECK_EQ(pairs[slot / 97].slot, slot);
             CHECK_EQ(pairs[slot / 97].n, 1);
         }
+    }
+    ledger_close(&l);
+}
+
+/* Sizes have places as they come, and padding a step for each doubling; what finds no place is not lost. */
+static void padding_is_kept_by_size(void)
+{
+    ledger l = ledger_open(1);
+    fs_meter *meter = fs_metrics_give(l.metrics, "m", 1, "s");
+    const fs_meter *read = ledger_find(&l, "m", 1, "s", false);
+    fs_padding place;
+    for (uint32_t i = 0; i < FS_METRICS_SIZES; i++)
+        CHECK(!fs_metrics_view_padding(&l.view, read, i, &place));
+    static const uint64_t PADDING[] = {0, 1, 2, 3, 4, 5, 8192, 8193};
+    static const uint32_t STEP[] = {0, 1, 2, 3, 3, 4, 14, 15};
+    for (size_t k = 0; k < sizeof STEP / sizeof STEP[0]; k++)
+        fs_meter_padding(meter, 64, PADDING[k]);
+    fs_meter_padding(meter, 0, 0);
+    for (uint64_t size = 100; size < 100 + FS_METRICS_SIZES; size++) /* two more than there is place for */
+        fs_meter_padding(meter, size, 7);
+    REQUIRE(fs_metrics_view_begin(&l.view) == 0);
+    REQUIRE(fs_metrics_view_padding(&l.view, read, 0, &place));
+    CHECK_EQ(fs_tick_read(&place.size), 0);
+    CHECK_EQ(fs_tick_read(&place.batches[0]), 1);
+    CHECK_EQ(fs_tick_read(&place.batches[4]), 2);
+    REQUIRE(fs_metrics_view_padding(&l.view, read, 1, &place));
+    CHECK_EQ(fs_tick_read(&place.size), 64);
+    CHECK_EQ(fs_tick_read(&place.sum), 0 + 1 + 2 + 3 + 4 + 5 + 8192 + 8193);
+    for (size_t k = 0; k < sizeof STEP / sizeof STEP[0]; k++)
+        CHECK_EQ(fs_tick_read(&place.batches[STEP[k]]), STEP[k] == 3 ? 2 : 1);
+    for (uint32_t i = 2; i < FS_METRICS_SIZES; i++) {
+        REQUIRE(fs_metrics_view_padding(&l.view, read, i, &place));
+        CHECK_EQ(fs_tick_read(&place.size), 98 + i);
+        CHECK_EQ(fs_tick_read(&place.batches[4]), 1);
     }
     ledger_close(&l);
 }
@@ -182,7 +216,9 @@ static void reading_takes_no_memory(void)
         CHECK_EQ(ledger_count(&l, &read->latency[0][0]), 0);
         CHECK_EQ(ledger_count(&l, &read->queue), 0);
         CHECK_EQ(ledger_count(&l, &read->compute), 1);
-        CHECK_EQ(ledger_count(&l, &read->padding), 0);
+        CHECK_EQ(ledger_count(&l, &read->rows), 0);
+        for (uint32_t i = 0; i < FS_METRICS_SIZES; i++)
+            CHECK(!fs_metrics_view_padding(&l.view, read, i, &(fs_padding){0}));
     }
     CHECK_EQ(ledger_resident(&l), before);
     ledger_close(&l);
@@ -316,6 +352,7 @@ int main(void)
     slots_follow_one_another_and_are_narrow();
     a_histogram_is_read_as_it_was_counted();
     no_slot_is_missed_or_seen_twice();
+    padding_is_kept_by_size();
     blocks_have_names_and_lives();
     long_names_are_cut_between_characters();
     what_finds_no_block_shares_one();

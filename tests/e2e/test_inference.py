@@ -13,6 +13,7 @@ import pytest
 from daemon_process import Daemon
 from exported_models import INFERENCE, exported_models
 from google.protobuf.message import DecodeError
+from monitor_client import Monitor
 from predict_client import Client as PredictClient
 from predict_client import request as predict_request
 from tensorflow.core.example import example_pb2
@@ -198,6 +199,28 @@ def test_signatures_that_take_examples_are_batched(daemon: Daemon, stub: Any) ->
         after = daemon.counters(FIRST, signature)
         assert after["rows"] - before["rows"] == 3
         assert after["unbatched"] == before["unbatched"]
+
+
+def test_examples_are_counted_once_for_a_request(daemon: Daemon, stub: Any, tmp_path: Path) -> None:
+    monitor = Monitor(daemon.directory / "state")
+    counts, total = (":tensorflow:serving:request_example_" + name for name in ("counts", "count_total"))
+    sizes = ":tensorflow:serving:batching_session:input_batch_size"
+
+    def figures() -> list[float]:
+        read = monitor.samples()
+        model, none = frozenset({("model", FIRST)}), frozenset[tuple[str, str]]()
+        keys = ((f"{counts}_count", model), (total, model), (f"{sizes}_count", none), (f"{sizes}_sum", none))
+        return [read.get(key, 0.0) for key in keys]
+
+    before = figures()
+    examples = expected(FIRST)["examples"]
+    stub.Regress(regression(FIRST, "regress", input_of(examples[:3])), timeout=30)
+    stub.Classify(classification(FIRST, "classify", input_of(examples[:2])), timeout=30)
+    both = multi(FIRST, input_of(examples[:4]), ("classify", CLASSIFY), ("regress", REGRESS))
+    stub.MultiInference(both, timeout=30)
+    assert refused(stub.Regress, regression(FIRST, "regress", input_of([])))[1] == "Input is empty."
+    daemon.until(lambda: figures()[0] >= before[0] + 3)
+    assert [now - then for now, then in zip(figures(), before, strict=True)] == [3, 9, 3, 9]
 
 
 def test_a_label_and_compression(daemon: Daemon, stub: Any) -> None:

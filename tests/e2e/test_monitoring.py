@@ -6,18 +6,14 @@ import http.client
 import json
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from lifecycle import RECORDS, Caller, Serving, install, table, with_records
+from monitor_client import Monitor
 from predict_client import Client, request
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
-from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-METRICS = "/monitoring/prometheus/metrics"
 LISTEN = '[monitoring]\nlisten = ["127.0.0.1:0"]\n'
 
 
@@ -29,54 +25,10 @@ def serving(tmp_path: Path) -> Iterator[Serving]:
     serving.daemon.end()
 
 
-class Monitor:
-    """Asks at monitor.sock."""
-
-    def __init__(self, serving: Serving) -> None:
-        self._serving = serving
-
-    def get(self, path: str, **headers: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("localhost", timeout=20)
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(20)
-        connection.sock.connect(str(self._serving.directory / "state" / "monitor.sock"))
-        try:
-            connection.request("GET", path, headers=headers)
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
-
-    def json(self, path: str) -> Any:
-        return json.loads(self.get(path)[1])
-
-    def model(self, name: str) -> Any:
-        return next(model for model in self.json("/status.json")["models"] if model["name"] == name)
-
-    def samples(self, *, openmetrics: bool = False) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-        if openmetrics:
-            families = parse_openmetrics(self.get(METRICS, Accept="application/openmetrics-text")[1].decode())
-        else:
-            families = parse_text(self.get(METRICS)[1].decode())
-        return {
-            (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in families
-            for sample in family.samples
-        }
-
-    def value(self, name: str, **labels: str) -> float:
-        return self.samples().get((name, frozenset(labels.items())), 0.0)
-
-    def total(self, name: str, **labels: str) -> float:
-        """Of all samples with at least these labels."""
-        wanted = set(labels.items())
-        return sum(value for (found, has), value in self.samples().items() if found == name and wanted <= has)
-
-
 def test_requests_are_counted_under_both_kinds_of_names(serving: Serving, tmp_path: Path) -> None:
     install("half", tmp_path / "m/1")
     serving.start(serving.config(table("m", tmp_path / "m")))
-    monitor = Monitor(serving)
+    monitor = Monitor(serving.directory / "state")
     with serving.daemon.channel() as channel:
         client = Client(channel)
         for rows in (1, 1, 3):
@@ -122,7 +74,7 @@ def test_requests_are_counted_under_both_kinds_of_names(serving: Serving, tmp_pa
 def test_a_switch_is_told_of_and_sums_go_on(serving: Serving, tmp_path: Path) -> None:
     install("half", tmp_path / "m/1")
     serving.start(serving.config(table("m", tmp_path / "m"), loading="poll_s = 0.1"))
-    monitor = Monitor(serving)
+    monitor = Monitor(serving.directory / "state")
     with Caller(serving, "m") as caller:
         caller.more(50)
         before = monitor.value(":tensorflow:serving:request_count_total", model_name="m", status="OK")
@@ -149,7 +101,7 @@ def test_a_switch_is_told_of_and_sums_go_on(serving: Serving, tmp_path: Path) ->
 def test_a_core_that_dies_takes_no_sum_along(serving: Serving, tmp_path: Path) -> None:
     install("half", tmp_path / "m/1")
     serving.start(serving.config(table("m", tmp_path / "m")))
-    monitor = Monitor(serving)
+    monitor = Monitor(serving.directory / "state")
     count = ":tensorflow:serving:request_count_total"
     with serving.daemon.channel() as channel:
         client = Client(channel)
@@ -172,7 +124,7 @@ def test_recorded_requests_and_batch_sizes_have_their_times(serving: Serving, tm
             table("m", tmp_path / "m", "[models.batching]\nallowed_batch_sizes = [1, 4]\nmax_batch_size = 4")
         )
     )
-    monitor = Monitor(serving)
+    monitor = Monitor(serving.directory / "state")
     warmup = ":tensorflow:serving:model_warmup_latency_count"
     assert monitor.value(warmup, model_path=str(version), status="OK") == 1
     buckets = {
@@ -188,7 +140,7 @@ def test_readiness_with_a_version_that_fails(serving: Serving, tmp_path: Path) -
     install("half", tmp_path / "m/1")
     install("crashing", tmp_path / "broken/1")
     serving.start(serving.config(LISTEN + table("m", tmp_path / "m") + table("broken", tmp_path / "broken")))
-    monitor = Monitor(serving)
+    monitor = Monitor(serving.directory / "state")
     status, body = monitor.get("/readyz")
     told = json.loads(body)
     assert status == 503 and list(told["models"]) == ["broken"] and told["models"]["broken"]
@@ -210,7 +162,7 @@ def test_a_canary_and_a_request_log_have_their_figures(serving: Serving, tmp_pat
         "[models.logging]\nsampling_rate = 1.0\n"
     )
     serving.start(serving.config(table("m", tmp_path / "m", keys)))
-    monitor = Monitor(serving)
+    monitor = Monitor(serving.directory / "state")
     with Caller(serving, "m"):
         install("half", tmp_path / "m/2")
         serving.daemon.until(
@@ -233,7 +185,7 @@ def test_a_core_that_is_adopted_brings_its_counts_along(serving: Serving, tmp_pa
     install("half", tmp_path / "m/1")
     config = serving.config(table("m", tmp_path / "m"))
     serving.start(config)
-    monitor = Monitor(serving)
+    monitor = Monitor(serving.directory / "state")
     count = ":tensorflow:serving:request_count_total"
     with serving.daemon.channel() as channel:
         client = Client(channel)

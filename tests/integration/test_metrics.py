@@ -73,7 +73,10 @@ def test_calls_are_counted_by_how_they_came_and_ended(io_threads: int) -> None:
     assert series.queue.count == 6
     assert (series.batches, series.rows) == (6, 1 + 2 + 3 + 4 + 4 + 1)
     assert series.batch_rows.items() == [(1.0, 1.0, 2), (2.0, 2.0, 1), (3.0, 3.0, 1), (4.0, 4.0, 2)]
-    assert series.padding_rows.sum == 0 and series.padding_rows.count == 6
+    assert {size: one.count for size, one in series.padding.items()} == {0: 6} and series.padding_rows == 0
+    assert {key: one.items() for key, one in series.request_rows.items()} == {
+        "Predict": [(1.0, 1.0, 2), (2.0, 2.0, 1), (3.0, 3.0, 1), (4.0, 4.0, 2)]
+    }
     assert series.compute.count == series.formation.count == series.encode.count == 6
     assert 3000 <= series.compute.quantile(0.0) <= series.latency["Predict", "grpc"].quantile(0.5) * 1.01
     assert (series.waiting_calls, series.waiting_rows) == (0, 0)

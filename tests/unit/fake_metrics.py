@@ -43,12 +43,13 @@ class FakeSeries:
     signature: str = "serving_default"
     requests: dict[tuple[str, str, str], int] = field(default_factory=dict)
     latency: dict[tuple[str, str], FakeHistogram] = field(default_factory=dict)
+    request_rows: dict[str, FakeHistogram] = field(default_factory=dict)
     queue: FakeHistogram = field(default_factory=FakeHistogram)
     formation: FakeHistogram = field(default_factory=FakeHistogram)
     compute: FakeHistogram = field(default_factory=FakeHistogram)
     encode: FakeHistogram = field(default_factory=FakeHistogram)
     batch_rows: FakeHistogram = field(default_factory=FakeHistogram)
-    padding_rows: FakeHistogram = field(default_factory=FakeHistogram)
+    padding: dict[int, FakeHistogram] = field(default_factory=dict)
     rows: int = 0
     batches: int = 0
     expired: int = 0
@@ -57,13 +58,18 @@ class FakeSeries:
     waiting_calls: int = 0
     waiting_rows: int = 0
 
+    @property
+    def padding_rows(self) -> int:
+        return int(sum(histogram.sum for histogram in self.padding.values()))
+
     def plus(self, other: FakeSeries, version: int | None = None) -> FakeSeries:
         both = FakeSeries(self.model, version, self.signature)
         both.requests = dict(Counter(self.requests) + Counter(other.requests))
-        for which in self.latency.keys() | other.latency.keys():
-            none = FakeHistogram()
-            both.latency[which] = self.latency.get(which, none).plus(other.latency.get(which, none))
-        for name in ("queue", "formation", "compute", "encode", "batch_rows", "padding_rows"):
+        for name in ("latency", "request_rows", "padding"):
+            some, others, none = getattr(self, name), getattr(other, name), FakeHistogram()
+            for which in some.keys() | others.keys():
+                getattr(both, name)[which] = some.get(which, none).plus(others.get(which, none))
+        for name in ("queue", "formation", "compute", "encode", "batch_rows"):
             setattr(both, name, getattr(self, name).plus(getattr(other, name)))
         for name in ("rows", "batches", "expired", "cancelled", "shed", "waiting_calls", "waiting_rows"):
             setattr(both, name, getattr(self, name) + getattr(other, name))
@@ -98,12 +104,13 @@ def busy(
             ("Predict", "rest", "OK"): len(rest),
         },
         latency={("Predict", "grpc"): FakeHistogram(*grpc), ("Predict", "rest"): FakeHistogram(*rest)},
+        request_rows={"Predict": FakeHistogram(*[1.0] * len(times_us))},
         queue=FakeHistogram(*(time / 10 for time in times_us)),
         formation=FakeHistogram(*[5.0] * batches),
         compute=FakeHistogram(*[60.0] * batches),
         encode=FakeHistogram(*[8.0] * batches),
         batch_rows=FakeHistogram(*[2.0] * batches),
-        padding_rows=FakeHistogram(*[1.0] * batches),
+        padding={4: FakeHistogram(*[1.0] * batches)},
         rows=len(times_us),
         batches=batches,
         expired=3,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
-from unit.fake_metrics import FakeSeries, busy
+from unit.fake_metrics import FakeHistogram, FakeSeries, busy
 
 from fastserve.control.telemetry_events import WARMUP_S, Stopwatch
 from fastserve.monitor.exposition import Bounds, Exposition, accepts, labels, number, wants_openmetrics
@@ -46,7 +46,17 @@ WARMUPS = _WATCH.durations()
 def figures(**changes: Any) -> Figures:
     """Two models, one with a signature of its second version, and a name that has to be escaped."""
     live = [busy(), busy(version=2, signature="other"), busy(NASTY, 7, times_us=(50.0, 70.0))]
-    ended = FakeSeries("m", None, requests={("Predict", "grpc", "OK"): 1000, ("Classify", "rest", "OK"): 5})
+    ended = FakeSeries(
+        "m",
+        None,
+        requests={("Predict", "grpc", "OK"): 1000, ("Classify", "rest", "OK"): 5},
+        request_rows={
+            "Classify": FakeHistogram(3.0, 5.0),
+            "Regress": FakeHistogram(8.0),
+            "MultiInference": FakeHistogram(2.0),
+        },
+        padding={0: FakeHistogram(0.0, 0.0), 4: FakeHistogram(3.0)},
+    )
     values: dict[str, Any] = {
         "version": "1.2.3",
         "library": "2.20.0",
@@ -75,7 +85,7 @@ def figures(**changes: Any) -> Figures:
             VersionFigures("m", 1, "AVAILABLE", 1000, 0.5, {("s", "8"): 0.01}, {("s", "8"): 0.25}),
             VersionFigures("m", 2, "LOADING", 0),
         ],
-        "paths": [PathFigures("/models/m/1", 2, 1, 3.5, WARMUPS), PathFigures("/models/m/2", 0, 1)],
+        "paths": [PathFigures("/models/m/1", 2, 1, 3.5, 6, WARMUPS), PathFigures("/models/m/2", 0, 1)],
     }
     return Figures(**{**values, **changes})
 
@@ -119,11 +129,15 @@ TENSORFLOW = {
     ":tensorflow:serving:runtime_latency_count": ({"model_name", "API", "runtime"}, False),
     ":tensorflow:serving:request_log_count": ({"model_name", "status_code"}, True),
     ":tensorflow:serving:model_warmup_latency_count": ({"model_path", "status"}, False),
+    ":tensorflow:serving:model_warmup_records_read": ({"model_path"}, True),
+    ":tensorflow:serving:request_example_counts_bucket": ({"model", "le"}, False),
+    ":tensorflow:serving:request_example_counts_count": ({"model"}, False),
+    ":tensorflow:serving:request_example_count_total": ({"model"}, False),
     ":tensorflow:serving:batching_session:queuing_latency_bucket": ({"thread_pool_name", "le"}, False),
     ":tensorflow:serving:batching_session:queuing_latency_count": ({"thread_pool_name"}, False),
     ":tensorflow:serving:batching_session:wrapped_run_count": (set(), True),
     ":tensorflow:serving:batching_session:processed_batch_size_count": (set(), False),
-    ":tensorflow:serving:batching_session:padding_size_count": (set(), False),
+    ":tensorflow:serving:batching_session:input_batch_size_count": (set(), False),
     ":tensorflow:core:direct_session_runs": (set(), True),
     ":tensorflow:core:graph_runs": (set(), True),
     ":tensorflow:core:graph_run_time_usecs": (set(), True),
@@ -148,6 +162,7 @@ def test_every_name_of_tensorflow_serving_is_among_them() -> None:
         if line.startswith(":")
     }
     bases = {name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in TENSORFLOW}
+    bases.add(":tensorflow:serving:batching_session:padding_size")  # whose labels differ: see below
     assert {name for name in written if name not in TENSORFLOW} <= {
         f"{base}{end}" for base in bases for end in ("_bucket", "_sum", "_count")
     }
@@ -171,6 +186,19 @@ def test_requests_as_tensorflow_serving_counts_them() -> None:
     queue = ":tensorflow:serving:batching_session:queuing_latency_count"
     assert read(queue, thread_pool_name="batch_threads") == 10
     assert read(":tensorflow:serving:batching_session:wrapped_run_count_total") == 5
+    padding = ":tensorflow:serving:batching_session:padding_size"
+    assert read(f"{padding}_sum", execution_batch_size="4") == 5 + 3
+    assert read(f"{padding}_bucket", execution_batch_size="4", le="1") == 5
+    assert read(f"{padding}_bucket", execution_batch_size="4", le="4") == 6
+    assert (read(f"{padding}_count"), read(f"{padding}_sum")) == (2, 0)  # of batches that ran as they were
+    sizes = ":tensorflow:serving:batching_session:input_batch_size"
+    assert (read(f"{sizes}_count"), read(f"{sizes}_sum")) == (10 + 4, 10 + 3 + 5 + 8 + 2)
+    assert [read(f"{sizes}_bucket", le=str(1 << i)) for i in range(4)] == [10, 11, 12, 14]
+    examples = ":tensorflow:serving:request_example_count"  # of Predict there are none
+    assert (read(f"{examples}s_count", model="m"), read(f"{examples}_total", model="m")) == (4, 18)
+    assert [read(f"{examples}s_bucket", model="m", le=str(1 << i)) for i in range(4)] == [0, 1, 2, 4]
+    assert read.labels_of(f"{examples}_total") == {frozenset({"model"})}
+    assert read(f"{examples}s_bucket", model="m", le=str(1 << 14)) == 4
     assert read(":tensorflow:core:graph_runs_total") == 5
     assert read(":tensorflow:core:graph_run_time_usecs_total") == 300
 
@@ -184,6 +212,7 @@ def test_loads_as_tensorflow_serving_counts_them() -> None:
     warmup = ":tensorflow:serving:model_warmup_latency"
     assert read(f"{warmup}_sum", model_path="/models/m/1", status="OK") == pytest.approx(50_000)
     assert read(f"{warmup}_bucket", model_path="/models/m/1", status="OK", le="20823") == 1
+    assert read(":tensorflow:serving:model_warmup_records_read_total", model_path="/models/m/1") == 6
 
 
 def test_bounds_are_written_as_tensorflow_serving_writes_them() -> None:
@@ -221,6 +250,7 @@ def test_our_names_are_in_seconds_by_version_signature_method_transport_and_stat
     assert read("fastserve_request_duration_seconds_bucket", **m, **rest, le="0.004") == 1
     for part, sum_us in (("queue", 460.0), ("batch_formation", 10), ("compute", 120), ("encode", 16)):
         assert read(f"fastserve_{part}_duration_seconds_sum", **m) == pytest.approx(sum_us / 1e6)
+    assert read("fastserve_request_rows_bucket", **m, method="Predict", le="1") == 4
     assert read("fastserve_batch_rows_bucket", **m, le="2") == 2
     assert read("fastserve_batch_rows_bucket", **m, le="1") == 0
     for name, value in (

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,16 @@ from trace_records import call
 from fastserve.call_names import METHODS
 from fastserve.control import otlp_export
 from fastserve.control.otlp import export_request, rejected_by
-from fastserve.control.otlp_export import BACKOFF_S, BATCH, QUEUE, Exporter, Reply, Unreachable
+from fastserve.control.otlp_export import (
+    BACKOFF_S,
+    BATCH,
+    QUEUE,
+    Exporter,
+    Reply,
+    Unreachable,
+    headers_of,
+)
+from fastserve.errors import ConfigError
 from fastserve.log import Log
 from fastserve.protos import message
 from fastserve.trace_events import PARENT, Event
@@ -311,23 +320,36 @@ async def serve(handler: Callable[[web.Request], Awaitable[web.StreamResponse]])
 
 
 async def test_a_real_collector_gets_protobuf(tmp_path: Path) -> None:
-    got: list[tuple[dict[str, str], Any]] = []
+    got: list[tuple[Mapping[str, str], Any]] = []
 
     async def take(request: web.Request) -> web.Response:
-        got.append((dict(request.headers), ExportTraceServiceRequest.FromString(await request.read())))
+        got.append((request.headers, ExportTraceServiceRequest.FromString(await request.read())))
         return web.Response(body=ExportTraceServiceResponse().SerializeToString())
 
     endpoint, runner = await serve(take)
     log = Log(os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT))
-    exporter = Exporter(endpoint, "ranking", log)
+    secret = headers_of({"OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20abc%2C,x-team = ads"})
+    exporter = Exporter(endpoint, "ranking", log, headers=secret)
     exporter.offer([call(), call()])
     await exporter.close()
     await runner.cleanup()
     ((headers, request),) = got
     assert headers["Content-Type"] == "application/x-protobuf"
     assert headers["User-Agent"] == f"fastserve/{__version__}"
+    assert (headers["authorization"], headers["x-team"]) == ("Bearer abc,", "ads")
     assert len(request.resource_spans[0].scope_spans[0].spans) == 10
     assert exporter.exported == 2
+
+
+def test_headers_come_from_the_environment() -> None:
+    general, of_traces = "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"
+    assert headers_of({}) == {} and headers_of({general: " "}) == {}
+    assert headers_of({general: "a=1,,b=2=3,"}) == {"a": "1", "b": "2=3"}
+    assert headers_of({general: "a=1", of_traces: "b=2"}) == {"b": "2"}
+    for wrong in ("secret", "a=1,=2", "two words=1", "a=secret%0d%0ax: y", "a=s%C3%A9cret"):
+        with pytest.raises(ConfigError, match=f"^{general} in the environment: expected") as caught:
+            headers_of({general: wrong})
+        assert "secret" not in str(caught.value)
 
 
 async def test_real_answers_of_other_kinds() -> None:
@@ -337,7 +359,7 @@ async def test_real_answers_of_other_kinds() -> None:
     async def elsewhere(request: web.Request) -> web.Response:
         raise web.HTTPFound("/elsewhere")
 
-    post = otlp_export.HttpPost()
+    post = otlp_export.HttpPost({})
     endpoint, runner = await serve(refuse)
     reply = await post(endpoint, b"")
     assert (reply.status, reply.retry_after_s) == (503, 7.0)
