@@ -22,8 +22,6 @@ from fastserve.savedmodel.tfrecord import write_records
 from fastserve.whole_file import check_place, write_whole
 
 _DEFAULT_SIGNATURE = "serving_default"
-# TensorFlow puts these in; nobody calls them.
-_INTERNAL = "__saved_model_"
 _SPREAD = 2  # numbers of some width
 
 
@@ -88,7 +86,7 @@ def _made_up(wanted: Made, saved_model: SavedModel) -> Iterator[bytes]:
 
 def _signatures(wanted: Made, saved_model: SavedModel) -> list[Signature]:
     """Those that are asked for. MakeError when there are none, or some are not there."""
-    there = [s for s in saved_model.signatures if not s.name.startswith(_INTERNAL)]
+    there = [s for s in saved_model.signatures if not s.internal]
     names = ", ".join(signature.name for signature in there) or "none"
     for name in wanted.signatures:
         if all(signature.name != name for signature in there):

@@ -12,6 +12,9 @@ DTYPES = {
     23: "uint64", 24: "float8_e5m2", 25: "float8_e4m3fn", 29: "int4", 30: "uint4",
 }  # fmt: skip
 
+# What names of TensorFlow's own entries begin with; nobody calls them.
+INTERNAL = "__saved_model_"
+
 
 def dtype_name(dtype: int) -> str:
     """TensorFlow's name of a DataType number; "type 99" for one that is not known here, "none" for 0."""
@@ -61,6 +64,11 @@ class Signature:
     method_name: str
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+
+    @property
+    def internal(self) -> bool:
+        """Whether it is TensorFlow's own: it would initialize the model again."""
+        return self.name.startswith(INTERNAL)
 
 
 @dataclass(frozen=True, slots=True)

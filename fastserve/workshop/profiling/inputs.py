@@ -54,9 +54,7 @@ def _of_file(source: Path, signature: Signature) -> tuple[Tensor, ...]:
 
 def choose_signature(saved_model: SavedModel, wanted: str | None) -> Signature:
     """The one asked for; else serving_default, or the only one. ModelError names those that are there."""
-    there = [
-        one for one in saved_model.signatures if one.inputs and not one.name.startswith("__saved_model_")
-    ]
+    there = [one for one in saved_model.signatures if one.inputs and not one.internal]
     names = ", ".join(one.name for one in there) or "none"
     by_name = {one.name: one for one in there}
     if wanted is not None:
