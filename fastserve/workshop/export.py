@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def export(wanted: Wanted, step: Callable[[str], None]) -> Exported:
     return Exported(
         what=source.what,
         version=making.version,
-        saved_model=read(wanted.base_path / str(making.version)),
+        saved_model=replace(saved_model, path=str(wanted.base_path / str(making.version))),
         rows=tuple(sorted({_rows_of(inputs) for one in samples.values() for inputs in one.compared})),
         difference=difference if wanted.compare else None,
         warmup_requests=len(warmup),
