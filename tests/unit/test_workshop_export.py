@@ -189,12 +189,31 @@ def test_a_file_says_which_keras_wrote_it(tmp_path: Path) -> None:
         look(tmp_path / "b.keras")
 
 
-def test_lambdas_are_found_in_what_either_keras_writes(tmp_path: Path) -> None:
-    keras_3 = {"class_name": "Lambda", "config": {"name": "a", "function": {"class_name": "__lambda__"}}}
-    keras_2 = {"class_name": "Lambda", "config": {"name": "b", "function_type": "lambda"}}
-    named = {"class_name": "Lambda", "config": {"name": "c", "function_type": "function"}}
-    file = look(keras_zip(tmp_path / "a.keras", "3.0", {"config": {"layers": [keras_3, keras_2, named]}}))
-    assert file.lambdas == ("a", "b")
+CODE = {"class_name": "__lambda__", "config": {"code": ""}}
+
+
+@pytest.mark.parametrize(
+    ("class_name", "config", "has_code"),
+    [
+        ("Lambda", {"function": CODE}, True),
+        ("Lambda", {"function_type": "lambda"}, True),
+        ("Lambda", {"function_type": "function", "output_shape_type": "lambda"}, True),
+        ("Lambda", {"function_type": "function", "output_shape_type": "raw", "mask_type": "lambda"}, True),
+        ("Lambda", {"function": "relu", "output_shape": CODE}, True),
+        ("Lambda", {"function": "relu", "arguments": {"more": [CODE]}}, True),
+        ("Custom>Lambda", {"mask_type": "lambda"}, True),
+        ("Dense", {"activation": CODE}, True),
+        ("Lambda", {"function_type": "function", "output_shape_type": "raw", "mask": None}, False),
+        ("Dense", {"activation": "lambda", "units": 3}, False),
+    ],
+)
+def test_code_is_found_in_what_either_keras_writes(
+    tmp_path: Path, class_name: str, config: dict[str, Any], has_code: bool
+) -> None:
+    layer = {"class_name": class_name, "config": {"name": "a", **config}}
+    model = {"class_name": "Sequential", "config": {"name": "all", "layers": [layer, layer]}}
+    file = look(keras_zip(tmp_path / "a.keras", "3.0", model))
+    assert file.lambdas == (("a",) if has_code else ())
 
 
 def test_without_tensorflow_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
