@@ -51,7 +51,8 @@ _FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
     type=click.FloatRange(0),
     default=1e-5,
     show_default=True,
-    help="How far numbers may lie apart, relative to themselves and to the output's largest.",
+    help="How far numbers may lie apart, relative to themselves and to the output's largest; two roundings "
+    "of their dtype are never too far.",
 )
 @click.option("--no-compare", is_flag=True, help="Run what was exported, but accept other predictions.")
 @click.option("--no-warmup", is_flag=True, help="Write no warm-up requests.")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastserve.offline.tensors import STRING, Tensor
+from fastserve.offline.tensors import BFLOAT16, STRING, Tensor
 from fastserve.protos import message
 from fastserve.workshop.errors import WorkshopError
 from fastserve.workshop.export_compare import compare
@@ -141,14 +141,24 @@ def outputs(values: Any, dtype: int = FLOAT, kind: Any = np.float32) -> dict[str
         (outputs([1.0, 2.0]), outputs([1.0, 2.00001]), None),
         (outputs([1.0, 2.0]), outputs([1.0, 2.001]), "1 of 2 values, by up to 0.001: 2 became 2.001"),
         (outputs([1.0, np.nan]), outputs([1.0, np.nan]), None),
-        (outputs([1.0, np.nan]), outputs([1.0, 3.0]), "1 of 2 values, infinite or NaN in one of them"),
-        (outputs([[1.0]]), outputs([1.0]), r"shape: \[1, 1\] and \[1\]"),
-        (outputs([1.0]), outputs([1], INT64, np.int64), "dtype: float and int64"),
+        (outputs([1.0, np.nan]), outputs([1.0, 3.0]), "1 of 2 values are infinite or NaN in one of them"),
+        (outputs([[1.0]]), outputs([1.0]), r"shape: \[1, 1\] became \[1\]"),
+        (outputs([1.0]), outputs([1], INT64, np.int64), "type: float became int64"),
         (outputs([1, 2], INT64, np.int64), outputs([1, 3], INT64, np.int64), "1 of 2 values"),
         (outputs([b"a"], STRING, object), outputs([b"a"], STRING, object), None),
         (outputs([b"a"], STRING, object), outputs([b"b"], STRING, object), "1 of 1 values"),
         # Roundings of the dtype are no difference, whatever the tolerance.
         (outputs([1.0, 2.0], HALF, np.float16), outputs([1.0, 2.002], HALF, np.float16), None),
+        (outputs([1.0], BFLOAT16), outputs([1.0078125], BFLOAT16), None),
+        # More than those is one.
+        (outputs([1.0], BFLOAT16), outputs([1.125], BFLOAT16), "1 of 1 values, by up to 0.125"),
+        (outputs([1.0, 2.0], HALF, np.float16), outputs([1.0, 2.02], HALF, np.float16), "1 of 2 values"),
+        # Of two gaps, the one that is not allowed is told, which may be the smaller one.
+        (
+            outputs([1.0, 1000.0], 2, np.float64),
+            outputs([1.0105, 1000.0199], 2, np.float64),
+            "1 of 2 values, by up to 0.0105: 1 became 1.0105",
+        ),
     ],
 )
 def test_differences(one: dict[str, Tensor], other: dict[str, Tensor], why: str | None) -> None:
