@@ -5,14 +5,16 @@ For the commands that take rows: `fastserve warmup make`, and the workshop's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastserve.errors import FastServeError
-from fastserve.input_file import to_arrays
+from fastserve.input_file import InputError, read_inputs, to_arrays
 from fastserve.offline.tensors import BFLOAT16, STRING, Tensor
 from fastserve.savedmodel import Port, Signature
 from fastserve.savedmodel.signature import dtype_name
@@ -27,7 +29,42 @@ class RowsError(FastServeError):
     exit_code = 2
 
 
-def signature_tensors(
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What a file has for a signature: tensors by input, each of `count` rows."""
+
+    signature: Signature
+    tensors: dict[str, Tensor]
+    count: int
+
+    def in_requests(self, sizes: Sequence[int]) -> Iterator[dict[str, Tensor]]:
+        """All rows, cut into requests of these sizes in turn; the last one has what is left."""
+        at = 0
+        for size in cycle(sizes):
+            if at >= self.count:
+                return
+            yield {alias: tensor.rows(at, at + size) for alias, tensor in self.tensors.items()}
+            at += size
+
+
+def read_rows(
+    source: Path, choose: Callable[[str | None], Signature], *, defaults: bool, whole: bool = False
+) -> Rows:
+    """The rows in an .npz or JSON file. `choose`: the signature, given the name that the file says.
+    `defaults`: inputs that have one may be left out. `whole`: it is one request, of a signature without rows.
+    InputError, RowsError; what `choose` raises."""
+    content = read_inputs(str(source))
+    if content.examples is not None:
+        raise InputError(f"{source} has examples: give the inputs of a signature, serialized Examples as b64")
+    signature = choose(content.signature)
+    tensors = _signature_tensors(source, signature, content.arrays, content.columns)
+    absent = [port.alias for port in signature.inputs if port.alias not in tensors]
+    if absent and not defaults:
+        raise RowsError(f"{source} lacks {', '.join(absent)}: a value is wanted for every input")
+    return Rows(signature, tensors, 1 if whole else _row_count(source, tensors))
+
+
+def _signature_tensors(
     source: Path,
     signature: Signature,
     arrays: Mapping[str, Any] | None,
@@ -82,7 +119,7 @@ def _tensor(source: Path, port: Port, array: Any) -> Tensor:
     return Tensor(port.dtype, cast)
 
 
-def row_count(source: Path, tensors: Mapping[str, Tensor]) -> int:
+def _row_count(source: Path, tensors: Mapping[str, Tensor]) -> int:
     """How many rows all inputs have. RowsError where they do not agree, or there are none."""
     counts = {alias: t.array.shape[0] if t.array.ndim else None for alias, t in tensors.items()}
     if None in counts.values() or len(set(counts.values())) != 1:

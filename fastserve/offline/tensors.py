@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastserve._native.codec import decode_tensor, view_tensor
 from fastserve.protos import message
 from fastserve.savedmodel import Feature, Port, Signature
 from fastserve.savedmodel.signature import dtype_name
@@ -64,6 +65,12 @@ def from_native(tensor: tuple[int, tuple[int, ...], Any]) -> Tensor:
     else:
         array = np.frombuffer(data, _NUMPY[dtype])
     return Tensor(dtype, array.reshape(dims))
+
+
+def from_proto(data: bytes) -> Tensor:
+    """What a serialized TensorProto holds. CodecError."""
+    view = view_tensor(data)
+    return from_native((view.dtype, view.dims, decode_tensor(data)))
 
 
 @dataclass(frozen=True, slots=True)

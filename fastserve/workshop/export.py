@@ -18,12 +18,21 @@ import numpy as np
 from fastserve.offline.records import REQUESTS_FILE
 from fastserve.offline.tensors import BFLOAT16, STRING, Tensor
 from fastserve.savedmodel import SavedModel, Signature, read
-from fastserve.savedmodel.tfrecord import write_records
 from fastserve.workshop.endpoint import Source, first_line
 from fastserve.workshop.errors import WorkshopError
 from fastserve.workshop.export_compare import Difference, compare
-from fastserve.workshop.export_samples import Inputs, Samples, has_rows, made_up, of_file, record
+from fastserve.workshop.export_samples import (
+    Inputs,
+    Samples,
+    has_rows,
+    left_out,
+    made_up,
+    of_file,
+    record,
+    rows_of,
+)
 from fastserve.workshop.export_source import SourceOptions, read_source
+from fastserve.workshop.export_warmup import write_warmup
 from fastserve.workshop.export_write import Traced, save, trace
 from fastserve.workshop.renames import Renames, chosen_signatures
 from fastserve.workshop.runs import RunFailed, run_requests
@@ -83,21 +92,21 @@ def export(wanted: Wanted, step: Callable[[str], None]) -> Exported:
         samples = {one.name: _samples(wanted, one, saved_model) for one in traced}
         step("running the export")
         difference = _compare(wanted, traced, saved_model, samples)
-        warmup = [log for one in samples.values() for log in one.warmup] if wanted.warmup else []
-        if warmup:
-            file = making.path / REQUESTS_FILE
-            file.parent.mkdir(exist_ok=True)
-            with open(file, "wb") as opened:
-                write_records(opened, warmup)
+        warmup = write_warmup(making.path, saved_model, samples) if wanted.warmup else 0
         step("giving it its number")
     assert making.version is not None
+    sizes = {
+        rows_of(_signature(saved_model, one), inputs)
+        for one in traced
+        for inputs in samples[one.name].compared
+    }
     return Exported(
         what=source.what,
         version=making.version,
         saved_model=replace(saved_model, path=str(wanted.base_path / str(making.version))),
-        rows=tuple(sorted({_rows_of(inputs) for one in samples.values() for inputs in one.compared})),
+        rows=tuple(sorted(sizes)),
         difference=difference if wanted.compare else None,
-        warmup_requests=len(warmup),
+        warmup_requests=warmup,
         relaxed={one.name: one.chunk for one in traced if one.chunk is not None},
     )
 
@@ -164,7 +173,8 @@ def _compare(
         answers = run_requests(Path(saved_model.path), records, wanted.options.op_libraries)
     except RunFailed as failed:
         one, inputs = asked[failed.request]
-        raise WorkshopError(_why_it_fails(wanted, one, _rows_of(inputs), failed)) from failed
+        rows = rows_of(_signature(saved_model, one), inputs)
+        raise WorkshopError(_why_it_fails(wanted, one, rows, failed)) from failed
     largest = Difference(0.0, 0.0)
     for (one, inputs), own, answer in zip(asked, expected, answers, strict=True):
         if not wanted.compare:
@@ -177,22 +187,25 @@ def _compare(
 
 
 def _expected(wanted: Wanted, traced: Traced, saved_model: SavedModel, inputs: Inputs) -> dict[str, Tensor]:
+    signature = _signature(saved_model, traced)
     try:
-        return _ask(traced, _signature(saved_model, traced), inputs)
+        return _ask(traced, signature, inputs)
     except Exception as error:
+        sizes = "--batch-size of what it takes, or " if has_rows(signature) else ""
+        other = "rows that it takes" if wanted.samples is None else "others"
         raise WorkshopError(
-            f"{wanted.source}: signature {traced.name!r}: the source itself fails at {_rows_of(inputs)} "
-            f"rows: {first_line(error)}; give --batch-size of what it takes, or --samples"
+            f"{wanted.source}: signature {traced.name!r}: the source itself fails at "
+            f"{rows_of(signature, inputs)} rows: {first_line(error)}; give {sizes}{other} with --samples"
         ) from error
 
 
 def _ask(traced: Traced, signature: Signature, inputs: Inputs) -> dict[str, Tensor]:
     """The source's own predictions; in pieces of the size that it insists on, the last one filled up."""
-    rows, chunk = _rows_of(inputs), traced.chunk
+    rows, chunk, defaults = rows_of(signature, inputs), traced.chunk, left_out(signature, inputs)
     if chunk is None or not has_rows(signature):
-        return _predict(traced, inputs)
+        return _predict(traced, {**inputs, **defaults})
     parts = [
-        _predict(traced, {alias: _piece(tensor, first, chunk) for alias, tensor in inputs.items()})
+        _predict(traced, {alias: _piece(tensor, first, chunk) for alias, tensor in inputs.items()} | defaults)
         for first in range(0, max(rows, 1), chunk)
     ]
     return {
@@ -202,6 +215,8 @@ def _ask(traced: Traced, signature: Signature, inputs: Inputs) -> dict[str, Tens
 
 
 def _piece(tensor: Tensor, first: int, count: int) -> Tensor:
+    if not tensor.array.ndim:
+        return tensor
     last = len(tensor.array) - 1
     return Tensor(tensor.dtype, tensor.array[np.minimum(np.arange(first, first + count), last)])
 
@@ -231,10 +246,6 @@ def _from_source(value: Any) -> Tensor:
     elif dtype == STRING and array.dtype != object:
         array = array.astype(object)
     return Tensor(dtype, array)
-
-
-def _rows_of(inputs: Inputs) -> int:
-    return next((len(tensor.array) for tensor in inputs.values() if tensor.array.ndim), 1)
 
 
 # ---- what went wrong, and what to do -------------------------------------------------------------
@@ -280,7 +291,8 @@ def _why_it_differs(
             f"{start}: the source's own predictions vary from call to call ({varies}): it draws random "
             "numbers when it predicts, or keeps a state; --no-compare exports it all the same"
         )
-    found = f"{start}: at {_rows_of(inputs)} rows the export does not answer as the source does: {wrong}"
+    rows = rows_of(_signature(saved_model, traced), inputs)
+    found = f"{start}: at {rows} rows the export does not answer as the source does: {wrong}"
     if traced.chunk is not None:
         return f"{found}; {_fixed_inside(traced)}"
     return f"{found}; if that is near enough, give --tolerance (now {wanted.tolerance:g})"
