@@ -68,10 +68,7 @@ def _made_up(wanted: Made, saved_model: SavedModel) -> Iterator[bytes]:
     style = Style(_SPREAD, wanted.inner)
     for signature in _signatures(wanted, saved_model):
         # A signature without a row dimension gets one request, whatever the batch sizes.
-        rows = (
-            [1] if not any(port.dims is None or port.dims[:1] == (-1,) for port in signature.inputs) else None
-        )
-        for size in rows or wanted.batch_sizes:
+        for size in wanted.batch_sizes if signature.any_rows else (1,):
             try:
                 inputs = {port.alias: sample(port, size, style, rng) for port in signature.inputs}
             except KeyError:

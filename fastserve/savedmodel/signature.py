@@ -49,6 +49,11 @@ class Port:
         return self.default is not None
 
     @property
+    def any_rows(self) -> bool:
+        """Whether its first dimension may be of any size, as that of a request's rows is."""
+        return self.dims is None or self.dims[:1] == (-1,)
+
+    @property
     def shape(self) -> str:
         """The shape for people: "[?, 13]", "[]", "unknown rank"."""
         if self.dims is None:
@@ -69,6 +74,23 @@ class Signature:
     def internal(self) -> bool:
         """Whether it is TensorFlow's own: it would initialize the model again."""
         return self.name.startswith(INTERNAL)
+
+    @property
+    def any_rows(self) -> bool:
+        """Whether a request may have any number of rows."""
+        return any(port.any_rows for port in self.inputs)
+
+    @property
+    def own_rows(self) -> int | None:
+        """How many rows every request has, where that is fixed and the same for all inputs; None: any number,
+        or there are no rows."""
+        sizes = {port.dims[0] if port.dims else -1 for port in self.inputs}
+        size = sizes.pop() if len(sizes) == 1 else -1
+        return size if size > 0 else None
+
+    def counts_rows(self, port: Port) -> bool:
+        """Whether the first dimension of this input is a request's rows."""
+        return port.any_rows or self.own_rows is not None
 
 
 @dataclass(frozen=True, slots=True)

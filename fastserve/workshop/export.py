@@ -8,29 +8,18 @@ own.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from fastserve.offline.records import REQUESTS_FILE
-from fastserve.offline.tensors import BFLOAT16, STRING, Tensor
+from fastserve.offline.tensors import Tensor
 from fastserve.savedmodel import SavedModel, Signature, read
 from fastserve.workshop.endpoint import Source, first_line
 from fastserve.workshop.errors import WorkshopError
+from fastserve.workshop.export_answers import ask
 from fastserve.workshop.export_compare import Difference, compare
-from fastserve.workshop.export_samples import (
-    Inputs,
-    Samples,
-    has_rows,
-    left_out,
-    made_up,
-    of_file,
-    record,
-    rows_of,
-)
+from fastserve.workshop.export_samples import Inputs, Samples, made_up, of_file, record, rows_of
 from fastserve.workshop.export_source import SourceOptions, read_source
 from fastserve.workshop.export_warmup import write_warmup
 from fastserve.workshop.export_write import Traced, save, trace
@@ -40,6 +29,8 @@ from fastserve.workshop.version_directory import new_version
 
 STEPS = 6
 _DEFAULT_SIGNATURE = "serving_default"
+# Requests are compared so many at a time that they and the source's answers take about this.
+_PIECE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -91,15 +82,10 @@ def export(wanted: Wanted, step: Callable[[str], None]) -> Exported:
         step("asking the source for its predictions")
         samples = {one.name: _samples(wanted, one, saved_model) for one in traced}
         step("running the export")
-        difference = _compare(wanted, traced, saved_model, samples)
+        difference, sizes = _compare(wanted, traced, saved_model, samples)
         warmup = write_warmup(making.path, saved_model, samples) if wanted.warmup else 0
         step("giving it its number")
     assert making.version is not None
-    sizes = {
-        rows_of(_signature(saved_model, one), inputs)
-        for one in traced
-        for inputs in samples[one.name].compared
-    }
     return Exported(
         what=source.what,
         version=making.version,
@@ -139,7 +125,7 @@ def _samples(wanted: Wanted, traced: Traced, saved_model: SavedModel) -> Samples
     if wanted.samples is not None and traced.name == _sampled(wanted, saved_model):
         return of_file(wanted.samples, signature, wanted.batch_sizes)
     return made_up(
-        wanted.source, signature, wanted.batch_sizes, lambda inputs: _ask(traced, signature, inputs)
+        wanted.source, signature, wanted.batch_sizes, lambda inputs: ask(traced, signature, inputs)
     )
 
 
@@ -162,90 +148,85 @@ def _signature(saved_model: SavedModel, traced: Traced) -> Signature:
     return signature
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A request, and what the source answers."""
+
+    traced: Traced
+    signature: Signature
+    inputs: Inputs
+    record: bytes
+    expected: dict[str, Tensor]
+
+    @property
+    def rows(self) -> int:
+        return rows_of(self.signature, self.inputs)
+
+    @property
+    def held_bytes(self) -> int:
+        return len(self.record) + sum(tensor.array.nbytes for tensor in self.expected.values())
+
+
 def _compare(
     wanted: Wanted, traced: Sequence[Traced], saved_model: SavedModel, samples: dict[str, Samples]
-) -> Difference:
-    """How far the answers lie apart. WorkshopError: too far, or the export does not run."""
-    asked = [(one, inputs) for one in traced for inputs in samples[one.name].compared]
-    expected = [_expected(wanted, one, saved_model, inputs) for one, inputs in asked]
-    records = [record(_signature(saved_model, one), inputs) for one, inputs in asked]
-    try:
-        answers = run_requests(Path(saved_model.path), records, wanted.options.op_libraries)
-    except RunFailed as failed:
-        one, inputs = asked[failed.request]
-        rows = rows_of(_signature(saved_model, one), inputs)
-        raise WorkshopError(_why_it_fails(wanted, one, rows, failed)) from failed
-    largest = Difference(0.0, 0.0)
-    for (one, inputs), own, answer in zip(asked, expected, answers, strict=True):
-        if not wanted.compare:
-            continue
-        found, wrong = compare(own, answer, wanted.tolerance)
+) -> tuple[Difference, set[int]]:
+    """How far the answers lie apart, and at how many rows they were compared. WorkshopError: too far, or the
+    export does not run."""
+    largest, sizes = Difference(0.0, 0.0), set()
+    asked = (
+        _asked(wanted, one, _signature(saved_model, one), inputs)
+        for one in traced
+        for inputs in samples[one.name].compared
+    )
+    for piece in _pieces(asked):
+        found = _compare_piece(wanted, Path(saved_model.path), piece)
         largest = Difference(max(largest.absolute, found.absolute), max(largest.relative, found.relative))
-        if wrong is not None:
-            raise WorkshopError(_why_it_differs(wanted, one, saved_model, inputs, own, wrong))
-    return largest
+        sizes |= {one.rows for one in piece}
+    return largest, sizes
 
 
-def _expected(wanted: Wanted, traced: Traced, saved_model: SavedModel, inputs: Inputs) -> dict[str, Tensor]:
-    signature = _signature(saved_model, traced)
+def _asked(wanted: Wanted, traced: Traced, signature: Signature, inputs: Inputs) -> _Asked:
     try:
-        return _ask(traced, signature, inputs)
+        expected = ask(traced, signature, inputs)
     except Exception as error:
-        sizes = "--batch-size of what it takes, or " if has_rows(signature) else ""
+        sizes = "--batch-size of what it takes, or " if signature.any_rows else ""
         other = "rows that it takes" if wanted.samples is None else "others"
         raise WorkshopError(
             f"{wanted.source}: signature {traced.name!r}: the source itself fails at "
             f"{rows_of(signature, inputs)} rows: {first_line(error)}; give {sizes}{other} with --samples"
         ) from error
+    return _Asked(traced, signature, inputs, record(signature, inputs), expected)
 
 
-def _ask(traced: Traced, signature: Signature, inputs: Inputs) -> dict[str, Tensor]:
-    """The source's own predictions; in pieces of the size that it insists on, the last one filled up."""
-    rows, chunk, defaults = rows_of(signature, inputs), traced.chunk, left_out(signature, inputs)
-    if chunk is None or not has_rows(signature):
-        return _predict(traced, {**inputs, **defaults})
-    parts = [
-        _predict(traced, {alias: _piece(tensor, first, chunk) for alias, tensor in inputs.items()} | defaults)
-        for first in range(0, max(rows, 1), chunk)
-    ]
-    return {
-        alias: Tensor(tensor.dtype, np.concatenate([part[alias].array for part in parts])[:rows])
-        for alias, tensor in parts[0].items()
-    }
+def _pieces(asked: Iterable[_Asked]) -> Iterator[list[_Asked]]:
+    """Some at a time: not all answers of both sides are to be in memory together."""
+    piece: list[_Asked] = []
+    held = 0
+    for one in asked:
+        piece.append(one)
+        held += one.held_bytes
+        if held >= _PIECE_BYTES:
+            yield piece
+            piece, held = [], 0
+    if piece:
+        yield piece
 
 
-def _piece(tensor: Tensor, first: int, count: int) -> Tensor:
-    if not tensor.array.ndim:
-        return tensor
-    last = len(tensor.array) - 1
-    return Tensor(tensor.dtype, tensor.array[np.minimum(np.arange(first, first + count), last)])
-
-
-def _predict(traced: Traced, inputs: Inputs) -> dict[str, Tensor]:
-    import tensorflow as tf
-
-    given = {}
-    for alias, tensor in inputs.items():
-        dtype = tf.as_dtype(tensor.dtype)
-        if tensor.dtype == BFLOAT16:
-            given[alias] = tf.cast(tf.constant(tensor.array), dtype)
-        else:
-            given[alias] = tf.constant(tensor.array, dtype=dtype)
-    return {alias: _from_source(value) for alias, value in traced.predict(given).items()}
-
-
-def _from_source(value: Any) -> Tensor:
-    """An eager tensor, or an array as Keras' predict gives it."""
-    import tensorflow as tf
-
-    array = value.numpy() if hasattr(value, "numpy") else value
-    array = np.asarray(array)
-    dtype: int = tf.as_dtype(array.dtype).as_datatype_enum
-    if dtype == BFLOAT16:
-        array = array.astype(np.float32)
-    elif dtype == STRING and array.dtype != object:
-        array = array.astype(object)
-    return Tensor(dtype, array)
+def _compare_piece(wanted: Wanted, path: Path, piece: Sequence[_Asked]) -> Difference:
+    try:
+        answers = run_requests(path, [one.record for one in piece], wanted.options.op_libraries)
+    except RunFailed as failed:
+        one = piece[failed.request]
+        raise WorkshopError(_why_it_fails(wanted, one.traced, one.rows, failed)) from failed
+    largest = Difference(0.0, 0.0)
+    for one, answer in zip(piece, answers, strict=True):
+        if not wanted.compare:
+            continue
+        found, wrong = compare(one.expected, answer, wanted.tolerance)
+        largest = Difference(max(largest.absolute, found.absolute), max(largest.relative, found.relative))
+        if wrong is not None:
+            raise WorkshopError(_why_it_differs(wanted, one, wrong))
+    return largest
 
 
 # ---- what went wrong, and what to do -------------------------------------------------------------
@@ -276,23 +257,17 @@ def _why_it_fails(wanted: Wanted, traced: Traced, rows: int, failed: RunFailed) 
     return start
 
 
-def _why_it_differs(
-    wanted: Wanted,
-    traced: Traced,
-    saved_model: SavedModel,
-    inputs: Inputs,
-    own: dict[str, Tensor],
-    wrong: str,
-) -> str:
+def _why_it_differs(wanted: Wanted, asked: _Asked, wrong: str) -> str:
+    traced = asked.traced
     start = f"{wanted.source}: signature {traced.name!r}"
-    _, varies = compare(own, _ask(traced, _signature(saved_model, traced), inputs), wanted.tolerance)
+    again = ask(traced, asked.signature, asked.inputs)
+    _, varies = compare(asked.expected, again, wanted.tolerance)
     if varies is not None:
         return (
             f"{start}: the source's own predictions vary from call to call ({varies}): it draws random "
             "numbers when it predicts, or keeps a state; --no-compare exports it all the same"
         )
-    rows = rows_of(_signature(saved_model, traced), inputs)
-    found = f"{start}: at {rows} rows the export does not answer as the source does: {wrong}"
+    found = f"{start}: at {asked.rows} rows the export does not answer as the source does: {wrong}"
     if traced.chunk is not None:
         return f"{found}; {_fixed_inside(traced)}"
     return f"{found}; if that is near enough, give --tolerance (now {wanted.tolerance:g})"

@@ -3,7 +3,7 @@ accepts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from fastserve._native.codec import CodecError
 from fastserve.offline.records import predict_record
-from fastserve.offline.rows import read_rows
+from fastserve.offline.rows import Rows, read_rows
 from fastserve.offline.tensors import Style, Tensor, from_proto, sample, styles_for
-from fastserve.savedmodel import Port, Signature
+from fastserve.savedmodel import Signature
 from fastserve.workshop.endpoint import first_line
 from fastserve.workshop.errors import WorkshopError
 
@@ -25,22 +25,17 @@ _STYLE_ROWS = (8, 2)
 
 @dataclass(frozen=True)
 class Samples:
-    """`compared`: what source and export both answer. `warmup`: requests for the version to bring along, cut
-    from the rows only when they are taken. `made_up`: their values are nobody's own."""
+    """`compared`: what source and export both answer. `warmup`: requests for the version to bring along. Each
+    is taken once, and rows are cut only then. `made_up`: their values are nobody's own."""
 
-    compared: tuple[Inputs, ...]
+    compared: Iterable[Inputs]
     warmup: Iterable[Inputs]
     made_up: bool = False
 
 
-def has_rows(signature: Signature) -> bool:
-    """Whether a request may have any number of rows."""
-    return any(map(_is_open, signature.inputs))
-
-
 def rows_of(signature: Signature, inputs: Inputs) -> int:
     """How many rows a request has; 1 where there are none."""
-    counted = [port.alias for port in signature.inputs if _is_open(port) and port.alias in inputs]
+    counted = [port.alias for port in signature.inputs if port.any_rows and port.alias in inputs]
     shapes = [inputs[alias].array.shape for alias in counted or inputs]
     return next((shape[0] for shape in shapes if shape), 1)
 
@@ -69,19 +64,19 @@ def of_file(source: Path, signature: Signature, sizes: Sequence[int]) -> Samples
     """Rows from an .npz or JSON file: all are compared, at each of `sizes`, rows again and again if need be,
     and they are cut into requests of these sizes in turn to warm up with. Where the signature has a size of
     its own, that is the only one. FastServeError: they do not fit the signature."""
-    own = None if has_rows(signature) else _own_size(signature)
-    whole = own is None and not has_rows(signature)
-    found = read_rows(source, lambda _: signature, defaults=True, whole=whole)
-    tensors, total = found.tensors, found.count
-    if whole:
-        return Samples((tensors,), (tensors,))
-    if own is not None:
-        full = tuple(_rows(tensors, np.arange(at, at + own) % total) for at in range(0, total, own))
-        return Samples(full, full)
+    found = read_rows(source, lambda _: signature, defaults=True)
+    return Samples(_compared(found, sizes), found.in_requests(sizes))
+
+
+def _compared(rows: Rows, sizes: Sequence[int]) -> Iterator[Inputs]:
+    if not rows.signature.any_rows:
+        yield from rows.in_requests(sizes)
+        return
     most = max(sizes)
-    compared = [_rows(tensors, np.arange(size) % total) for size in sizes]
-    compared += [_rows(tensors, np.arange(at, min(at + most, total))) for at in range(most, total, most)]
-    return Samples(tuple(compared), found.in_requests(sizes))
+    for size in sizes:
+        yield rows.request(np.arange(size) % rows.count)
+    for at in range(most, rows.count, most):
+        yield rows.request(slice(at, at + most))
 
 
 def made_up(
@@ -90,13 +85,13 @@ def made_up(
     """Values of the first kind that `answer`, the source itself, does not refuse. WorkshopError: it refuses
     all, or there are none of an input's dtype."""
     rng = np.random.default_rng(_SEED)
-    rows = sizes if has_rows(signature) else (1,)
+    rows = sizes if signature.any_rows else (1,)
 
     def inputs(size: int, style: Style) -> Inputs:
         return {port.alias: sample(port, size, style, rng) for port in signature.inputs}
 
     refused: Exception | None = None
-    for size in _STYLE_ROWS if has_rows(signature) else (1,):
+    for size in _STYLE_ROWS if signature.any_rows else (1,):
         for style in styles_for(signature):
             try:
                 made = inputs(size, style)
@@ -118,17 +113,3 @@ def made_up(
         f"{first_line(refused)}; "
         "give rows that it takes with --samples FILE.npz"
     ) from refused
-
-
-def _is_open(port: Port) -> bool:
-    return port.dims is None or port.dims[:1] == (-1,)
-
-
-def _own_size(signature: Signature) -> int | None:
-    """The number of rows that every request has, of a signature that does not take any number."""
-    sizes = {port.dims[0] if port.dims else None for port in signature.inputs}
-    return sizes.pop() if len(sizes) == 1 else None
-
-
-def _rows(tensors: Inputs, chosen: np.ndarray[tuple[int], np.dtype[np.intp]]) -> Inputs:
-    return {alias: Tensor(tensor.dtype, tensor.array[chosen]) for alias, tensor in tensors.items()}

@@ -22,6 +22,10 @@ SIGNATURE = Signature(
 )
 # Without rows: one request has two of them, and a number.
 WHOLE = Signature("two", "", (Port("k", "k:0", INT64, ()), Port("x", "x:0", FLOAT, (2,))), ())
+# Every request has four rows.
+FOUR = Signature("four", "", (Port("x", "x:0", FLOAT, (4, 1)), Port("y", "y:0", FLOAT, (4,))), ())
+# Beside rows, a vector that belongs to the request.
+BESIDE = Signature("beside", "", (Port("by", "b:0", FLOAT, (1,)), Port("x", "x:0", FLOAT, (-1, 2))), ())
 
 
 def npz(path: Path, **arrays: Any) -> Path:
@@ -66,7 +70,27 @@ def test_a_file_may_say_for_which_signature_it_is(tmp_path: Path) -> None:
 
 def test_a_signature_without_rows_takes_the_file_as_a_whole(tmp_path: Path) -> None:
     file = npz(tmp_path, k=np.int64(5), x=np.zeros(2))
-    rows = read_rows(file, lambda _: WHOLE, defaults=False, whole=True)
+    rows = read_rows(file, lambda _: WHOLE, defaults=False)
     assert rows.count == 1 and rows.tensors["k"].array == 5
-    with pytest.raises(RowsError, match="as many rows as the others: k no, x 2"):
-        read_rows(file, lambda _: WHOLE, defaults=False)
+    (request,) = rows.in_requests([1, 32])
+    assert request["x"].array.tolist() == [0.0, 0.0]
+    with pytest.raises(RowsError, match=r"input x has the shape \[3\]; the signature takes \[2\]"):
+        read_rows(npz(tmp_path, k=np.int64(5), x=np.zeros(3)), lambda _: WHOLE, defaults=False)
+
+
+def test_where_a_request_has_so_many_rows_all_are_cut_to_that_size(tmp_path: Path) -> None:
+    file = npz(tmp_path, x=np.arange(6.0).reshape(6, 1), y=np.arange(6.0))
+    rows = read_rows(file, lambda _: FOUR, defaults=False)
+    assert rows.count == 6
+    assert [r["y"].array.tolist() for r in rows.in_requests([1, 3])] == [[0, 1, 2, 3], [4, 5, 0, 1]]
+    with pytest.raises(RowsError, match="as many rows as the others: x 4, y 2"):
+        read_rows(npz(tmp_path, x=np.zeros((4, 1)), y=np.zeros(2)), lambda _: FOUR, defaults=False)
+
+
+def test_an_input_without_rows_goes_along_with_those_that_have_some(tmp_path: Path) -> None:
+    file = npz(tmp_path, by=np.array([0.5]), x=np.zeros((5, 2)))
+    rows = read_rows(file, lambda _: BESIDE, defaults=False)
+    sizes = [(len(r["x"].array), r["by"].array.tolist()) for r in rows.in_requests([3])]
+    assert sizes == [(3, [0.5]), (2, [0.5])]
+    with pytest.raises(RowsError, match=r"input by has the shape \[5\]; the signature takes \[1\]"):
+        read_rows(npz(tmp_path, by=np.zeros(5), x=np.zeros((5, 2))), lambda _: BESIDE, defaults=False)

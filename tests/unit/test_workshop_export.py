@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import zipfile
 from collections import namedtuple
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,13 +15,17 @@ import pytest
 
 from fastserve.offline.tensors import BFLOAT16, STRING, Tensor
 from fastserve.protos import message
+from fastserve.savedmodel import Port, SavedModel, Signature
+from fastserve.workshop import export
 from fastserve.workshop.errors import WorkshopError
-from fastserve.workshop.export_compare import compare
+from fastserve.workshop.export_compare import Difference, compare
 from fastserve.workshop.export_keras_file import look
+from fastserve.workshop.export_samples import Samples, record
 from fastserve.workshop.export_source import SourceOptions, read_source
 from fastserve.workshop.imports import import_named
 from fastserve.workshop.python_ops import python_ops
 from fastserve.workshop.renames import Renames, chosen_signatures, pairs
+from fastserve.workshop.runs import RunFailed
 from fastserve.workshop.structure import fill, flat_names, flatten, names_of
 
 FLOAT, INT64, HALF = 1, 9, 19
@@ -244,3 +250,51 @@ def test_modules_are_found_by_name_and_by_file(tmp_path: Path, monkeypatch: pyte
         import_named("SOURCE", "mine_of_export:B")
     with pytest.raises(WorkshopError, match=r"importing broken_of_export failed: .*no_such_thing_at_all"):
         import_named("--custom", "broken_of_export")
+
+
+# ---- pieces ------------------------------------------------------------------------------
+
+
+def test_answers_are_compared_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither rows nor answers of a big file are in memory all at once."""
+    signature = Signature("rank", "", (Port("x", "x:0", FLOAT, (-1, 2)),), ())
+    traced: Any = SimpleNamespace(name="rank", chunk=None)
+    taken: list[int] = []
+    runs: list[tuple[int, int]] = []
+
+    def request(row: int) -> dict[str, Tensor]:
+        return {"x": Tensor(FLOAT, np.full((1 + row // 6, 2), row, np.float32))}
+
+    def compared() -> Iterator[dict[str, Tensor]]:
+        for row in range(7):
+            taken.append(row)
+            yield request(row)
+
+    def answer(wrong: int | None, failing: int | None = None) -> tuple[Difference, set[int]]:
+        taken.clear()
+        runs.clear()
+
+        def run(path: Path, records: Sequence[bytes], libraries: Sequence[str]) -> list[dict[str, Tensor]]:
+            first = sum(count for count, _ in runs)
+            runs.append((len(records), len(taken)))
+            if failing in range(first, first + len(records)):
+                raise RunFailed("run", failing - first, "INTERNAL", "no")
+            rows = range(first, first + len(records))
+            return [{"y": Tensor(FLOAT, request(row)["x"].array + (row == wrong))} for row in rows]
+
+        monkeypatch.setattr(export, "run_requests", run)
+        saved_model = SavedModel("", (), "", (signature,))
+        return export._compare(
+            export.Wanted("source", Path()), [traced], saved_model, {"rank": Samples(compared(), ())}
+        )
+
+    monkeypatch.setattr(export, "ask", lambda traced, signature, inputs: {"y": inputs["x"]})
+    monkeypatch.setattr(export, "_PIECE_BYTES", 2 * (len(record(signature, request(0))) + 8))
+    difference, sizes = answer(None)
+    assert runs == [(2, 2), (2, 4), (2, 6), (1, 7)]
+    assert difference.absolute == 0.0 and sizes == {1, 2}
+    with pytest.raises(WorkshopError, match="'rank': at 1 rows the export does not answer as the source"):
+        answer(3)
+    assert runs == [(2, 2), (2, 4)]
+    with pytest.raises(WorkshopError, match="'rank' fails at 2 rows where the source does not"):
+        answer(None, failing=6)

@@ -10,8 +10,9 @@ from click.testing import CliRunner
 from unit.saved_model_files import add_signature, meta_graph, tensor_info, write
 
 from fastserve.cli import main
+from fastserve.offline.model import OpenModel
 from fastserve.offline.records import MAX_RECORDS, REQUESTS_FILE, read_requests
-from fastserve.offline.tensors import Tensor
+from fastserve.offline.tensors import RECORDED, Tensor
 from fastserve.savedmodel import SavedModel, Signature, read
 from fastserve.workshop.export_samples import Inputs, Samples
 from fastserve.workshop.export_warmup import write_warmup
@@ -76,6 +77,46 @@ def test_of_an_export_only_the_rows_of_the_user_are_real(version: Path) -> None:
     assert pool_of(saved_model, signature(saved_model, "clicks"), None).origin == "made-up values"
     assert pool_of(saved_model, signature(saved_model), None).origin == f"3 rows of {REQUESTS_FILE}"
     assert list(find_pools(version, saved_model, Wanted(None, (), (8,), ())).requests) == ["serving_default"]
+
+
+# ---- as the signature has them ----------------------------------------------------------
+
+
+def test_rows_fit_a_signature_with_a_batch_of_its_own(tmp_path: Path) -> None:
+    meta = meta_graph()
+    add_signature(meta, "four", {"x": tensor_info("x:0", FLOAT, (4, 1))}, {"y": tensor_info("y:0")})
+    file = tmp_path / "rows.npz"
+    np.savez(file, x=np.arange(6.0).reshape(6, 1))
+    saved_model = read(write(tmp_path / "1", meta))
+    (four,) = saved_model.signatures
+
+    pool = pool_of(saved_model, four, file)
+    model = OpenModel(None, recorded=pool.rows)  # type: ignore[arg-type]
+    (sample,) = model.sample(four, 1, RECORDED)
+    assert sample.array.shape == (4, 1)
+
+    wanted = Wanted(file, (), (8,), ())
+    load = load_of(four, find_pools(tmp_path / "1", saved_model, wanted), wanted)
+    assert load is not None and list(load.timed) == [4]
+    assert [inputs[0].array.ravel().tolist() for inputs in load.checked] == [[0, 1, 2, 3], [4, 5, 0, 1]]
+
+
+def test_what_has_no_rows_is_one_request(tmp_path: Path) -> None:
+    meta = meta_graph()
+    ports = {"k": tensor_info("k:0", FLOAT, ()), "x": tensor_info("x:0", FLOAT, (2,))}
+    add_signature(meta, "whole", ports, {"y": tensor_info("y:0")})
+    file = tmp_path / "rows.npz"
+    np.savez(file, k=np.float32(5), x=np.arange(2.0))
+    saved_model = read(write(tmp_path / "1", meta))
+    (whole,) = saved_model.signatures
+
+    model = OpenModel(None, recorded=pool_of(saved_model, whole, file).rows)  # type: ignore[arg-type]
+    assert [tensor.array.tolist() for tensor in model.sample(whole, 1, RECORDED)] == [5.0, [0.0, 1.0]]
+    wanted = Wanted(file, (), (8,), ())
+    load = load_of(whole, find_pools(tmp_path / "1", saved_model, wanted), wanted)
+    assert load is not None
+    (request,) = load.checked
+    assert [tensor.array.tolist() for tensor in request] == [5.0, [0.0, 1.0]]
 
 
 # ---- how many ----------------------------------------------------------------------------

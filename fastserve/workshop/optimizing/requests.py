@@ -67,7 +67,8 @@ def _of_rows(file: Path, saved_model: SavedModel) -> Pools:
 
     found = read_rows(file, choose, defaults=False)
     signature = found.signature
-    rows = [found.tensors[port.alias].rows(0, _MOST_ROWS) for port in signature.inputs]
+    first = found.request(slice(0, _MOST_ROWS))
+    rows = [first[port.alias] for port in signature.inputs]
     return Pools(f"{found.count} rows of {file}", {signature.name: rows}, {})
 
 
@@ -109,15 +110,24 @@ def load_of(signature: Signature, pools: Pools, wanted: Wanted) -> Load | None:
     rows, requests = pools.rows.get(signature.name), pools.requests.get(signature.name, ())
     if rows is None and not requests:
         return None
-    if rows is None or not _has_rows(signature):
+    if rows is None or (requests and not _has_rows(signature)):
         return Load(signature, requests, {_count(requests[0]): requests[:_TIMED_BATCHES]} if requests else {})
     return from_rows(signature, rows, wanted, requests)
 
 
 def from_rows(signature: Signature, rows: Inputs, wanted: Wanted, requests: tuple[Inputs, ...] = ()) -> Load:
-    """Rows one by one, in threes, and in the batches that are timed."""
+    """Rows one by one, in threes, and in the batches that are timed; where the signature does not take any
+    number of rows, as it has them."""
+    own = signature.own_rows
+    if own is not None:
+        last = min(len(rows[0].array), own * _MOST_REQUESTS)
+        full = tuple(_batch(rows, first, own) for first in range(0, last, own))
+        return Load(signature, full, {own: full[:_TIMED_BATCHES]})
     if not _has_rows(signature):
-        one = [tensor.rows(0, 1) if tensor.array.ndim else tensor for tensor in rows]
+        one = [
+            tensor.rows(0, 1) if port.any_rows and tensor.array.ndim else tensor
+            for port, tensor in zip(signature.inputs, rows, strict=True)
+        ]
         return Load(signature, (one,), {1: (one,)})
     total = len(rows[0].array)
     checked: list[Inputs] = list(requests)
