@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from fastserve.workshop.version_directory import VERSION_MAX
+
 _FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 
 
@@ -13,7 +15,10 @@ _FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 @click.argument("source")
 @click.argument("base_path", type=click.Path(file_okay=False, path_type=Path), metavar="OUT")
 @click.option(
-    "--version", type=click.IntRange(0), metavar="N", help="Its number.  [default: the one after the highest]"
+    "--version",
+    type=click.IntRange(0, VERSION_MAX),
+    metavar="N",
+    help="Its number.  [default: the one after the highest]",
 )
 @click.option(
     "--signature",
@@ -46,7 +51,8 @@ _FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
     type=click.FloatRange(0),
     default=1e-5,
     show_default=True,
-    help="How far numbers may lie apart, relative to themselves and to the output's largest.",
+    help="How far numbers may lie apart, relative to themselves and to the output's largest; two roundings "
+    "of their dtype are never too far.",
 )
 @click.option("--no-compare", is_flag=True, help="Run what was exported, but accept other predictions.")
 @click.option("--no-warmup", is_flag=True, help="Write no warm-up requests.")
@@ -64,7 +70,7 @@ _FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 @click.option(
     "--dtype", "dtypes", multiple=True, metavar="NAME=DTYPE", help="Of an input of a subclassed Keras model."
 )
-@click.option("--trust-lambda", is_flag=True, help="Run the Python code of Lambda layers in the file.")
+@click.option("--trust-lambda", is_flag=True, help="Run the Python code that the file brings along.")
 @click.option("--allow-fixed-batch", is_flag=True, help="Keep batch sizes that are fixed, as they are.")
 @click.option(
     "--op-library", "op_libraries", multiple=True, type=_FILE, metavar="PATH.so", help="Custom ops it needs."

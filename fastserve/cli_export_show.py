@@ -11,8 +11,6 @@ from fastserve.cli_inspect import print_signatures
 from fastserve.workshop.export import Exported, Wanted
 
 _DEFAULT_SIGNATURE = "serving_default"
-# TensorFlow puts these in; nobody calls them.
-_INTERNAL = "__saved_model_"
 
 
 def show(wanted: Wanted, exported: Exported) -> None:
@@ -37,7 +35,7 @@ def show(wanted: Wanted, exported: Exported) -> None:
         count = exported.warmup_requests
         say(f"{count} warm-up request{'' if count == 1 else 's'}, see `fastserve warmup show`")
     # Without what TensorFlow puts in for itself.
-    called = tuple(one for one in exported.saved_model.signatures if not one.name.startswith(_INTERNAL))
+    called = tuple(one for one in exported.saved_model.signatures if not one.internal)
     print_signatures(console, replace(exported.saved_model, signatures=called))
     if exported.saved_model.signature(_DEFAULT_SIGNATURE) is None:
         say(f"\nthere is no {_DEFAULT_SIGNATURE}: callers have to name the signature")

@@ -22,11 +22,8 @@ from fastserve.environment import child_argv, child_environment, tensorflow_dir
 from fastserve.errors import ModelError
 from fastserve.extensions import VersionPath
 from fastserve.log import Log
-from fastserve.savedmodel import Port, SavedModel, Signature, read
+from fastserve.savedmodel import INTERNAL, Port, SavedModel, Signature, read
 from fastserve.savedmodel.signature import dtype_name
-
-# TensorFlow puts these in; nobody calls them.
-_INTERNAL = "__saved_model_"
 
 _TRIAL_TIMEOUT_S = 3600.0
 
@@ -56,7 +53,7 @@ def show(directory: str, tags: tuple[str, ...], *, xla: bool) -> int:
     compiled = [
         _print_verdict(console, entry, _costs(trial, entry))
         for entry in trial.servable["signatures"]
-        if not entry["name"].startswith(_INTERNAL)
+        if not entry["name"].startswith(INTERNAL)
     ]
     return 0 if any(compiled) else 1
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from fastserve.errors import FastServeError
+from fastserve.workshop.version_directory import VERSION_MAX
 
 _FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 
@@ -74,7 +75,10 @@ _FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
     help="How long each pass is timed, for each batch size.",
 )
 @click.option(
-    "--version", type=click.IntRange(0), help="Of the result. Default: the number after the highest in OUT."
+    "--version",
+    type=click.IntRange(0, VERSION_MAX),
+    metavar="N",
+    help="Of the result. Default: the number after the highest in OUT.",
 )
 @click.option("--tag", "tags", multiple=True, default=("serve",), show_default=True, help="Graph tag(s).")
 @click.option(

@@ -4,8 +4,7 @@ has."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import cycle
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,14 @@ import numpy as np
 
 from fastserve._native.codec import CodecError
 from fastserve.errors import FastServeError
-from fastserve.input_file import InputError, read_inputs
 from fastserve.offline.records import MAX_RECORDS, predict_record
-from fastserve.offline.rows import row_count, signature_tensors
+from fastserve.offline.rows import read_rows
 from fastserve.offline.tensors import Style, Tensor, sample
 from fastserve.savedmodel import SavedModel, Signature, read
 from fastserve.savedmodel.tfrecord import write_records
 from fastserve.whole_file import check_place, write_whole
 
 _DEFAULT_SIGNATURE = "serving_default"
-# TensorFlow puts these in; nobody calls them.
-_INTERNAL = "__saved_model_"
 _SPREAD = 2  # numbers of some width
 
 
@@ -72,10 +68,7 @@ def _made_up(wanted: Made, saved_model: SavedModel) -> Iterator[bytes]:
     style = Style(_SPREAD, wanted.inner)
     for signature in _signatures(wanted, saved_model):
         # A signature without a row dimension gets one request, whatever the batch sizes.
-        rows = (
-            [1] if not any(port.dims is None or port.dims[:1] == (-1,) for port in signature.inputs) else None
-        )
-        for size in rows or wanted.batch_sizes:
+        for size in wanted.batch_sizes if signature.any_rows else (1,):
             try:
                 inputs = {port.alias: sample(port, size, style, rng) for port in signature.inputs}
             except KeyError:
@@ -83,12 +76,12 @@ def _made_up(wanted: Made, saved_model: SavedModel) -> Iterator[bytes]:
                     f"signature {signature.name} has an input of a dtype that no values can be made up for; "
                     "leave it out: name the others with --signature"
                 ) from None
-            yield _log(signature, inputs)
+            yield _log(signature, inputs, made_up=True)
 
 
 def _signatures(wanted: Made, saved_model: SavedModel) -> list[Signature]:
     """Those that are asked for. MakeError when there are none, or some are not there."""
-    there = [s for s in saved_model.signatures if not s.name.startswith(_INTERNAL)]
+    there = [s for s in saved_model.signatures if not s.internal]
     names = ", ".join(signature.name for signature in there) or "none"
     for name in wanted.signatures:
         if all(signature.name != name for signature in there):
@@ -103,29 +96,25 @@ def _signatures(wanted: Made, saved_model: SavedModel) -> list[Signature]:
 
 
 def _of_rows(wanted: Made, saved_model: SavedModel, source: Path) -> Iterator[bytes]:
-    content = read_inputs(str(source))
     if len(wanted.signatures) > 1:
         raise MakeError("rows are for one signature: give --signature once")
-    if content.examples is not None:
-        raise InputError(f"{source} has examples: give the inputs of a signature, serialized Examples as b64")
-    name = (wanted.signatures or (content.signature or _DEFAULT_SIGNATURE,))[0]
-    (signature,) = _signatures(Made(wanted.directory, wanted.tags, (name,), wanted.batch_sizes), saved_model)
-    tensors = signature_tensors(source, signature, content.arrays, content.columns)
-    total = row_count(source, tensors)
-    at = 0
-    for size in cycle(wanted.batch_sizes):
-        if at >= total:
-            return
-        yield _log(signature, {alias: t.rows(at, at + size) for alias, t in tensors.items()})
-        at += size
+
+    def choose(named: str | None) -> Signature:
+        names = wanted.signatures or (named or _DEFAULT_SIGNATURE,)
+        (signature,) = _signatures(replace(wanted, signatures=names), saved_model)
+        return signature
+
+    rows = read_rows(source, choose, defaults=True)
+    for tensors in rows.in_requests(wanted.batch_sizes):
+        yield _log(rows.signature, tensors, made_up=False)
 
 
 # ---- a record ------------------------------------------------------------------------------------
 
 
-def _log(signature: Signature, inputs: Mapping[str, Tensor]) -> bytes:
+def _log(signature: Signature, inputs: Mapping[str, Tensor], *, made_up: bool) -> bytes:
     """A PredictionLog of one Predict request."""
     try:
-        return predict_record(signature, inputs)
+        return predict_record(signature, inputs, made_up=made_up)
     except CodecError as error:  # beyond what a request may be
         raise MakeError(f"signature {signature.name}: its request is refused ({error})") from None

@@ -37,7 +37,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(made, 0o666 & ~_umask())
+        os.chmod(made, 0o666 & ~umask())
         os.replace(made, path)
         made = None
     except OSError as error:
@@ -48,7 +48,8 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
                 os.unlink(made)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The process's: which rights a new file does not get. It can only be read by setting it."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask

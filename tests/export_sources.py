@@ -235,6 +235,16 @@ def sparse() -> Any:
     return keras.Model(inputs, keras.layers.Dense(1)(inputs))
 
 
+def with_temperature() -> dict[str, Any]:
+    """One input has rows, the other one a single number in a vector."""
+
+    @tf.function(input_signature=[ANY, tf.TensorSpec([1], tf.float32, "temperature")])
+    def serve(x: Any, temperature: Any) -> Any:
+        return {"y": x / (1.0 + temperature[0] ** 2)}
+
+    return {"serving_default": serve}
+
+
 def fixed_keras() -> Any:
     """A batch size that Keras was told and that nothing needs."""
     inputs = keras.Input(batch_shape=(4, 3), name="x")

@@ -55,9 +55,6 @@ from fastserve.savedmodel.overrides import disables_meta_optimizer
 # Runtimes whose models say what they offer, and may bring requests along.
 _SELF_DESCRIBED = ("tensorflow", "litert")
 
-# Signatures that TensorFlow itself puts into a SavedModel; running them would initialize the model again.
-_INTERNAL = "__saved_model_"
-
 # Samples of a batch size beyond this are not made for the sake of a measurement alone.
 _SAMPLE_MAX_BYTES = 256 << 20
 
@@ -359,7 +356,7 @@ class TrialRun:
             return 'xla = "off"'
         if self._xla == "off":
             return "XLA compiles SavedModels only"
-        if signature.name.startswith(_INTERNAL):
+        if signature.internal:
             return "TensorFlow's own"
         earlier = asked.previous_choice if asked.xla == "auto" else None
         if earlier is not None and not choice_includes(earlier, signature.name):
@@ -473,7 +470,7 @@ class TrialRun:
 
 
 def _is_run(signature: Signature) -> bool:
-    return not signature.name.startswith(_INTERNAL)
+    return not signature.internal
 
 
 def _find_style(model: OpenModel, signature: Signature) -> Style | RuntimeFailure:

@@ -34,10 +34,9 @@ from fastserve.control.xla_cache import XlaCache
 from fastserve.errors import CoreError, CoreLost, ModelError
 from fastserve.extensions import Prepared
 from fastserve.log import Log
+from fastserve.savedmodel import INTERNAL
 from fastserve.tflite import MODEL as TFLITE
 
-# Signatures that TensorFlow puts into a SavedModel for itself.
-_INTERNAL = "__saved_model_"
 # With what the compile cache has; when the core cannot open that, compiled anew; and at last without XLA.
 _PLANS = ("cached", "anew", "plain")
 
@@ -262,7 +261,7 @@ class VersionWork:
             )
         for signature in trial.servable.get("signatures") or ():
             name = str(signature.get("name"))
-            if name.startswith(_INTERNAL):
+            if name.startswith(INTERNAL):
                 continue
             if not signature.get("batched") and harness.model.row_wise is not False:
                 self._log.info("not batched", servable=harness, signature=name, why=signature.get("why"))

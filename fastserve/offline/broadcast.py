@@ -12,14 +12,14 @@ import numpy as np
 
 from fastserve.errors import ModelError
 from fastserve.offline.tensors import Tensor
-from fastserve.savedmodel import Port, Signature
+from fastserve.savedmodel import Signature
 
 
 def check_broadcast(model: str, names: Sequence[str], signatures: Sequence[Signature]) -> None:
     """ModelError for a name that no signature has among its inputs, or only where an input has no rows."""
     for name in names:
         ports = [port for signature in signatures for port in signature.inputs if port.alias == name]
-        if any(_may_have_rows(port) for port in ports):
+        if any(port.any_rows for port in ports):
             continue
         if ports:
             why = f"has the shape {ports[0].shape}: its first dimension does not follow the request's rows"
@@ -37,7 +37,7 @@ def spread(signature: Signature, names: Sequence[str], tensors: Sequence[Tensor]
     """The inputs of one request. Those named that have one row have it as often as the others have rows; all
     are as they were where the others do not agree."""
     with_rows = [
-        _may_have_rows(port) and tensor.array.ndim > 0
+        port.any_rows and tensor.array.ndim > 0
         for port, tensor in zip(signature.inputs, tensors, strict=True)
     ]
     single = [
@@ -58,7 +58,3 @@ def spread(signature: Signature, names: Sequence[str], tensors: Sequence[Tensor]
         else tensor
         for one, tensor in zip(single, tensors, strict=True)
     )
-
-
-def _may_have_rows(port: Port) -> bool:
-    return port.dims is None or (bool(port.dims) and port.dims[0] < 0)

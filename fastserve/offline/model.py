@@ -49,11 +49,17 @@ class OpenModel:
         self._model.close()
 
     def sample(self, signature: Signature, rows: int, style: Style) -> list[Tensor]:
+        """Inputs of so many rows, or of as many as the signature says."""
         if style == RECORDED:
             pool = self._recorded[signature.name]
+            counted = [signature.counts_rows(port) for port in signature.inputs]
+            total = next((len(t.array) for t, with_rows in zip(pool, counted, strict=True) if with_rows), 1)
             # All before any again.
-            chosen = np.resize(self._rng.permutation(len(pool[0].array)), rows)
-            return [Tensor(tensor.dtype, tensor.array[chosen]) for tensor in pool]
+            chosen = np.resize(self._rng.permutation(total), signature.own_rows or rows)
+            return [
+                Tensor(tensor.dtype, tensor.array[chosen]) if with_rows else tensor
+                for tensor, with_rows in zip(pool, counted, strict=True)
+            ]
         return [sample(port, rows, style, self._rng) for port in signature.inputs]
 
     def sample_bytes(self, signature: Signature, rows: int, style: Style) -> int:

@@ -2,7 +2,8 @@
 
 assets.extra/tf_serving_warmup_requests is a TFRecord file of PredictionLogs. Here each becomes a Predict
 request, checked as the core would, with TensorFlow Serving's words where it is refused: the inputs for runs
-here, and the message for the core's. What the records hold is also the best sample there is.
+here, and the message for the core's. What the records hold is also the best sample there is, save where they
+say themselves that it was made up.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ _POOL_ROWS = 1024
 _DEFAULT_SIGNATURE = "serving_default"
 _CLASSIFY, _REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 _INPUTS = "inputs"
+# Among the tags in the metadata of a record whose values are nobody's own. Servers do not look there.
+_MADE_UP = "fastserve:made-up"
 
 
 class WarmupError(ModelError):
@@ -45,11 +48,12 @@ class WarmupError(ModelError):
 @dataclass(frozen=True, slots=True)
 class WarmupRequest:
     """One Predict request: its inputs in the order of the signature's, and its message. What it left out has
-    its default in both."""
+    its default in both. `made_up`: its record says that nobody has sent it."""
 
     signature: Signature
     inputs: tuple[Tensor, ...]
     request: Any
+    made_up: bool = False
 
 
 def read_requests(
@@ -92,11 +96,13 @@ def made_up(signature: Signature, inputs: Sequence[Tensor]) -> WarmupRequest:
     return WarmupRequest(signature, tuple(inputs), request)
 
 
-def predict_record(signature: Signature, inputs: Mapping[str, Tensor]) -> bytes:
+def predict_record(signature: Signature, inputs: Mapping[str, Tensor], *, made_up: bool) -> bytes:
     """A record for a version to bring along: a PredictionLog of one Predict request with these inputs, by
-    alias.
+    alias. `made_up`: it says so, and is taken for warm-up alone.
     CodecError: beyond what a request may be."""
     log = message("tensorflow.serving.PredictionLog")()
+    if made_up:
+        log.log_metadata.saved_model_tags.append(_MADE_UP)
     request = log.predict_log.request
     request.model_spec.signature_name = signature.name
     for alias, tensor in inputs.items():
@@ -168,11 +174,18 @@ def _row_key(tensors: Sequence[Tensor], row: int) -> tuple[Any, ...]:
 
 
 def requests_of(record: bytes, file: Path, saved_model: SavedModel) -> list[WarmupRequest]:
+    """The requests of one record. WarmupError, CodecError."""
     try:
         log = message("tensorflow.serving.PredictionLog").FromString(record)
     except DecodeError:
         shown = record[:200].decode("utf-8", "replace")
         raise WarmupError("INVALID_ARGUMENT", f"Failed to parse warmup record: {shown} from {file}") from None
+    requests = _requests(log, saved_model)
+    made_up = _MADE_UP in log.log_metadata.saved_model_tags
+    return [replace(warmup, made_up=True) for warmup in requests] if made_up else requests
+
+
+def _requests(log: Any, saved_model: SavedModel) -> list[WarmupRequest]:
     kind = log.WhichOneof("log_type")
     if kind == "predict_log":
         return [_predict(log.predict_log.request, saved_model)]

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastserve._native.codec import decode_tensor, view_tensor
 from fastserve.protos import message
 from fastserve.savedmodel import Feature, Port, Signature
+from fastserve.savedmodel.signature import dtype_name
 
 STRING, BFLOAT16, BOOL = 7, 14, 10
 FLOATS = (1, 2, 14, 19)
@@ -63,6 +65,12 @@ def from_native(tensor: tuple[int, tuple[int, ...], Any]) -> Tensor:
     else:
         array = np.frombuffer(data, _NUMPY[dtype])
     return Tensor(dtype, array.reshape(dims))
+
+
+def from_proto(data: bytes) -> Tensor:
+    """What a serialized TensorProto holds. CodecError."""
+    view = view_tensor(data)
+    return from_native((view.dtype, view.dims, decode_tensor(data)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,31 +145,55 @@ def _values(dtype: int, shape: tuple[int, ...], spread: int, rng: np.random.Gene
     return rng.integers(0, below, shape).astype(kind)
 
 
-def difference(expected: Tensor, actual: Tensor) -> str | None:
-    """In which way two tensors that should agree do not; None when they do."""
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """How far two tensors lie apart at most: absolute, and relative to the largest number expected. `wrong`:
+    in which way by more than is allowed; None: they agree."""
+
+    absolute: float = 0.0
+    relative: float = 0.0
+    wrong: str | None = None
+
+
+def apart(expected: Tensor, actual: Tensor, allowed: float, of_largest: float) -> Apart:
+    """Floating numbers may differ by `allowed` of their own size and `of_largest` of the largest one's in the
+    tensor; everything else has to be equal."""
     if expected.dtype != actual.dtype:
-        return f"type {expected.dtype} against {actual.dtype}"
+        return Apart(wrong=f"type: {dtype_name(expected.dtype)} became {dtype_name(actual.dtype)}")
     if expected.array.shape != actual.array.shape:
-        return f"shape {list(expected.array.shape)} against {list(actual.array.shape)}"
+        return Apart(wrong=f"shape: {list(expected.array.shape)} became {list(actual.array.shape)}")
     if expected.dtype not in _TOLERANCE:
         different = np.count_nonzero(expected.array != actual.array)
-        return f"{different} of {expected.array.size} values" if different else None
+        return Apart(wrong=f"{different} of {expected.array.size} values" if different else None)
     wide = np.complex128 if expected.dtype in COMPLEX else np.float64
     a, b = expected.array.astype(wide), actual.array.astype(wide)
     with np.errstate(all="ignore"):
         finite = np.isfinite(a) & np.isfinite(b)
         odd = ~finite & ~((a == b) | (np.isnan(a) & np.isnan(b)))
         if odd.any():
-            return f"{np.count_nonzero(odd)} of {a.size} values are infinite or NaN in one of them"
+            return Apart(
+                wrong=f"{np.count_nonzero(odd)} of {a.size} values are infinite or NaN in one of them"
+            )
         a, b = a[finite], b[finite]
-        relative, of_largest = _TOLERANCE[expected.dtype]
-        largest = np.abs(a).max(initial=0.0)
-        gap = np.abs(a - b)
-        far = gap > relative * np.abs(a) + of_largest * largest
+        largest = float(np.abs(a).max(initial=0.0))
+        gap: npt.NDArray[Any] = np.abs(a - b)
+        far = gap > allowed * np.abs(a) + of_largest * largest
+    absolute = float(gap.max(initial=0.0))
+    relative = absolute / largest if largest else 0.0
     if not far.any():
-        return None
-    worst = int(gap.argmax())
-    return f"{np.count_nonzero(far)} of {expected.array.size} values, by up to {gap[worst]:.3g}"
+        return Apart(absolute, relative)
+    worst = int(np.argmax(np.where(far, gap, 0.0)))
+    return Apart(
+        absolute,
+        relative,
+        f"{np.count_nonzero(far)} of {expected.array.size} values, by up to {gap[worst]:.3g}: "
+        f"{a[worst]:.6g} became {b[worst]:.6g}",
+    )
+
+
+def difference(expected: Tensor, actual: Tensor) -> str | None:
+    """In which way two tensors that should agree do not; None when they do."""
+    return apart(expected, actual, *_TOLERANCE.get(expected.dtype, (0.0, 0.0))).wrong
 
 
 def first_difference(

@@ -6,9 +6,10 @@ Used by `fastserve inspect` and by trial processes. Knows the format, not who se
 from fastserve.savedmodel.metadata import map_of_signatures
 from fastserve.savedmodel.read import SavedModelError, read
 from fastserve.savedmodel.rewrite import prepare
-from fastserve.savedmodel.signature import Feature, Port, SavedModel, Signature
+from fastserve.savedmodel.signature import INTERNAL, Feature, Port, SavedModel, Signature
 
 __all__ = [
+    "INTERNAL",
     "Feature",
     "Port",
     "SavedModel",

@@ -12,6 +12,9 @@ DTYPES = {
     23: "uint64", 24: "float8_e5m2", 25: "float8_e4m3fn", 29: "int4", 30: "uint4",
 }  # fmt: skip
 
+# What names of TensorFlow's own entries begin with; nobody calls them.
+INTERNAL = "__saved_model_"
+
 
 def dtype_name(dtype: int) -> str:
     """TensorFlow's name of a DataType number; "type 99" for one that is not known here, "none" for 0."""
@@ -46,6 +49,11 @@ class Port:
         return self.default is not None
 
     @property
+    def any_rows(self) -> bool:
+        """Whether its first dimension may be of any size, as that of a request's rows is."""
+        return self.dims is None or self.dims[:1] == (-1,)
+
+    @property
     def shape(self) -> str:
         """The shape for people: "[?, 13]", "[]", "unknown rank"."""
         if self.dims is None:
@@ -61,6 +69,28 @@ class Signature:
     method_name: str
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+
+    @property
+    def internal(self) -> bool:
+        """Whether it is TensorFlow's own: it would initialize the model again."""
+        return self.name.startswith(INTERNAL)
+
+    @property
+    def any_rows(self) -> bool:
+        """Whether a request may have any number of rows."""
+        return any(port.any_rows for port in self.inputs)
+
+    @property
+    def own_rows(self) -> int | None:
+        """How many rows every request has, where that is fixed and the same for all inputs; None: any number,
+        or there are no rows."""
+        sizes = {port.dims[0] if port.dims else -1 for port in self.inputs}
+        size = sizes.pop() if len(sizes) == 1 else -1
+        return size if size > 0 else None
+
+    def counts_rows(self, port: Port) -> bool:
+        """Whether the first dimension of this input is a request's rows."""
+        return port.any_rows or self.own_rows is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,11 +48,12 @@ class Endpoint:
 
     @property
     def fixed_rows(self) -> int | None:
-        """The number of rows that the source insists on; None where it takes any, or has none."""
-        for spec in self.inputs.values():
-            if spec.shape.rank and spec.shape[0] is not None:
-                return int(spec.shape[0])
-        return None
+        """The number of rows that the source insists on; None where it takes any, or has none. Beside an
+        input with any number of rows, a first dimension that is fixed is not one of rows."""
+        shapes = [spec.shape for spec in self.inputs.values()]
+        if any(shape.rank is None or (shape.rank and shape[0] is None) for shape in shapes):
+            return None
+        return next((int(shape[0]) for shape in shapes if shape.rank), None)
 
 
 @dataclass(frozen=True)

@@ -8,22 +8,20 @@ own.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from fastserve.offline.records import REQUESTS_FILE
-from fastserve.offline.tensors import BFLOAT16, STRING, Tensor
+from fastserve.offline.tensors import Tensor
 from fastserve.savedmodel import SavedModel, Signature, read
-from fastserve.savedmodel.tfrecord import write_records
 from fastserve.workshop.endpoint import Source, first_line
 from fastserve.workshop.errors import WorkshopError
+from fastserve.workshop.export_answers import ask
 from fastserve.workshop.export_compare import Difference, compare
-from fastserve.workshop.export_samples import Inputs, Samples, has_rows, made_up, of_file, record
+from fastserve.workshop.export_samples import Inputs, Samples, made_up, of_file, record, rows_of
 from fastserve.workshop.export_source import SourceOptions, read_source
+from fastserve.workshop.export_warmup import write_warmup
 from fastserve.workshop.export_write import Traced, save, trace
 from fastserve.workshop.renames import Renames, chosen_signatures
 from fastserve.workshop.runs import RunFailed, run_requests
@@ -31,6 +29,8 @@ from fastserve.workshop.version_directory import new_version
 
 STEPS = 6
 _DEFAULT_SIGNATURE = "serving_default"
+# Requests are compared so many at a time that they and the source's answers take about this.
+_PIECE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -82,22 +82,17 @@ def export(wanted: Wanted, step: Callable[[str], None]) -> Exported:
         step("asking the source for its predictions")
         samples = {one.name: _samples(wanted, one, saved_model) for one in traced}
         step("running the export")
-        difference = _compare(wanted, traced, saved_model, samples)
-        warmup = [log for one in samples.values() for log in one.warmup] if wanted.warmup else []
-        if warmup:
-            file = making.path / REQUESTS_FILE
-            file.parent.mkdir(exist_ok=True)
-            with open(file, "wb") as opened:
-                write_records(opened, warmup)
+        difference, sizes = _compare(wanted, traced, saved_model, samples)
+        warmup = write_warmup(making.path, saved_model, samples) if wanted.warmup else 0
         step("giving it its number")
     assert making.version is not None
     return Exported(
         what=source.what,
         version=making.version,
-        saved_model=read(wanted.base_path / str(making.version)),
-        rows=tuple(sorted({_rows_of(inputs) for one in samples.values() for inputs in one.compared})),
+        saved_model=replace(saved_model, path=str(wanted.base_path / str(making.version))),
+        rows=tuple(sorted(sizes)),
         difference=difference if wanted.compare else None,
-        warmup_requests=len(warmup),
+        warmup_requests=warmup,
         relaxed={one.name: one.chunk for one in traced if one.chunk is not None},
     )
 
@@ -130,7 +125,7 @@ def _samples(wanted: Wanted, traced: Traced, saved_model: SavedModel) -> Samples
     if wanted.samples is not None and traced.name == _sampled(wanted, saved_model):
         return of_file(wanted.samples, signature, wanted.batch_sizes)
     return made_up(
-        wanted.source, signature, wanted.batch_sizes, lambda inputs: _ask(traced, signature, inputs)
+        wanted.source, signature, wanted.batch_sizes, lambda inputs: ask(traced, signature, inputs)
     )
 
 
@@ -153,88 +148,85 @@ def _signature(saved_model: SavedModel, traced: Traced) -> Signature:
     return signature
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A request, and what the source answers."""
+
+    traced: Traced
+    signature: Signature
+    inputs: Inputs
+    record: bytes
+    expected: dict[str, Tensor]
+
+    @property
+    def rows(self) -> int:
+        return rows_of(self.signature, self.inputs)
+
+    @property
+    def held_bytes(self) -> int:
+        return len(self.record) + sum(tensor.array.nbytes for tensor in self.expected.values())
+
+
 def _compare(
     wanted: Wanted, traced: Sequence[Traced], saved_model: SavedModel, samples: dict[str, Samples]
-) -> Difference:
-    """How far the answers lie apart. WorkshopError: too far, or the export does not run."""
-    asked = [(one, inputs) for one in traced for inputs in samples[one.name].compared]
-    expected = [_expected(wanted, one, saved_model, inputs) for one, inputs in asked]
-    records = [record(_signature(saved_model, one), inputs) for one, inputs in asked]
+) -> tuple[Difference, set[int]]:
+    """How far the answers lie apart, and at how many rows they were compared. WorkshopError: too far, or the
+    export does not run."""
+    largest, sizes = Difference(0.0, 0.0), set()
+    asked = (
+        _asked(wanted, one, _signature(saved_model, one), inputs)
+        for one in traced
+        for inputs in samples[one.name].compared
+    )
+    for piece in _pieces(asked):
+        found = _compare_piece(wanted, Path(saved_model.path), piece)
+        largest = Difference(max(largest.absolute, found.absolute), max(largest.relative, found.relative))
+        sizes |= {one.rows for one in piece}
+    return largest, sizes
+
+
+def _asked(wanted: Wanted, traced: Traced, signature: Signature, inputs: Inputs) -> _Asked:
     try:
-        answers = run_requests(Path(saved_model.path), records, wanted.options.op_libraries)
+        expected = ask(traced, signature, inputs)
+    except Exception as error:
+        sizes = "--batch-size of what it takes, or " if signature.any_rows else ""
+        other = "rows that it takes" if wanted.samples is None else "others"
+        raise WorkshopError(
+            f"{wanted.source}: signature {traced.name!r}: the source itself fails at "
+            f"{rows_of(signature, inputs)} rows: {first_line(error)}; give {sizes}{other} with --samples"
+        ) from error
+    return _Asked(traced, signature, inputs, record(signature, inputs), expected)
+
+
+def _pieces(asked: Iterable[_Asked]) -> Iterator[list[_Asked]]:
+    """Some at a time: not all answers of both sides are to be in memory together."""
+    piece: list[_Asked] = []
+    held = 0
+    for one in asked:
+        piece.append(one)
+        held += one.held_bytes
+        if held >= _PIECE_BYTES:
+            yield piece
+            piece, held = [], 0
+    if piece:
+        yield piece
+
+
+def _compare_piece(wanted: Wanted, path: Path, piece: Sequence[_Asked]) -> Difference:
+    try:
+        answers = run_requests(path, [one.record for one in piece], wanted.options.op_libraries)
     except RunFailed as failed:
-        one, inputs = asked[failed.request]
-        raise WorkshopError(_why_it_fails(wanted, one, _rows_of(inputs), failed)) from failed
+        one = piece[failed.request]
+        raise WorkshopError(_why_it_fails(wanted, one.traced, one.rows, failed)) from failed
     largest = Difference(0.0, 0.0)
-    for (one, inputs), own, answer in zip(asked, expected, answers, strict=True):
+    for one, answer in zip(piece, answers, strict=True):
         if not wanted.compare:
             continue
-        found, wrong = compare(own, answer, wanted.tolerance)
+        found, wrong = compare(one.expected, answer, wanted.tolerance)
         largest = Difference(max(largest.absolute, found.absolute), max(largest.relative, found.relative))
         if wrong is not None:
-            raise WorkshopError(_why_it_differs(wanted, one, saved_model, inputs, own, wrong))
+            raise WorkshopError(_why_it_differs(wanted, one, wrong))
     return largest
-
-
-def _expected(wanted: Wanted, traced: Traced, saved_model: SavedModel, inputs: Inputs) -> dict[str, Tensor]:
-    try:
-        return _ask(traced, _signature(saved_model, traced), inputs)
-    except Exception as error:
-        raise WorkshopError(
-            f"{wanted.source}: signature {traced.name!r}: the source itself fails at {_rows_of(inputs)} "
-            f"rows: {first_line(error)}; give --batch-size of what it takes, or --samples"
-        ) from error
-
-
-def _ask(traced: Traced, signature: Signature, inputs: Inputs) -> dict[str, Tensor]:
-    """The source's own predictions; in pieces of the size that it insists on, the last one filled up."""
-    rows, chunk = _rows_of(inputs), traced.chunk
-    if chunk is None or not has_rows(signature):
-        return _predict(traced, inputs)
-    parts = [
-        _predict(traced, {alias: _piece(tensor, first, chunk) for alias, tensor in inputs.items()})
-        for first in range(0, max(rows, 1), chunk)
-    ]
-    return {
-        alias: Tensor(tensor.dtype, np.concatenate([part[alias].array for part in parts])[:rows])
-        for alias, tensor in parts[0].items()
-    }
-
-
-def _piece(tensor: Tensor, first: int, count: int) -> Tensor:
-    last = len(tensor.array) - 1
-    return Tensor(tensor.dtype, tensor.array[np.minimum(np.arange(first, first + count), last)])
-
-
-def _predict(traced: Traced, inputs: Inputs) -> dict[str, Tensor]:
-    import tensorflow as tf
-
-    given = {}
-    for alias, tensor in inputs.items():
-        dtype = tf.as_dtype(tensor.dtype)
-        if tensor.dtype == BFLOAT16:
-            given[alias] = tf.cast(tf.constant(tensor.array), dtype)
-        else:
-            given[alias] = tf.constant(tensor.array, dtype=dtype)
-    return {alias: _from_source(value) for alias, value in traced.predict(given).items()}
-
-
-def _from_source(value: Any) -> Tensor:
-    """An eager tensor, or an array as Keras' predict gives it."""
-    import tensorflow as tf
-
-    array = value.numpy() if hasattr(value, "numpy") else value
-    array = np.asarray(array)
-    dtype: int = tf.as_dtype(array.dtype).as_datatype_enum
-    if dtype == BFLOAT16:
-        array = array.astype(np.float32)
-    elif dtype == STRING and array.dtype != object:
-        array = array.astype(object)
-    return Tensor(dtype, array)
-
-
-def _rows_of(inputs: Inputs) -> int:
-    return next((len(tensor.array) for tensor in inputs.values() if tensor.array.ndim), 1)
 
 
 # ---- what went wrong, and what to do -------------------------------------------------------------
@@ -265,22 +257,17 @@ def _why_it_fails(wanted: Wanted, traced: Traced, rows: int, failed: RunFailed) 
     return start
 
 
-def _why_it_differs(
-    wanted: Wanted,
-    traced: Traced,
-    saved_model: SavedModel,
-    inputs: Inputs,
-    own: dict[str, Tensor],
-    wrong: str,
-) -> str:
+def _why_it_differs(wanted: Wanted, asked: _Asked, wrong: str) -> str:
+    traced = asked.traced
     start = f"{wanted.source}: signature {traced.name!r}"
-    _, varies = compare(own, _ask(traced, _signature(saved_model, traced), inputs), wanted.tolerance)
+    again = ask(traced, asked.signature, asked.inputs)
+    _, varies = compare(asked.expected, again, wanted.tolerance)
     if varies is not None:
         return (
             f"{start}: the source's own predictions vary from call to call ({varies}): it draws random "
             "numbers when it predicts, or keeps a state; --no-compare exports it all the same"
         )
-    found = f"{start}: at {_rows_of(inputs)} rows the export does not answer as the source does: {wrong}"
+    found = f"{start}: at {asked.rows} rows the export does not answer as the source does: {wrong}"
     if traced.chunk is not None:
         return f"{found}; {_fixed_inside(traced)}"
     return f"{found}; if that is near enough, give --tolerance (now {wanted.tolerance:g})"

@@ -18,12 +18,16 @@ SUFFIXES = (".keras", ".h5", ".hdf5")
 _HDF5_SUFFIXES = (".h5", ".hdf5")
 # What Keras 3 writes beside each object, and Keras 2 does not write to HDF5 files.
 _KERAS_3_MARK = '"module": "keras.'
+# How a config says that there is marshalled code in it: an object of this class, for Keras 3, and for Keras 2
+# one of these that is "lambda".
+_CODE = "__lambda__"
+_KINDS = ("function_type", "output_shape_type", "mask_type")
 
 
 @dataclass(frozen=True, slots=True)
 class KerasFile:
     """`version` is the Keras that wrote it, as it says. `generation`: 2 or 3, the package that reads it.
-    `lambdas`: names of Lambda layers whose code is in the file."""
+    `lambdas`: names of the layers whose code is in the file."""
 
     path: Path
     version: str
@@ -40,7 +44,7 @@ def look(path: Path) -> KerasFile:
     except ValueError as error:
         raise WorkshopError(f"{path}: its configuration is no JSON ({error}); save the model again") from None
     generation = 3 if version.startswith("3") or (not version and _KERAS_3_MARK in text) else 2
-    return KerasFile(path, version, generation, tuple(_lambdas(config)))
+    return KerasFile(path, version, generation, tuple(dict.fromkeys(_lambdas(config))))
 
 
 def _of_zip(path: Path) -> tuple[str, str]:
@@ -78,17 +82,15 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _lambdas(config: Any) -> Iterator[str]:
-    """Lambda layers that were made of a Python lambda: its code is in the file, marshalled."""
+def _lambdas(config: Any, name: str = "lambda") -> Iterator[str]:
+    """Layers with a Python lambda: its code is in the file, marshalled. `name`: of what `config` is within.
+    Wherever Keras would run it, whatever class it says it is of: reading HDF5, it does not ask."""
     if isinstance(config, dict):
-        inner = config.get("config")
-        if config.get("class_name") == "Lambda" and isinstance(inner, dict):
-            function = inner.get("function")
-            by_code = isinstance(function, dict) and function.get("class_name") == "__lambda__"
-            if by_code or inner.get("function_type") == "lambda":
-                yield str(inner.get("name", "lambda"))
+        name = str(config.get("name", name))
+        if config.get("class_name") == _CODE or any(config.get(kind) == "lambda" for kind in _KINDS):
+            yield name
         for value in config.values():
-            yield from _lambdas(value)
+            yield from _lambdas(value, name)
     elif isinstance(config, list):
         for value in config:
-            yield from _lambdas(value)
+            yield from _lambdas(value, name)

@@ -3,18 +3,16 @@ accepts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 
 from fastserve._native.codec import CodecError
-from fastserve.input_file import InputError, read_inputs
-from fastserve.offline.records import MAX_RECORDS, predict_record
-from fastserve.offline.rows import row_count, signature_tensors
-from fastserve.offline.tensors import Style, Tensor, sample, styles_for
+from fastserve.offline.records import predict_record
+from fastserve.offline.rows import Rows, read_rows
+from fastserve.offline.tensors import Style, Tensor, from_proto, sample, styles_for
 from fastserve.savedmodel import Signature
 from fastserve.workshop.endpoint import first_line
 from fastserve.workshop.errors import WorkshopError
@@ -27,21 +25,34 @@ _STYLE_ROWS = (8, 2)
 
 @dataclass(frozen=True)
 class Samples:
-    """`compared`: what source and export both answer. `warmup`: records for the version to bring along."""
+    """`compared`: what source and export both answer. `warmup`: requests for the version to bring along. Each
+    is taken once, and rows are cut only then. `made_up`: their values are nobody's own."""
 
-    compared: tuple[Inputs, ...]
-    warmup: tuple[bytes, ...]
-
-
-def has_rows(signature: Signature) -> bool:
-    """Whether a request may have any number of rows."""
-    return any(port.dims is None or port.dims[:1] == (-1,) for port in signature.inputs)
+    compared: Iterable[Inputs]
+    warmup: Iterable[Inputs]
+    made_up: bool = False
 
 
-def record(signature: Signature, inputs: Inputs) -> bytes:
+def rows_of(signature: Signature, inputs: Inputs) -> int:
+    """How many rows a request has; 1 where there are none."""
+    counted = [port.alias for port in signature.inputs if port.any_rows and port.alias in inputs]
+    shapes = [inputs[alias].array.shape for alias in counted or inputs]
+    return next((shape[0] for shape in shapes if shape), 1)
+
+
+def left_out(signature: Signature, inputs: Inputs) -> dict[str, Tensor]:
+    """The defaults of what a request leaves out."""
+    return {
+        port.alias: from_proto(port.default)
+        for port in signature.inputs
+        if port.default is not None and port.alias not in inputs
+    }
+
+
+def record(signature: Signature, inputs: Inputs, *, made_up: bool = False) -> bytes:
     """A PredictionLog of one request. WorkshopError: beyond what a request may be."""
     try:
-        return predict_record(signature, inputs)
+        return predict_record(signature, inputs, made_up=made_up)
     except CodecError as error:
         raise WorkshopError(
             f"signature {signature.name!r}: a request of such a size is refused ({error}); give smaller "
@@ -50,26 +61,22 @@ def record(signature: Signature, inputs: Inputs) -> bytes:
 
 
 def of_file(source: Path, signature: Signature, sizes: Sequence[int]) -> Samples:
-    """Rows from an .npz or JSON file: compared at each of `sizes`, rows again and again if need be, and cut
-    into requests of these sizes in turn to warm up with. FastServeError: they do not fit the signature."""
-    content = read_inputs(str(source))
-    if content.examples is not None:
-        raise InputError(f"{source} has examples: give the inputs of a signature, serialized Examples as b64")
-    tensors = signature_tensors(source, signature, content.arrays, content.columns)
-    if not has_rows(signature):
-        return Samples((tensors,), (record(signature, tensors),))
-    total = row_count(source, tensors)
-    compared = [_rows(tensors, np.arange(size) % total) for size in sizes]
-    # All of them, whatever the sizes.
-    compared += [tensors] if max(sizes) < total else []
-    warmup: list[bytes] = []
-    at = 0
-    for size in cycle(sizes):
-        if at >= total or len(warmup) == MAX_RECORDS:
-            break
-        warmup.append(record(signature, _rows(tensors, np.arange(at, min(at + size, total)))))
-        at += size
-    return Samples(tuple(compared), tuple(warmup))
+    """Rows from an .npz or JSON file: all are compared, at each of `sizes`, rows again and again if need be,
+    and they are cut into requests of these sizes in turn to warm up with. Where the signature has a size of
+    its own, that is the only one. FastServeError: they do not fit the signature."""
+    found = read_rows(source, lambda _: signature, defaults=True)
+    return Samples(_compared(found, sizes), found.in_requests(sizes))
+
+
+def _compared(rows: Rows, sizes: Sequence[int]) -> Iterator[Inputs]:
+    if not rows.signature.any_rows:
+        yield from rows.in_requests(sizes)
+        return
+    most = max(sizes)
+    for size in sizes:
+        yield rows.request(np.arange(size) % rows.count)
+    for at in range(most, rows.count, most):
+        yield rows.request(slice(at, at + most))
 
 
 def made_up(
@@ -78,13 +85,13 @@ def made_up(
     """Values of the first kind that `answer`, the source itself, does not refuse. WorkshopError: it refuses
     all, or there are none of an input's dtype."""
     rng = np.random.default_rng(_SEED)
-    rows = sizes if has_rows(signature) else (1,)
+    rows = sizes if signature.any_rows else (1,)
 
     def inputs(size: int, style: Style) -> Inputs:
         return {port.alias: sample(port, size, style, rng) for port in signature.inputs}
 
     refused: Exception | None = None
-    for size in _STYLE_ROWS if has_rows(signature) else (1,):
+    for size in _STYLE_ROWS if signature.any_rows else (1,):
         for style in styles_for(signature):
             try:
                 made = inputs(size, style)
@@ -99,14 +106,10 @@ def made_up(
                 refused = refused or error
                 continue
             compared = tuple(inputs(count, style) for count in rows)
-            return Samples(compared, tuple(record(signature, made) for made in compared))
+            return Samples(compared, compared, made_up=True)
     assert refused is not None
     raise WorkshopError(
         f"{where}: signature {signature.name!r}: the source itself refuses made-up inputs: "
         f"{first_line(refused)}; "
         "give rows that it takes with --samples FILE.npz"
     ) from refused
-
-
-def _rows(tensors: Inputs, chosen: np.ndarray[tuple[int], np.dtype[np.intp]]) -> Inputs:
-    return {alias: Tensor(tensor.dtype, tensor.array[chosen]) for alias, tensor in tensors.items()}

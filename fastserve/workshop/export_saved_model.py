@@ -11,20 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fastserve.savedmodel import INTERNAL
 from fastserve.savedmodel.read import find_meta_graph, load
 from fastserve.workshop.endpoint import Endpoint, Named, Source, first_line
 from fastserve.workshop.errors import WorkshopError
 from fastserve.workshop.export_module import endpoint_of_function
 from fastserve.workshop.relaxed import Relaxed
 
-# TensorFlow puts these in; nobody calls them.
-_INTERNAL = "__saved_model_"
-
 
 def read(path: Path, tags: tuple[str, ...]) -> Source:
     """WorkshopError, SavedModelError."""
     meta_graph = find_meta_graph(load(path), path, tags)
-    names = sorted(name for name in meta_graph.signature_def if not name.startswith(_INTERNAL))
+    names = sorted(name for name in meta_graph.signature_def if not name.startswith(INTERNAL))
     if not names:
         raise WorkshopError(
             f"{path}: has no signatures; give MODULE:FUNCTION for a function that loads it and returns a "

@@ -18,6 +18,7 @@ from fastserve.workshop.endpoint import Source, first_line
 from fastserve.workshop.errors import WorkshopError
 from fastserve.workshop.export_keras_file import SUFFIXES, KerasFile, look
 from fastserve.workshop.imports import import_named
+from fastserve.workshop.model_place import version_of
 
 _EXPECTED = "a .keras, .h5 or .hdf5 file, a SavedModel's directory, MODULE:FUNCTION or PATH.py:FUNCTION"
 
@@ -56,7 +57,7 @@ def read_source(text: str, options: SourceOptions) -> Source:
         return export_module.read(text, options.dtypes)
     if options.dtypes:
         raise WorkshopError(f"--dtype {next(iter(options.dtypes))}: {text} knows its inputs' dtypes itself")
-    return export_saved_model.read(_version_directory(path), options.tags)
+    return export_saved_model.read(version_of(path), options.tags)
 
 
 def _keras(file: KerasFile, generation: int, custom: Mapping[str, Any], options: SourceOptions) -> Source:
@@ -108,11 +109,3 @@ def _custom(names: Sequence[str]) -> dict[str, Any]:
                 "name, or one of them"
             )
     return found
-
-
-def _version_directory(path: Path) -> Path:
-    """The directory itself, or of a base path the newest version."""
-    versions = [child for child in path.iterdir() if child.name.isascii() and child.name.isdigit()]
-    if any(path.glob("saved_model.*")) or not versions:
-        return path
-    return max(versions, key=lambda child: int(child.name))

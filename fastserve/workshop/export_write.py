@@ -52,7 +52,8 @@ def trace(
         "a time"
     )
     try:
-        traced = _trace(name, endpoint, inputs, outputs, unknown=not allow_fixed)
+        lifted = fixed is not None and not allow_fixed
+        traced = _trace(name, endpoint, inputs, outputs, unknown=lifted)
     except WorkshopError:
         raise
     except Exception as error:

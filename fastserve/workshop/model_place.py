@@ -1,7 +1,7 @@
 """Which SavedModel a command's argument means: a version's directory, or the newest version below a base
 path.
 
-For `fastserve profile` and `optimize`.
+For `fastserve export`, `profile` and `optimize`.
 """
 
 from __future__ import annotations

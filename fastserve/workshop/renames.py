@@ -6,10 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from keyword import iskeyword
 
+from fastserve.savedmodel import INTERNAL
 from fastserve.workshop.errors import WorkshopError
-
-# What TensorFlow's own entries in a SavedModel begin with.
-_RESERVED = "__saved_model"
 
 
 def chosen_signatures(asked: Sequence[str], there: Sequence[str], *, named: bool) -> dict[str, str]:
@@ -32,8 +30,8 @@ def chosen_signatures(asked: Sequence[str], there: Sequence[str], *, named: bool
             )
         if not new:
             raise WorkshopError(f"--signature {text}: expected NAME or OLD=NEW")
-        if new.startswith(_RESERVED):
-            raise WorkshopError(f"--signature {text}: names that begin with {_RESERVED} are TensorFlow's own")
+        if new.startswith(INTERNAL):
+            raise WorkshopError(f"--signature {text}: names that begin with {INTERNAL} are TensorFlow's own")
         if new in chosen:
             raise WorkshopError(f"--signature {text}: two signatures cannot both be {new!r}")
         chosen[new] = old

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastserve._native.codec import decode_tensor, view_tensor
 from fastserve.config import TensorFlow
 from fastserve.environment import child_argv, child_environment, tensorflow_dir
-from fastserve.offline.tensors import Tensor, from_native
+from fastserve.offline.tensors import Tensor, from_proto
 from fastserve.protos import message
 from fastserve.savedmodel.tfrecord import read_records, write_records
 from fastserve.workshop.errors import WorkshopError
@@ -92,9 +91,4 @@ def _run(settings: TensorFlow, asked: dict[str, Any]) -> dict[str, Any]:
 
 def _outputs(record: bytes) -> dict[str, Tensor]:
     reply = message("tensorflow.serving.PredictResponse").FromString(record)
-    outputs = {}
-    for alias, proto in reply.outputs.items():
-        data = proto.SerializeToString()
-        view = view_tensor(data)
-        outputs[alias] = from_native((view.dtype, view.dims, decode_tensor(data)))
-    return outputs
+    return {alias: from_proto(proto.SerializeToString()) for alias, proto in reply.outputs.items()}

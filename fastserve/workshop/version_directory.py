@@ -16,8 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from fastserve.whole_file import umask
 from fastserve.workshop.errors import WorkshopError
 
+# Versions travel as int64.
+VERSION_MAX = (1 << 63) - 1
 _PREFIX = ".making-"
 
 
@@ -32,9 +35,10 @@ class Making:
 @contextmanager
 def new_version(base_path: Path, version: int | None = None) -> Iterator[Making]:
     """A directory that becomes `base_path`/`version`, or the number after the highest there, if the block
-    ends without an exception; with one, nothing is left.
+    ends without an exception; with one, nothing is left. Once it has its number nothing is raised any more: a
+    KeyboardInterrupt that comes then comes too late.
 
-    WorkshopError: the version is there already, or the place cannot be written.
+    WorkshopError: the version is there already, or the place cannot be written; so with the block's OSErrors.
     """
     try:
         base_path.mkdir(parents=True, exist_ok=True)
@@ -45,11 +49,17 @@ def new_version(base_path: Path, version: int | None = None) -> Iterator[Making]
             held = os.open(folder, os.O_RDONLY)
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        raise WorkshopError(f"{base_path}: cannot write a version there: {error.strerror or error}") from None
+        raise _unwritable(base_path, error) from None
     try:
         making = Making(folder, version)
-        yield making
-        _give_number(base_path, making)
+        try:
+            yield making
+            _give_number(base_path, making)
+        except OSError as error:
+            raise _unwritable(base_path, error) from error
+    except KeyboardInterrupt:
+        if folder.exists():
+            raise
     finally:
         # Of what became a version, nothing is there under this name.
         shutil.rmtree(folder, ignore_errors=True)
@@ -57,19 +67,30 @@ def new_version(base_path: Path, version: int | None = None) -> Iterator[Making]
 
 
 def _give_number(base_path: Path, making: Making) -> None:
-    try:
-        _write_through(making.path)
-        making.path.chmod(0o777 & ~_umask())
-        with _locked(base_path):
-            _refuse_taken(base_path, making.version)
-            number = (
-                making.version if making.version is not None else max(_versions(base_path), default=0) + 1
-            )
-            making.path.rename(base_path / str(number))
+    _write_through(making.path)
+    making.path.chmod(0o777 & ~umask())
+    with _locked(base_path):
+        _refuse_taken(base_path, making.version)
+        if making.version is None:
+            making.version = _next(base_path)
+        making.path.rename(base_path / str(making.version))
+        # The version is there; whether a power cut leaves it so, nobody can promise on such a disk.
+        with suppress(OSError):
             _sync(base_path)
-    except OSError as error:
-        raise WorkshopError(f"{base_path}: cannot write a version there: {error.strerror or error}") from None
-    making.version = number
+
+
+def _unwritable(base_path: Path, error: OSError) -> WorkshopError:
+    where = f"{error.filename}: " if error.filename not in (None, str(base_path)) else ""
+    return WorkshopError(f"{base_path}: cannot write a version there: {where}{error.strerror or error}")
+
+
+def _next(base_path: Path) -> int:
+    highest = max(_versions(base_path), default=0)
+    if highest == VERSION_MAX:
+        raise WorkshopError(
+            f"{base_path}: {highest} is there, and no number is higher: give another --version"
+        )
+    return highest + 1
 
 
 def _refuse_taken(base_path: Path, version: int | None) -> None:
@@ -78,9 +99,10 @@ def _refuse_taken(base_path: Path, version: int | None) -> None:
 
 
 def _versions(base_path: Path) -> set[int]:
-    return {
+    numbers = [
         int(name) for name in os.listdir(base_path) if name.isascii() and name.isdigit() and len(name) < 20
-    }
+    ]
+    return {number for number in numbers if number <= VERSION_MAX}
 
 
 @contextmanager
@@ -119,10 +141,3 @@ def _sync(path: Path) -> None:
         os.fsync(held)
     finally:
         os.close(held)
-
-
-def _umask() -> int:
-    # It can only be read by setting it.
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

@@ -68,7 +68,7 @@ def test_a_module_with_a_table_and_two_signatures(tmp_path: Path) -> None:
     assert shapes(tmp_path, "total") == {"x": "[?, 3]", "total": "[?]"}
     requests = read_requests(tmp_path / "1", read(tmp_path / "1"))
     assert [(warmup.signature.name, len(warmup.inputs[0].array)) for warmup in requests] == [
-        (name, rows) for name in ("serving_default", "total") for rows in (1, 3, 32)
+        (name, rows) for rows in (1, 3, 32) for name in ("serving_default", "total")
     ]
 
 
@@ -173,10 +173,70 @@ def test_rows_of_the_users_own_are_compared_and_come_along(tmp_path: Path) -> No
     np.savez(tmp_path / "rows.npz", x=np.arange(101, 122, dtype=np.float64).reshape(7, 3))
     result = export("picky", tmp_path / "out", "--samples", tmp_path / "rows.npz", "--batch-size", 4)
     assert result.exit_code == 0, result.output
-    assert "predicts as the source does at 4, 7 rows" in result.stdout
+    assert "predicts as the source does at 3, 4 rows" in result.stdout
     requests = read_requests(tmp_path / "out" / "1", read(tmp_path / "out" / "1"))
     assert [len(warmup.inputs[0].array) for warmup in requests] == [4, 3]
     assert requests[1].inputs[0].array[-1].tolist() == [119.0, 120.0, 121.0]
+
+
+def test_no_request_has_more_rows_than_the_largest_batch_and_no_version_too_many(tmp_path: Path) -> None:
+    """Rows for one signature, made-up values for the other."""
+    rows = 1001
+    np.savez(tmp_path / "rows.npz", word=np.array(["a", "b", "c"])[np.arange(rows) % 3], x=np.ones((rows, 3)))
+    result = export("words", tmp_path / "out", "--samples", tmp_path / "rows.npz", "--batch-size", 1)
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    assert "predicts as the source does at 1 rows" in result.stdout
+    assert "1000 warm-up requests" in result.stdout
+    version = tmp_path / "out" / "1"
+    requests = read_requests(version, read(version))
+    assert len(requests) == 1000 and requests[1].signature.name == "total" and requests[1].made_up
+    assert {warmup.made_up for warmup in requests if warmup.signature.name == "serving_default"} == {False}
+
+
+def test_every_row_is_compared(tmp_path: Path) -> None:
+    """The last one, too, which no single batch of these sizes would reach."""
+    np.savez(tmp_path / "rows.npz", x=np.array([[200.0] * 3] * 6 + [[1.0] * 3]))
+    result = export("picky", tmp_path / "out", "--samples", tmp_path / "rows.npz", "--batch-size", 2)
+    assert result.exit_code == 1
+    said = " ".join(result.stderr.split())
+    assert "the source itself fails at 1 rows" in said and "or others with --samples" in said
+
+
+def test_samples_may_leave_out_what_has_a_default(tmp_path: Path) -> None:
+    exported("words", tmp_path / "old")
+    version = tmp_path / "old" / "1"
+    saved_model = load(version)
+    signature = find_meta_graph(saved_model, version, ["serve"]).signature_def["serving_default"]
+    signature.defaults["x"] = tf.make_tensor_proto([[1.0, 2.0, 3.0]]).SerializeToString()
+    (version / "saved_model.pb").write_bytes(saved_model.SerializeToString())
+    np.savez(tmp_path / "rows.npz", word=np.array(["a", "b", "c", "a", "b"]))
+    result = export(version, tmp_path / "new", "--samples", tmp_path / "rows.npz", "--batch-size", 2)
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    assert "predicts as the source does at 1, 2 rows" in result.stdout
+    new = tmp_path / "new" / "1"
+    requests = [w for w in read_requests(new, read(new)) if w.signature.name == "serving_default"]
+    assert [len(warmup.inputs[0].array) for warmup in requests] == [2, 2, 1]
+    assert {tuple(warmup.inputs[1].array.flat) for warmup in requests} == {(1.0, 2.0, 3.0)}
+
+
+def test_samples_of_a_fixed_batch_are_cut_to_its_size(tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", x=np.arange(30.0).reshape(10, 3))
+    result = export(
+        "fixed_keras", tmp_path / "out", "--allow-fixed-batch", "--samples", tmp_path / "rows.npz"
+    )
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    assert "predicts as the source does at 4 rows" in result.stdout
+    requests = read_requests(tmp_path / "out" / "1", read(tmp_path / "out" / "1"))
+    first = [warmup.inputs[0].array[:, 0].tolist() for warmup in requests]
+    assert first == [[0.0, 3.0, 6.0, 9.0], [12.0, 15.0, 18.0, 21.0], [24.0, 27.0, 0.0, 3.0]]
+
+
+def test_beside_an_input_with_rows_a_fixed_dimension_is_kept(tmp_path: Path) -> None:
+    result = export("with_temperature", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "predicts as the source does at 1, 3, 32 rows" in result.stdout
+    assert "the source takes" not in result.stdout
+    assert shapes(tmp_path) == {"temperature": "[1]", "x": "[?, 3]", "y": "[?, 3]"}
 
 
 # ---- what is refused -------------------------------------------------------------------------------------

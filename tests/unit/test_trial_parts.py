@@ -226,13 +226,13 @@ def test_answers_that_agree(one: Tensor, other: Tensor) -> None:
 @pytest.mark.parametrize(
     ("one", "other", "how"),
     [
-        (floats(1.0, 2.0), floats(1.01, 2.0), "1 of 2 values, by up to 0.01"),
-        (floats(1e-9, 1e-9), floats(1e-9, 2e-9), "1 of 2 values, by up to 1e-09"),
+        (floats(1.0, 2.0), floats(1.01, 2.0), "1 of 2 values, by up to 0.01: 1 became 1.01"),
+        (floats(1e-9, 1e-9), floats(1e-9, 2e-9), "1 of 2 values, by up to 1e-09: 1e-09 became 2e-09"),
         (floats(1.0), floats(float("nan")), "1 of 1 values are infinite or NaN in one of them"),
         (floats(float("inf")), floats(float("-inf")), "1 of 1 values are infinite or NaN in one of them"),
-        (floats(1.0, dtype=2), floats(1.0001, dtype=2), "1 of 1 values, by up to 0.0001"),
-        (floats(1.0), floats(1.0, 1.0), "shape [1] against [2]"),
-        (floats(1.0), floats(1.0, dtype=2), "type 1 against 2"),
+        (floats(1.0, dtype=2), floats(1.0001, dtype=2), "1 of 1 values, by up to 0.0001: 1 became 1.0001"),
+        (floats(1.0), floats(1.0, 1.0), "shape: [1] became [2]"),
+        (floats(1.0), floats(1.0, dtype=2), "type: float became double"),
         (Tensor(INT32, np.array([1, 2])), Tensor(INT32, np.array([1, 3])), "1 of 2 values"),
         (Tensor(STRING, np.array([b"a"], object)), Tensor(STRING, np.array([b"b"], object)), "1 of 1 values"),
     ],

@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import zipfile
 from collections import namedtuple
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fastserve.offline.tensors import STRING, Tensor
+from fastserve.offline.tensors import BFLOAT16, STRING, Tensor
 from fastserve.protos import message
+from fastserve.savedmodel import Port, SavedModel, Signature
+from fastserve.workshop import export
 from fastserve.workshop.errors import WorkshopError
-from fastserve.workshop.export_compare import compare
+from fastserve.workshop.export_compare import Difference, compare
 from fastserve.workshop.export_keras_file import look
+from fastserve.workshop.export_samples import Samples, record
 from fastserve.workshop.export_source import SourceOptions, read_source
 from fastserve.workshop.imports import import_named
 from fastserve.workshop.python_ops import python_ops
 from fastserve.workshop.renames import Renames, chosen_signatures, pairs
+from fastserve.workshop.runs import RunFailed
 from fastserve.workshop.structure import fill, flat_names, flatten, names_of
 
 FLOAT, INT64, HALF = 1, 9, 19
@@ -141,14 +147,24 @@ def outputs(values: Any, dtype: int = FLOAT, kind: Any = np.float32) -> dict[str
         (outputs([1.0, 2.0]), outputs([1.0, 2.00001]), None),
         (outputs([1.0, 2.0]), outputs([1.0, 2.001]), "1 of 2 values, by up to 0.001: 2 became 2.001"),
         (outputs([1.0, np.nan]), outputs([1.0, np.nan]), None),
-        (outputs([1.0, np.nan]), outputs([1.0, 3.0]), "1 of 2 values, infinite or NaN in one of them"),
-        (outputs([[1.0]]), outputs([1.0]), r"shape: \[1, 1\] and \[1\]"),
-        (outputs([1.0]), outputs([1], INT64, np.int64), "dtype: float and int64"),
+        (outputs([1.0, np.nan]), outputs([1.0, 3.0]), "1 of 2 values are infinite or NaN in one of them"),
+        (outputs([[1.0]]), outputs([1.0]), r"shape: \[1, 1\] became \[1\]"),
+        (outputs([1.0]), outputs([1], INT64, np.int64), "type: float became int64"),
         (outputs([1, 2], INT64, np.int64), outputs([1, 3], INT64, np.int64), "1 of 2 values"),
         (outputs([b"a"], STRING, object), outputs([b"a"], STRING, object), None),
         (outputs([b"a"], STRING, object), outputs([b"b"], STRING, object), "1 of 1 values"),
         # Roundings of the dtype are no difference, whatever the tolerance.
         (outputs([1.0, 2.0], HALF, np.float16), outputs([1.0, 2.002], HALF, np.float16), None),
+        (outputs([1.0], BFLOAT16), outputs([1.0078125], BFLOAT16), None),
+        # More than those is one.
+        (outputs([1.0], BFLOAT16), outputs([1.125], BFLOAT16), "1 of 1 values, by up to 0.125"),
+        (outputs([1.0, 2.0], HALF, np.float16), outputs([1.0, 2.02], HALF, np.float16), "1 of 2 values"),
+        # Of two gaps, the one that is not allowed is told, which may be the smaller one.
+        (
+            outputs([1.0, 1000.0], 2, np.float64),
+            outputs([1.0105, 1000.0199], 2, np.float64),
+            "1 of 2 values, by up to 0.0105: 1 became 1.0105",
+        ),
     ],
 )
 def test_differences(one: dict[str, Tensor], other: dict[str, Tensor], why: str | None) -> None:
@@ -189,12 +205,31 @@ def test_a_file_says_which_keras_wrote_it(tmp_path: Path) -> None:
         look(tmp_path / "b.keras")
 
 
-def test_lambdas_are_found_in_what_either_keras_writes(tmp_path: Path) -> None:
-    keras_3 = {"class_name": "Lambda", "config": {"name": "a", "function": {"class_name": "__lambda__"}}}
-    keras_2 = {"class_name": "Lambda", "config": {"name": "b", "function_type": "lambda"}}
-    named = {"class_name": "Lambda", "config": {"name": "c", "function_type": "function"}}
-    file = look(keras_zip(tmp_path / "a.keras", "3.0", {"config": {"layers": [keras_3, keras_2, named]}}))
-    assert file.lambdas == ("a", "b")
+CODE = {"class_name": "__lambda__", "config": {"code": ""}}
+
+
+@pytest.mark.parametrize(
+    ("class_name", "config", "has_code"),
+    [
+        ("Lambda", {"function": CODE}, True),
+        ("Lambda", {"function_type": "lambda"}, True),
+        ("Lambda", {"function_type": "function", "output_shape_type": "lambda"}, True),
+        ("Lambda", {"function_type": "function", "output_shape_type": "raw", "mask_type": "lambda"}, True),
+        ("Lambda", {"function": "relu", "output_shape": CODE}, True),
+        ("Lambda", {"function": "relu", "arguments": {"more": [CODE]}}, True),
+        ("Custom>Lambda", {"mask_type": "lambda"}, True),
+        ("Dense", {"activation": CODE}, True),
+        ("Lambda", {"function_type": "function", "output_shape_type": "raw", "mask": None}, False),
+        ("Dense", {"activation": "lambda", "units": 3}, False),
+    ],
+)
+def test_code_is_found_in_what_either_keras_writes(
+    tmp_path: Path, class_name: str, config: dict[str, Any], has_code: bool
+) -> None:
+    layer = {"class_name": class_name, "config": {"name": "a", **config}}
+    model = {"class_name": "Sequential", "config": {"name": "all", "layers": [layer, layer]}}
+    file = look(keras_zip(tmp_path / "a.keras", "3.0", model))
+    assert file.lambdas == (("a",) if has_code else ())
 
 
 def test_without_tensorflow_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,3 +250,51 @@ def test_modules_are_found_by_name_and_by_file(tmp_path: Path, monkeypatch: pyte
         import_named("SOURCE", "mine_of_export:B")
     with pytest.raises(WorkshopError, match=r"importing broken_of_export failed: .*no_such_thing_at_all"):
         import_named("--custom", "broken_of_export")
+
+
+# ---- pieces ------------------------------------------------------------------------------
+
+
+def test_answers_are_compared_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither rows nor answers of a big file are in memory all at once."""
+    signature = Signature("rank", "", (Port("x", "x:0", FLOAT, (-1, 2)),), ())
+    traced: Any = SimpleNamespace(name="rank", chunk=None)
+    taken: list[int] = []
+    runs: list[tuple[int, int]] = []
+
+    def request(row: int) -> dict[str, Tensor]:
+        return {"x": Tensor(FLOAT, np.full((1 + row // 6, 2), row, np.float32))}
+
+    def compared() -> Iterator[dict[str, Tensor]]:
+        for row in range(7):
+            taken.append(row)
+            yield request(row)
+
+    def answer(wrong: int | None, failing: int | None = None) -> tuple[Difference, set[int]]:
+        taken.clear()
+        runs.clear()
+
+        def run(path: Path, records: Sequence[bytes], libraries: Sequence[str]) -> list[dict[str, Tensor]]:
+            first = sum(count for count, _ in runs)
+            runs.append((len(records), len(taken)))
+            if failing in range(first, first + len(records)):
+                raise RunFailed("run", failing - first, "INTERNAL", "no")
+            rows = range(first, first + len(records))
+            return [{"y": Tensor(FLOAT, request(row)["x"].array + (row == wrong))} for row in rows]
+
+        monkeypatch.setattr(export, "run_requests", run)
+        saved_model = SavedModel("", (), "", (signature,))
+        return export._compare(
+            export.Wanted("source", Path()), [traced], saved_model, {"rank": Samples(compared(), ())}
+        )
+
+    monkeypatch.setattr(export, "ask", lambda traced, signature, inputs: {"y": inputs["x"]})
+    monkeypatch.setattr(export, "_PIECE_BYTES", 2 * (len(record(signature, request(0))) + 8))
+    difference, sizes = answer(None)
+    assert runs == [(2, 2), (2, 4), (2, 6), (1, 7)]
+    assert difference.absolute == 0.0 and sizes == {1, 2}
+    with pytest.raises(WorkshopError, match="'rank': at 1 rows the export does not answer as the source"):
+        answer(3)
+    assert runs == [(2, 2), (2, 4)]
+    with pytest.raises(WorkshopError, match="'rank' fails at 2 rows where the source does not"):
+        answer(None, failing=6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,9 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from fastserve.cli import main
+from fastserve.workshop import version_directory
 from fastserve.workshop.errors import WorkshopError
-from fastserve.workshop.version_directory import new_version
+from fastserve.workshop.version_directory import VERSION_MAX, new_version
 
 
 def names(base: Path) -> list[str]:
@@ -86,6 +90,59 @@ def test_a_killed_writer_leaves_no_version_and_the_next_one_tidies_up(tmp_path: 
     with new_version(tmp_path):
         pass
     assert names(tmp_path) == ["1"]
+
+
+def test_no_number_is_beyond_what_a_version_may_be(tmp_path: Path) -> None:
+    (tmp_path / str(VERSION_MAX + 1)).mkdir()  # no server takes it for one
+    with new_version(tmp_path) as making:
+        pass
+    assert making.version == 1
+    (tmp_path / str(VERSION_MAX)).mkdir()
+    with pytest.raises(WorkshopError, match=r"no number is higher: give another"), new_version(tmp_path):
+        pass
+    assert ".making-" not in " ".join(names(tmp_path))
+    for command in ("export", "optimize"):
+        result = CliRunner().invoke(main, [command, "a", "b", "--version", str(VERSION_MAX + 1)])
+        assert result.exit_code == 2 and "is not in the range" in result.stderr
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.EIO, "broken"), KeyboardInterrupt()])
+def test_what_fails_once_it_has_its_number_comes_too_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    def sync(path: Path) -> None:
+        if path == tmp_path:
+            raise failure
+
+    monkeypatch.setattr(version_directory, "_sync", sync)
+    with new_version(tmp_path) as making:
+        pass
+    assert making.version == 1 and names(tmp_path) == ["1"]
+
+
+def test_a_signal_right_after_the_renaming_comes_too_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def renamed(self: Path, target: Path) -> None:
+        rename(self, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    with new_version(tmp_path) as making:
+        pass
+    assert making.version == 1 and names(tmp_path) == ["1"]
+
+
+def test_a_disk_that_is_full_meanwhile_is_named(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "variables.data")
+    with (
+        pytest.raises(WorkshopError, match=r"cannot write a version there: variables.data: No space left"),
+        new_version(tmp_path),
+    ):
+        raise full
+    assert names(tmp_path) == []
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fastserve.savedmodel import INTERNAL
 from fastserve.workshop.optimizing import op_defs
 from fastserve.workshop.optimizing.functions import as_function, forget_stale, mentioned, reachable
 from fastserve.workshop.optimizing.graph import Graph, split
-from fastserve.workshop.optimizing.source import INTERNAL, Source, above
+from fastserve.workshop.optimizing.source import Source, above
 from fastserve.workshop.optimizing.variables import Variables
 
 _INIT_SIGNATURE, _INIT_COLLECTION = f"{INTERNAL}init_op", "saved_model_main_op"

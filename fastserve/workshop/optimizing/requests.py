@@ -1,8 +1,8 @@
 """What a model is compared and timed with: rows of its user's, recorded requests, or made-up ones.
 
-In this order: `--rows`, `--requests` (request logs or warm-up files), the version's own warm-up file; else
-values made up from the signature, which say little about accuracy and speed, and a warning says so. Pure
-numpy.
+In this order: `--rows`, `--requests` (request logs or warm-up files), the version's own warm-up file, save
+for what is marked in them as made up; else values made up from the signature, which say little about accuracy
+and speed, and a warning says so. Pure numpy.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from fastserve.errors import ModelError
-from fastserve.input_file import read_inputs
 from fastserve.offline.records import (
     REQUESTS_FILE,
     WarmupRequest,
@@ -21,7 +20,7 @@ from fastserve.offline.records import (
     requests_of,
     sample_rows,
 )
-from fastserve.offline.rows import row_count, signature_tensors
+from fastserve.offline.rows import read_rows
 from fastserve.offline.tensors import EXAMPLE_STYLES, STYLES, Style, Tensor, sample
 from fastserve.savedmodel import SavedModel, Signature
 from fastserve.savedmodel.tfrecord import TFRecordError, read_records
@@ -46,7 +45,7 @@ def find_pools(path: Path, saved_model: SavedModel, wanted: Wanted) -> Pools:
         found = [request for file in wanted.requests for request in _of_file(file, saved_model)]
         return _of_requests(f"{len(found)} recorded requests", found)
     try:
-        found = read_requests(path, saved_model)
+        found = [request for request in read_requests(path, saved_model) if not request.made_up]
     except ModelError as error:
         raise WorkshopError(
             f"{path / REQUESTS_FILE} cannot be used: {error}; name others with --rows"
@@ -57,27 +56,27 @@ def find_pools(path: Path, saved_model: SavedModel, wanted: Wanted) -> Pools:
 
 
 def _of_rows(file: Path, saved_model: SavedModel) -> Pools:
-    content = read_inputs(str(file))
-    name = content.signature or "serving_default"
-    signature = saved_model.signature(name) or (
-        saved_model.signatures[0] if len(saved_model.signatures) == 1 else None
-    )
-    if signature is None:
-        raise WorkshopError(f"{file}: rows are for the signature {name}, which the model has not")
-    tensors = signature_tensors(file, signature, content.arrays, content.columns)
-    missing = [port.alias for port in signature.inputs if port.alias not in tensors]
-    if missing:
-        raise WorkshopError(f"{file} lacks the input {missing[0]}")
-    count = row_count(file, tensors)
-    rows = [tensors[port.alias].rows(0, _MOST_ROWS) for port in signature.inputs]
-    return Pools(f"{count} rows of {file}", {signature.name: rows}, {})
+    def choose(named: str | None) -> Signature:
+        name = named or "serving_default"
+        signature = saved_model.signature(name) or (
+            saved_model.signatures[0] if len(saved_model.signatures) == 1 else None
+        )
+        if signature is None:
+            raise WorkshopError(f"{file}: rows are for the signature {name}, which the model has not")
+        return signature
+
+    found = read_rows(file, choose, defaults=False)
+    signature = found.signature
+    first = found.request(slice(0, _MOST_ROWS))
+    rows = [first[port.alias] for port in signature.inputs]
+    return Pools(f"{found.count} rows of {file}", {signature.name: rows}, {})
 
 
 def _of_file(file: Path, saved_model: SavedModel) -> list[WarmupRequest]:
     found: list[WarmupRequest] = []
     try:
         for record in read_records(file):
-            found += requests_of(record, file, saved_model)
+            found += [one for one in requests_of(record, file, saved_model) if not one.made_up]
             if len(found) >= _MOST_ROWS:
                 break
     except (OSError, TFRecordError, ModelError) as error:
@@ -111,15 +110,24 @@ def load_of(signature: Signature, pools: Pools, wanted: Wanted) -> Load | None:
     rows, requests = pools.rows.get(signature.name), pools.requests.get(signature.name, ())
     if rows is None and not requests:
         return None
-    if rows is None or not _has_rows(signature):
+    if rows is None or (requests and not _has_rows(signature)):
         return Load(signature, requests, {_count(requests[0]): requests[:_TIMED_BATCHES]} if requests else {})
     return from_rows(signature, rows, wanted, requests)
 
 
 def from_rows(signature: Signature, rows: Inputs, wanted: Wanted, requests: tuple[Inputs, ...] = ()) -> Load:
-    """Rows one by one, in threes, and in the batches that are timed."""
+    """Rows one by one, in threes, and in the batches that are timed; where the signature does not take any
+    number of rows, as it has them."""
+    own = signature.own_rows
+    if own is not None:
+        last = min(len(rows[0].array), own * _MOST_REQUESTS)
+        full = tuple(_batch(rows, first, own) for first in range(0, last, own))
+        return Load(signature, full, {own: full[:_TIMED_BATCHES]})
     if not _has_rows(signature):
-        one = [tensor.rows(0, 1) if tensor.array.ndim else tensor for tensor in rows]
+        one = [
+            tensor.rows(0, 1) if port.any_rows and tensor.array.ndim else tensor
+            for port, tensor in zip(signature.inputs, rows, strict=True)
+        ]
         return Load(signature, (one,), {1: (one,)})
     total = len(rows[0].array)
     checked: list[Inputs] = list(requests)

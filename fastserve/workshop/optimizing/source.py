@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastserve.savedmodel import read
+from fastserve.savedmodel import INTERNAL, read
 from fastserve.workshop.errors import WorkshopError
 from fastserve.workshop.optimizing import op_defs
 from fastserve.workshop.optimizing.functions import Inliner, forget_stale
 from fastserve.workshop.optimizing.graph import Graph, canonical, split
 from fastserve.workshop.optimizing.variables import Variable, Variables
 
-INTERNAL = "__saved_model_"
 _CONTROL_FLOW_1 = ("Enter", "Exit", "LoopCond", "Merge", "NextIteration", "RefEnter", "RefSwitch", "Switch")
 _PYTHON = ("EagerPyFunc", "PyFunc", "PyFuncStateless")
 _REFERENCES = ("Variable", "VariableV2")

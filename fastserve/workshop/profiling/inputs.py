@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastserve.errors import ModelError
-from fastserve.input_file import InputError, read_inputs
 from fastserve.offline.records import REQUESTS_FILE, read_requests, sample_rows
-from fastserve.offline.rows import RowsError, row_count, signature_tensors
+from fastserve.offline.rows import read_rows
 from fastserve.offline.tensors import RECORDED, Style, Tensor
 from fastserve.savedmodel import SavedModel, Signature
 
@@ -33,7 +32,8 @@ def pool_of(saved_model: SavedModel, signature: Signature, rows: Path | None) ->
     """InputError, RowsError: `rows` cannot be used; ModelError: the version's recorded requests cannot."""
     if rows is not None:
         return Pool({signature.name: _of_file(rows, signature)}, f"rows of {rows}")
-    recorded = sample_rows(read_requests(saved_model.path, saved_model))
+    requests = read_requests(saved_model.path, saved_model)
+    recorded = sample_rows(warmup for warmup in requests if not warmup.made_up)
     if signature.name in recorded:
         count = len(recorded[signature.name][0].array)
         return Pool({signature.name: recorded[signature.name]}, f"{count} rows of {REQUESTS_FILE}")
@@ -41,22 +41,13 @@ def pool_of(saved_model: SavedModel, signature: Signature, rows: Path | None) ->
 
 
 def _of_file(source: Path, signature: Signature) -> tuple[Tensor, ...]:
-    content = read_inputs(str(source))
-    if content.examples is not None:
-        raise InputError(f"{source} has examples: give the inputs of a signature, serialized Examples as b64")
-    tensors = signature_tensors(source, signature, content.arrays, content.columns)
-    absent = [port.alias for port in signature.inputs if port.alias not in tensors]
-    if absent:
-        raise RowsError(f"{source}: lacks {', '.join(absent)}; a profile takes a value for every input")
-    row_count(source, tensors)
+    tensors = read_rows(source, lambda _: signature, defaults=False).tensors
     return tuple(tensors[port.alias] for port in signature.inputs)
 
 
 def choose_signature(saved_model: SavedModel, wanted: str | None) -> Signature:
     """The one asked for; else serving_default, or the only one. ModelError names those that are there."""
-    there = [
-        one for one in saved_model.signatures if one.inputs and not one.name.startswith("__saved_model_")
-    ]
+    there = [one for one in saved_model.signatures if one.inputs and not one.internal]
     names = ", ".join(one.name for one in there) or "none"
     by_name = {one.name: one for one in there}
     if wanted is not None:
