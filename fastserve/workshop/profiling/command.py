@@ -13,10 +13,10 @@ from typing import IO
 from rich.console import Console
 
 from fastserve._native.runtime import Inputs, Model, Runtime, RuntimeFailure
-from fastserve.bench.child import termination_as_interrupt
 from fastserve.bench.machine import machine
 from fastserve.config import TensorFlow
 from fastserve.environment import child_environment, installed_tensorflow
+from fastserve.interrupt import termination_as_interrupt
 from fastserve.offline.model import OpenModel
 from fastserve.offline.row_wise import first_line, why_not_batched
 from fastserve.offline.tensors import Style
