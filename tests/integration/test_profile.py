@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exported_models import PROFILE, exported_models
+from exported_models import EXPORTER, PROFILE, exported_models
 
 DENSE, CITIES = 64, 500
 
@@ -208,6 +208,21 @@ def test_rows_of_the_users_own(tmp_path: Path) -> None:
     np.savez(rows, city=np.arange(20), dense=np.ones((20, DENSE - 1), np.float32))
     said = profiled(model("planted"), "--rows", rows, *common, code=2).stderr
     assert "input dense has the shape [20, 63]; the signature takes [?, 64]" in said
+
+
+@pytest.mark.parametrize("own_rows", [False, True])
+def test_a_fixed_number_of_rows_is_the_one_size(tmp_path: Path, own_rows: bool) -> None:
+    rows, target = tmp_path / "rows.npz", tmp_path / "out.json"
+    np.savez(rows, x=np.arange(30, dtype=np.float32).reshape(10, 3))
+    profiled(
+        exported_models(EXPORTER) / "shapes",
+        *("--signature", "fixed", "--seconds", "0.1", "--no-xla", "--json", target),
+        *(("--rows", rows) if own_rows else ()),
+    )
+    found = json.loads(target.read_text())
+    assert [batch["rows"] for batch in found["batches"]] == [2]
+    (cost,) = found["costs"]
+    assert cost["row_us"] == pytest.approx(cost["plain_us"] / 2)
 
 
 @pytest.mark.parametrize(

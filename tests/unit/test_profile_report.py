@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from fastserve.savedmodel import Port, Signature
 from fastserve.workshop.errors import WorkshopError
 from fastserve.workshop.model_place import version_of
 from fastserve.workshop.profiling.clusters import Breaker, Clustering
 from fastserve.workshop.profiling.graph import Node
 from fastserve.workshop.profiling.host_ops import HostOp
+from fastserve.workshop.profiling.inputs import fixed_rows
 from fastserve.workshop.profiling.report_html import html
 from fastserve.workshop.profiling.report_table import show
 from fastserve.workshop.profiling.report_trace import write_trace
@@ -113,6 +115,26 @@ def test_the_trace_counts_from_the_runs_beginning() -> None:
     assert (op["ts"], op["dur"], op["args"]["own_us"]) == (0.5, 1.0, 1.0)
     run = next(event for event in events if event["name"] == "run")
     assert (run["ts"], run["dur"]) == (0.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "rows"),
+    [
+        ([(32, 8)], 32),
+        ([(32, 8), (32,)], 32),
+        ([(32, 8), (16,)], 1),
+        ([(32, 8), ()], 1),
+        ([(32, 8), None], 1),
+        ([(32, 8), (-1, 8)], 1),
+        ([(-1, 8)], 1),
+        ([()], 1),
+        ([(0, 8)], 1),
+        ([], 1),
+    ],
+)
+def test_rows_that_a_signature_is_fixed_to(shapes: list[tuple[int, ...] | None], rows: int) -> None:
+    ports = [Port(f"x{i}", f"x{i}:0", 1, dims) for i, dims in enumerate(shapes)]
+    assert fixed_rows(Signature("score", "", tuple(ports), ())) == rows
 
 
 def test_which_version_is_meant(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from fastserve.workshop.errors import WorkshopError
 from fastserve.workshop.model_place import version_of
 from fastserve.workshop.profiling.graph import Node, read_nodes, with_traced
 from fastserve.workshop.profiling.host_ops import find_host_ops
-from fastserve.workshop.profiling.inputs import Pool, choose_signature, pool_of
+from fastserve.workshop.profiling.inputs import Pool, choose_signature, fixed_rows, pool_of
 from fastserve.workshop.profiling.report_html import html
 from fastserve.workshop.profiling.report_table import show
 from fastserve.workshop.profiling.report_trace import write_trace
@@ -199,7 +199,7 @@ class _Run:
         if style is None:
             return OpenModel(session).find_style(self._signature)
         model = OpenModel(session, None, self._pool.rows)
-        model.run(self._signature, model.sample(self._signature, 1, style))
+        model.run(self._signature, model.sample(self._signature, fixed_rows(self._signature), style))
         return style
 
     def _batch_sizes(self, batched_why: str) -> tuple[int, ...]:
@@ -209,7 +209,7 @@ class _Run:
                 self._notes.append(f"the daemon runs this signature unbatched: {batched_why}")
             return tuple(sorted(set(self._wanted.batch_sizes)))
         self._notes.append(f"one size only: no input's first dimension is open ({batched_why})")
-        return (1,)
+        return (fixed_rows(self._signature),)
 
     def _nodes(self, model: OpenModel, traced: Model, style: Style, rows: int) -> list[Node]:
         inputs = [tensor.native() for tensor in model.sample(self._signature, rows, style)]

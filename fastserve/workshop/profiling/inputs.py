@@ -52,6 +52,13 @@ def _of_file(source: Path, signature: Signature) -> tuple[Tensor, ...]:
     return tuple(tensors[port.alias] for port in signature.inputs)
 
 
+def fixed_rows(signature: Signature) -> int:
+    """How many rows its inputs are fixed to, where all are to as many; else 1, what every signature with rows
+    takes."""
+    sizes = {port.dims[0] if port.dims else -1 for port in signature.inputs}
+    return max(sizes.pop(), 1) if len(sizes) == 1 else 1
+
+
 def choose_signature(saved_model: SavedModel, wanted: str | None) -> Signature:
     """The one asked for; else serving_default, or the only one. ModelError names those that are there."""
     there = [
