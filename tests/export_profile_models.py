@@ -4,7 +4,7 @@ DIR`.
 Run by exported_models.py. planted/1 has a slow op, a node that breaks an XLA cluster, and a one-hot vector
 that goes into a product, each in a name scope of its own, and the same slow op in a function that is not put
 into the graph; layers/1 is a Keras model. apart/1 has strings in a function that is not put into the graph,
-between what XLA compiles, and a signature that takes words of digits only."""
+between what XLA compiles, a signature that takes words of digits only, and one that takes four rows only."""
 
 from __future__ import annotations
 
@@ -86,6 +86,10 @@ class Apart(tf.Module):
     def numbers(self, word: Any) -> Any:
         return {"number": tf.tanh(tf.strings.to_number(word))}
 
+    @tf.function(input_signature=[tf.TensorSpec([4, 3], tf.float32, name="x")])
+    def fixed(self, x: Any) -> Any:
+        return {"sums": self.first[:2, :4] @ x}
+
 
 def main(target: Path) -> None:
     planted = Planted()
@@ -98,7 +102,7 @@ def main(target: Path) -> None:
     tf.saved_model.save(
         apart,
         str(target / "apart" / "1"),
-        signatures={"serving_default": apart.score, "numbers": apart.numbers},
+        signatures={"serving_default": apart.score, "numbers": apart.numbers, "fixed": apart.fixed},
     )
     tf.keras.utils.set_random_seed(1)
     inputs = tf.keras.Input((16,), name="features")

@@ -261,14 +261,14 @@ def test_a_fixed_number_of_rows_is_the_one_size(tmp_path: Path, own_rows: bool) 
     rows, target = tmp_path / "rows.npz", tmp_path / "out.json"
     np.savez(rows, x=np.arange(30, dtype=np.float32).reshape(10, 3))
     profiled(
-        exported_models(EXPORTER) / "shapes",
+        model("apart"),
         *("--signature", "fixed", "--seconds", "0.1", "--no-xla", "--json", target),
         *(("--rows", rows) if own_rows else ()),
     )
     found = json.loads(target.read_text())
-    assert [batch["rows"] for batch in found["batches"]] == [2]
+    assert [batch["rows"] for batch in found["batches"]] == [4]
     (cost,) = found["costs"]
-    assert cost["row_us"] == pytest.approx(cost["plain_us"] / 2)
+    assert cost["row_us"] == pytest.approx(cost["plain_us"] / 4)
 
 
 @pytest.mark.parametrize(
