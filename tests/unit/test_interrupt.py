@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -27,3 +29,13 @@ def test_a_signal_that_comes_twice_at_once_interrupts_once(
         assert signal.getsignal(number) is before
     finally:
         signal.signal(signal.SIGINT, outer)
+
+
+def test_it_costs_a_command_nothing_to_import() -> None:
+    code = (
+        "import sys, fastserve\nbefore = set(sys.modules)\nimport fastserve.interrupt\n"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before - {'fastserve.interrupt'}}\n"
+        "print(new - sys.stdlib_module_names)"
+    )
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert made.stdout == "set()\n"
