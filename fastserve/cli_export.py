@@ -128,8 +128,8 @@ def export(
     """
     from rich.console import Console
 
-    from fastserve.bench.child import termination_as_interrupt
     from fastserve.cli_export_show import show
+    from fastserve.interrupt import termination_as_interrupt
     from fastserve.terminal_bar import Steps
     from fastserve.workshop.export import STEPS, Wanted
     from fastserve.workshop.export import export as run

@@ -130,7 +130,7 @@ def optimize(
         raise FastServeError("fastserve optimize needs TensorFlow: pip install 'fastserve[workshop]'")
     from rich.console import Console
 
-    from fastserve.bench.child import termination_as_interrupt
+    from fastserve.interrupt import termination_as_interrupt
     from fastserve.terminal_bar import Steps
     from fastserve.workshop.optimizing.command import NothingGained, Task, run, steps_of
     from fastserve.workshop.optimizing.report import as_json, show

@@ -73,9 +73,9 @@ def tune(
     if importlib.util.find_spec("tomlkit") is None:
         raise FastServeError("fastserve tune needs tomlkit: pip install 'fastserve[bench]'")
     from fastserve._native.load import run as generate
-    from fastserve.bench.child import termination_as_interrupt
     from fastserve.bench.tune_run import run, write, write_json
     from fastserve.bench.tune_show import Screen, goal_text, show, task_of
+    from fastserve.interrupt import termination_as_interrupt
 
     task = task_of(
         config=config,

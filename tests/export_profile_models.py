@@ -3,7 +3,8 @@ DIR`.
 
 Run by exported_models.py. planted/1 has a slow op, a node that breaks an XLA cluster, and a one-hot vector
 that goes into a product, each in a name scope of its own, and the same slow op in a function that is not put
-into the graph; layers/1 is a Keras model."""
+into the graph; layers/1 is a Keras model. apart/1 has strings in a function that is not put into the graph,
+between what XLA compiles, a signature that takes words of digits only, and one that takes four rows only."""
 
 from __future__ import annotations
 
@@ -66,12 +67,42 @@ class Planted(tf.Module):
         return {"sum": tf.reduce_sum(self.apart(dense), axis=1)}
 
 
+class Apart(tf.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = _weights(DENSE, DENSE), _weights(DENSE, 1)
+
+    @tf.function(experimental_attributes={"_noinline": True})
+    def rounded(self, values: Any) -> Any:
+        with tf.name_scope("inner"):
+            return tf.strings.to_number(tf.strings.as_string(values, precision=3))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, DENSE], tf.float32, name="dense")])
+    def score(self, dense: Any) -> Any:
+        hidden = self.rounded(tf.nn.relu(tf.tanh(dense @ self.first) + 1.0))
+        return {"score": tf.sigmoid(tf.tanh(hidden * 2.0) @ self.second)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="word")])
+    def numbers(self, word: Any) -> Any:
+        return {"number": tf.tanh(tf.strings.to_number(word))}
+
+    @tf.function(input_signature=[tf.TensorSpec([4, 3], tf.float32, name="x")])
+    def fixed(self, x: Any) -> Any:
+        return {"sums": self.first[:2, :4] @ x}
+
+
 def main(target: Path) -> None:
     planted = Planted()
     tf.saved_model.save(
         planted,
         str(target / "planted" / "1"),
         signatures={"serving_default": planted.score, "calls": planted.calls},
+    )
+    apart = Apart()
+    tf.saved_model.save(
+        apart,
+        str(target / "apart" / "1"),
+        signatures={"serving_default": apart.score, "numbers": apart.numbers, "fixed": apart.fixed},
     )
     tf.keras.utils.set_random_seed(1)
     inputs = tf.keras.Input((16,), name="features")

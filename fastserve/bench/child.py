@@ -7,17 +7,15 @@ asks the child to end. Linux. Called on the main thread: the kernel's promise is
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from fastserve.bench.processes import tree
 from fastserve.errors import FastServeError
@@ -27,7 +25,6 @@ T = TypeVar("T")
 _PR_SET_PDEATHSIG = 1
 _STOP_TIMEOUT_S = 15.0
 _LOG_TAIL = 3000
-_ONE_WISH_S = 1.0
 
 
 class ChildError(FastServeError):
@@ -146,27 +143,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.kill()
         process.wait()
         raise
-
-
-@contextmanager
-def termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does, so that what was started is ended first. Either counts once when
-    it comes twice, to the process and to its group, as timeout(1) sends it."""
-    last_s = -math.inf
-
-    def interrupt(number: int, frame: Any) -> None:
-        nonlocal last_s
-        now_s = time.monotonic()
-        if now_s - last_s > _ONE_WISH_S:
-            last_s = now_s
-            raise KeyboardInterrupt
-
-    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, interrupt)}
-    # Where a shell has told a job in the background to ignore Ctrl-C, it stays so.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -13,7 +13,6 @@ from typing import Any
 from msgspec.structs import replace
 from rich.console import Console
 
-from fastserve.bench.child import termination_as_interrupt
 from fastserve.bench.machine import command_line, machine, revision, versions
 from fastserve.bench.progress import Bar
 from fastserve.bench.report_html import html
@@ -23,6 +22,7 @@ from fastserve.bench.target import Plan, Target, check_names
 from fastserve.bench.workload import Load, Workload
 from fastserve.bench.workload_run import Settings, run_workload
 from fastserve.errors import FastServeError
+from fastserve.interrupt import termination_as_interrupt
 
 QUICK = {"window_s": 1.0, "warmup_s": 0.3, "rounds": 2}
 

@@ -10,6 +10,7 @@ from typing import Any
 from fastserve.bench.bootstrap import mean
 from fastserve.bench.compare import compare_targets
 from fastserve.bench.report_rows import Row, base_target, rows
+from fastserve.bench.report_style import STYLE
 from fastserve.bench.result import Point, Result, Run, Window, merged
 from fastserve.bench.svg_plot import Axis, Series, chart, linear_axis, log_axis, marker
 from fastserve.bench.units import bytes_text, number_tick, rate_text, ratio_text, time_tick
@@ -21,30 +22,15 @@ _DASHES = ("", "7 3", "2 3", "9 3 2 3", "1 5", "14 4")
 _DASH_NAMES = ("solid", "dashed", "dotted", "dash and dot", "sparse dots", "long dashes")
 _FAR_APART = 12  # rates of which no linear axis shows both
 
-_STYLE = """
-:root{color-scheme:light dark;--back:#fff;--text:#1b1f24;--soft:#59636e;--grid:#d9dee3;--frame:#8c959f;
---c0:#0072b2;--c1:#c4501b;--c2:#00795a;--c3:#a8437f;--c4:#8a6100;--c5:#3f6d8c}
-@media(prefers-color-scheme:dark){:root{--back:#14171a;--text:#e6e9ec;--soft:#a2abb4;--grid:#2f363d;
---frame:#6a737d;--c0:#5ab6f0;--c1:#ff9a5c;--c2:#36c89b;--c3:#eba3cf;--c4:#e3bd4f;--c5:#9fc4dc}}
-@media print{:root{--back:#fff;--text:#000;--soft:#333;--grid:#ccc;--frame:#666;--c0:#0072b2;--c1:#c4501b;
---c2:#00795a;--c3:#a8437f;--c4:#8a6100;--c5:#3f6d8c}body{max-width:none;font-size:10pt}}
-body{background:var(--back);color:var(--text);font:15px/1.45 system-ui,sans-serif;max-width:1180px;
-margin:0 auto;padding:1rem}
-h1{font-size:1.5rem}h2{font-size:1.25rem;border-top:1px solid var(--grid);padding-top:1rem;margin-top:2rem}
-h3{font-size:1rem;margin:1.2rem 0 .3rem}p,figcaption,.soft{color:var(--soft)}p{margin:.3rem 0}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.85rem}
-.wide{overflow-x:auto}th,td{padding:.2rem .55rem;text-align:right;border-bottom:1px solid var(--grid);
-white-space:nowrap}th{font-weight:600;vertical-align:bottom}td:first-child,th:first-child,td.name,th.name
-{text-align:left}.row{display:grid;grid-template-columns:repeat(auto-fit,minmax(340px,1fr));gap:.6rem}
-figure{margin:0;break-inside:avoid}figcaption{font-size:.85rem}
-.chart{width:100%;height:auto}.chart text{fill:var(--text);font:11px system-ui,sans-serif}
-.chart .axis{font-weight:600}.grid{stroke:var(--grid);fill:none}.frame{stroke:var(--frame);fill:none}
-.line{fill:none;stroke-width:1.8;stroke-linejoin:round}.key{width:28px;height:12px;vertical-align:middle}
-.legend span{margin-right:1.2rem;white-space:nowrap}
-.line.c0{stroke:var(--c0)}.line.c1{stroke:var(--c1)}.line.c2{stroke:var(--c2)}.line.c3{stroke:var(--c3)}
-.line.c4{stroke:var(--c4)}.line.c5{stroke:var(--c5)}.mark.c0{fill:var(--c0)}.mark.c1{fill:var(--c1)}
-.mark.c2{fill:var(--c2)}.mark.c3{fill:var(--c3)}.mark.c4{fill:var(--c4)}.mark.c5{fill:var(--c5)}
+_STYLE = (
+    STYLE
+    + """
+h1{font-size:1.5rem}h2{font-size:1.25rem}h3{font-size:1rem;margin:1.2rem 0 .3rem}p,.soft{color:var(--soft)}
+p{margin:.3rem 0}td:first-child,th:first-child,td.name,th.name{text-align:left}
+.row{display:grid;grid-template-columns:repeat(auto-fit,minmax(340px,1fr));gap:.6rem}
+.key{width:28px;height:12px;vertical-align:middle}.legend span{margin-right:1.2rem;white-space:nowrap}
 """
+)
 
 
 def html(result: Result) -> str:

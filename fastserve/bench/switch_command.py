@@ -11,7 +11,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fastserve.bench.child import termination_as_interrupt
 from fastserve.bench.command import console
 from fastserve.bench.machine import command_line, machine, revision, versions
 from fastserve.bench.switch_analysis import found
@@ -24,6 +23,7 @@ from fastserve.bench.switch_result import SCHEMA, RunFound, SwitchResult, write_
 from fastserve.bench.switch_run import Served, run_plan
 from fastserve.bench.switch_versions import find_contents
 from fastserve.errors import FastServeError
+from fastserve.interrupt import termination_as_interrupt
 
 _QUIET = 0.1  # of the machine: more than this in other processes, and figures are noisy
 

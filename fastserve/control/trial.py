@@ -45,8 +45,8 @@ from fastserve.offline.records import (
     write_requests,
 )
 from fastserve.offline.row_wise import first_line, why_not_batched
-from fastserve.offline.session import may_use_gpu, session_config
-from fastserve.offline.spec import signature_spec
+from fastserve.offline.session import may_use_gpu, refuses_one_thread, session_config
+from fastserve.offline.spec import servable_spec
 from fastserve.offline.tensors import Style, Tensor
 from fastserve.offline.xla import Findings, compiled_pays, examine, why_not_compilable
 from fastserve.savedmodel import SavedModel, Signature, map_of_signatures, prepare, read
@@ -60,9 +60,6 @@ _SAMPLE_MAX_BYTES = 256 << 20
 
 # At most so often it is told how far a long stage is.
 _TELL_S = 0.2
-
-# What TensorFlow's executor for one thread says of graphs that it cannot run.
-_EXECUTOR_REFUSED = "ingle-threaded executor"
 
 # Takes a line that is not the last.
 OnStage = Callable[[dict[str, Any]], None]
@@ -218,15 +215,14 @@ class TrialRun:
                     model = OpenModel(opened, self._cache, self._recorded)
             except RuntimeFailure as error:
                 # Graphs with TensorFlow 1's reference variables are refused when their values are restored.
-                if not (self._single_threaded and _EXECUTOR_REFUSED in error.message):
+                if not (self._single_threaded and refuses_one_thread(error)):
                     raise
                 self._single_threaded = False
                 continue
             with self._stage("run"):
                 styles = self._find_styles(model)
             refused = any(
-                isinstance(style, RuntimeFailure) and _EXECUTOR_REFUSED in style.message
-                for style in styles.values()
+                isinstance(style, RuntimeFailure) and refuses_one_thread(style) for style in styles.values()
             )
             if not (self._single_threaded and refused):
                 return model, styles
@@ -261,20 +257,18 @@ class TrialRun:
         asked = self._request.model
         if asked.runtime != "tensorflow":
             plain = cluster = b""
-        return {
-            "model": asked.name,
-            "version": asked.version,
-            "path": str(Path(self._path).absolute()),
-            "runtime": asked.runtime,
-            **({"runtime_library": asked.runtime_library} if asked.runtime_library else {}),
-            "tags": list(asked.tags),
-            "session_config": base64.b64encode(cluster if self._cluster else plain).decode(),
-            "plain_config": base64.b64encode(plain).decode() if self._cluster else None,
-            "signatures": [
-                signature_spec(signature, self._twins.get(signature.name))
-                for signature in self._saved_model.signatures
-            ],
-        }
+        spec = servable_spec(
+            asked.name,
+            asked.version,
+            self._path,
+            asked.tags,
+            self._saved_model.signatures,
+            cluster if self._cluster else plain,
+            plain_config=plain if self._cluster else None,
+            twins=self._twins,
+            runtime=asked.runtime,
+        )
+        return spec | ({"runtime_library": asked.runtime_library} if asked.runtime_library else {})
 
     # ---- the version's own requests ------------------------------------------------------
 

@@ -28,7 +28,7 @@ class Verdict:
         return self.findings.compiled_us if self.compiled else self.findings.plain_us
 
     def servable(self) -> dict[str, Any]:
-        """What the servable's signature has beyond signature_spec."""
+        """What the servable's signature has beyond servable_spec."""
         return {
             "batched": not self.batched_why,
             "why": self.batched_why,

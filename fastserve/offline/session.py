@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fastserve._native.runtime import RuntimeFailure
 from fastserve.config import TensorFlow
 from fastserve.session_config import parse_session_config
 
 SINGLE_THREADED = "SINGLE_THREADED_EXECUTOR"
+# What it says of graphs that it cannot run.
+_REFUSED = "ingle-threaded executor"
 
 
 def session_config(
@@ -46,6 +49,11 @@ def session_config(
         config.graph_options.rewrite_options.disable_meta_optimizer = True
     data: bytes = config.SerializeToString(deterministic=True)
     return data
+
+
+def refuses_one_thread(error: RuntimeFailure) -> bool:
+    """Whether the executor for one thread cannot run the graph."""
+    return _REFUSED in error.message
 
 
 def may_use_gpu(settings: TensorFlow, devices: Path = Path("/dev")) -> bool:

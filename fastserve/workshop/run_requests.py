@@ -1,22 +1,16 @@
 """`python -m fastserve.workshop.run_requests`: runs requests on a SavedModel as the daemon would.
 
 A process of its own, started by runs.py, in which there is no Python of TensorFlow's: ops and classes that
-only the exporting process has are missing here, as they will be where the model is served. JSON on the
-standard input (path, library_dir, op_libraries, requests, replies); `requests` is a file of PredictionLogs,
-as a warm-up file is, and `replies` becomes one of PredictResponses. One line of JSON on the standard output
-says what failed: {} is nothing.
+only the exporting process has are missing here, as they will be where the model is served. It is asked in
+JSON (path, library_dir, op_libraries, requests, replies); `requests` is a file of PredictionLogs, as a
+warm-up file is, and `replies` becomes one of PredictResponses. The answer is JSON, which says what failed: {}
+is nothing.
 """
 
 from __future__ import annotations
 
-import base64
-import ctypes
 import json
-import os
-import signal
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from fastserve._native.codec import decode_tensor, encode_tensor, view_tensor
@@ -24,19 +18,15 @@ from fastserve._native.model_spec import ModelSpec
 from fastserve._native.runtime import Model, Runtime, RuntimeFailure
 from fastserve.config import TensorFlow
 from fastserve.offline.session import session_config
-from fastserve.offline.spec import signature_spec
+from fastserve.offline.spec import servable_spec
 from fastserve.protos import message
 from fastserve.savedmodel import SavedModel, read
 from fastserve.savedmodel.tfrecord import read_records, write_records
-
-_PR_SET_PDEATHSIG = 1
+from fastserve.workshop.child import serve
 
 
 def main() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    print(json.dumps(_run(json.load(sys.stdin))), flush=True)
-    # TensorFlow's threads need no farewell.
-    os._exit(0)
+    serve(lambda asked: json.dumps(_run(json.loads(asked))).encode())
 
 
 def _run(asked: dict[str, Any]) -> dict[str, Any]:
@@ -75,16 +65,7 @@ def _failed(stage: str, number: int, error: RuntimeFailure) -> dict[str, Any]:
 def _spec(saved_model: SavedModel) -> dict[str, Any]:
     # Every graph runs on this executor, the one for one thread is the faster one where it can.
     config = session_config(TensorFlow(device="cpu"), single_threaded=False)
-    return {
-        "model": "exported",
-        "version": 1,
-        "path": str(Path(saved_model.path).absolute()),
-        "runtime": "tensorflow",
-        "tags": list(saved_model.tags),
-        "session_config": base64.b64encode(config).decode(),
-        "plain_config": None,
-        "signatures": [signature_spec(signature, None) for signature in saved_model.signatures],
-    }
+    return servable_spec("exported", 1, saved_model.path, saved_model.tags, saved_model.signatures, config)
 
 
 def _reply(saved_model: SavedModel, model: Model, record: bytes) -> bytes:

@@ -1,26 +1,22 @@
-"""Requests run on a SavedModel in a process like the one that will serve it: see run_requests.
-
-The process is ended when its starter leaves, and by the kernel when that dies.
-"""
+"""Requests run on a SavedModel in a process like the one that will serve it: see run_requests."""
 
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fastserve.config import TensorFlow
-from fastserve.environment import child_argv, child_environment, tensorflow_dir
+from fastserve.environment import child_environment, tensorflow_dir
 from fastserve.offline.tensors import Tensor, from_proto
 from fastserve.protos import message
 from fastserve.savedmodel.tfrecord import read_records, write_records
+from fastserve.workshop.child import ChildDied, ask
 from fastserve.workshop.errors import WorkshopError
 
-_LOG_TAIL = 2000
+_MODULE = "fastserve.workshop.run_requests"
 
 
 class RunFailed(Exception):
@@ -62,30 +58,14 @@ def run_requests(
 
 
 def _run(settings: TensorFlow, asked: dict[str, Any]) -> dict[str, Any]:
-    process = subprocess.Popen(
-        child_argv("fastserve.workshop.run_requests"),
-        env=child_environment(settings),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Ctrl-C is for its starter, who ends it.
-        start_new_session=True,
-    )
     try:
-        said, log = process.communicate(json.dumps(asked))
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-    if process.returncode != 0 or not said:
-        died = process.returncode < 0
-        how = f"by {signal.Signals(-process.returncode).name}" if died else f"with {process.returncode}"
+        said = ask(_MODULE, child_environment(settings), json.dumps(asked).encode())
+    except ChildDied as died:
         raise WorkshopError(
-            f"the process that ran the exported model ended {how}, as the one that serves it would: "
-            f"{log[-_LOG_TAIL:].strip() or 'it said nothing'}"
-        )
-    failed: dict[str, Any] = json.loads(said.splitlines()[-1])
+            f"the process that ran the exported model {died.how}, as the one that serves it would: "
+            f"{died.said or 'it said nothing'}"
+        ) from None
+    failed: dict[str, Any] = json.loads(said)
     return failed
 
 

@@ -68,7 +68,7 @@ def test_a_signal_while_files_are_written_or_the_export_runs_leaves_nothing(
 ) -> None:
     import tensorflow as tf
 
-    from fastserve.workshop import runs
+    from fastserve.workshop import child
 
     written = tf.saved_model.save
     children: list[int] = []
@@ -83,13 +83,13 @@ def test_a_signal_while_files_are_written_or_the_export_runs_leaves_nothing(
     assert served(tmp_path) == []
     monkeypatch.undo()
 
-    class Popen(subprocess.Popen[str]):
+    class Popen(subprocess.Popen[bytes]):
         def communicate(self, *args: Any, **options: Any) -> Any:
             children.append(self.pid)
             os.kill(os.getpid(), signal.SIGTERM)
             return super().communicate(*args, **options)
 
-    monkeypatch.setattr(runs.subprocess, "Popen", Popen)
+    monkeypatch.setattr(child.subprocess, "Popen", Popen)
     assert export(tmp_path).exit_code == 1
     assert served(tmp_path) == []
     assert len(children) == 1 and not Path(f"/proc/{children[0]}").exists()

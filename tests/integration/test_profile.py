@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exported_models import PROFILE, exported_models
+from exported_models import EXPORTER, PROFILE, exported_models
 
 DENSE, CITIES = 64, 500
 
@@ -182,7 +182,41 @@ def test_ops_inside_a_call_are_told_apart(tmp_path: Path) -> None:
     (batch,) = json.loads(target.read_text())["batches"]
     assert batch["ops"][0]["op"] in ("MatMul", "_FusedMatMul")
     calls = [op for op in batch["ops"] if op["op"].endswith("PartitionedCall")]
+    assert calls
     assert sum(op["own_us"] for op in calls) < 0.3 * batch["ops_us"]
+
+
+def test_a_function_that_is_not_in_the_graph_counts_as_not_compiled(tmp_path: Path) -> None:
+    target = tmp_path / "apart.json"
+    printed = profiled(model("apart"), "--batch-sizes", "16", "--seconds", "0.1", "--json", target).stdout
+    found = json.loads(target.read_text())
+    assert {op["label"] for op in found["host_ops"]} == {"inner/AsString", "inner/StringToNumber"}
+    (batch,) = found["batches"]
+    costs = {kind["op"]: kind["own_us"] for kind in batch["types"]}
+    for kind in ("could", "served"):
+        cut = found["xla"][kind]
+        compiled = {node["op"] for node in cut["inside"]}
+        assert {"Tanh", "Relu", "Sigmoid"} <= compiled
+        assert compiled <= {"Tanh", "Relu", "Sigmoid", "MatMul", "AddV2", "Mul"}
+        assert [breaker["op"] for breaker in cut["breakers"]] == ["PartitionedCall"]
+        share = sum(costs[op] for op in compiled) / batch["ops_us"]
+        assert cut["share_of_time"]["16"] == pytest.approx(share)
+    assert "auto-clustering leaves it out" in " ".join(printed.split())
+
+
+@pytest.mark.parametrize(("name", "says"), [("shapes", True), ("tensorflow1", False)])
+def test_xla_is_tried_with_the_executor_that_was_found(name: str, says: bool) -> None:
+    code = (
+        "import sys\nfrom fastserve.cli import main\nfrom fastserve.workshop.profiling import command\n"
+        "command.examine_xla = lambda task, nodes, costs: sys.exit(f'with one: {task.single_threaded}')\n"
+        "main(sys.argv[1:])"
+    )
+    signature = {"shapes": "rows", "tensorflow1": "switched"}[name]
+    asked = ["profile", str(exported_models(EXPORTER) / name), "--signature", signature, "--seconds", "0.05"]
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *asked], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert f"with one: {says}" in ran.stderr, ran.stdout + ran.stderr
 
 
 def test_layers_of_keras_are_named_and_the_whole_compiles(tmp_path: Path) -> None:
@@ -210,6 +244,33 @@ def test_rows_of_the_users_own(tmp_path: Path) -> None:
     assert "input dense has the shape [20, 63]; the signature takes [?, 64]" in said
 
 
+def test_the_users_rows_are_what_runs_here_and_under_xla(tmp_path: Path) -> None:
+    rows, target = tmp_path / "rows.json", tmp_path / "out.json"
+    rows.write_text(json.dumps({"inputs": {"word": [str(number) for number in range(20)]}}))
+    common = ("--signature", "numbers", "--batch-sizes", "4,50", "--seconds", "0.1")
+    refused = profiled(model("apart"), *common, code=1).stderr
+    assert "StringToNumber" in refused  # made-up words are no numbers
+    profiled(model("apart"), "--rows", rows, "--json", target, *common)
+    found = json.loads(target.read_text())
+    assert [batch["rows"] for batch in found["batches"]] == [4, 50]
+    assert (found["xla"]["could_why"], found["xla"]["cluster_why"]) == ("", "")
+
+
+@pytest.mark.parametrize("own_rows", [False, True])
+def test_a_fixed_number_of_rows_is_the_one_size(tmp_path: Path, own_rows: bool) -> None:
+    rows, target = tmp_path / "rows.npz", tmp_path / "out.json"
+    np.savez(rows, x=np.arange(30, dtype=np.float32).reshape(10, 3))
+    profiled(
+        model("apart"),
+        *("--signature", "fixed", "--seconds", "0.1", "--no-xla", "--json", target),
+        *(("--rows", rows) if own_rows else ()),
+    )
+    found = json.loads(target.read_text())
+    assert [batch["rows"] for batch in found["batches"]] == [4]
+    (cost,) = found["costs"]
+    assert cost["row_us"] == pytest.approx(cost["plain_us"] / 4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -230,21 +291,38 @@ def test_what_cannot_be_profiled_is_refused(arguments: list[Any], code: int, say
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_leaves_the_files_of_before(tmp_path: Path, number: int) -> None:
-    target = tmp_path / "out.json"
+def test_interrupted_while_it_runs_or_writes_it_leaves_the_files_of_before(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    target = tmp_path / "out.trace"
     target.write_text("before")
-    process = subprocess.Popen(
-        command(model("planted"), "--seconds", "30", "--json", target),
+    runs = subprocess.Popen(
+        command(model("planted"), "--seconds", "30", "--trace", target),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stderr is not None
-    for line in process.stderr:
+    assert runs.stderr is not None
+    for line in runs.stderr:
         if "op by op" in line:
             break
-    process.send_signal(number)
-    assert process.wait(30) != 0
-    process.stderr.close()
+    runs.send_signal(number)
+    assert runs.wait(30) == 1
+    runs.stderr.close()
+    code = (
+        "import os, sys, time\nfrom fastserve.cli import main\n"
+        "from fastserve.workshop.profiling import command\n"
+        "def half(file, profile):\n"
+        f" file.write(b'half')\n file.flush()\n os.kill(os.getpid(), {number.value})\n time.sleep(60)\n"
+        "command.write_trace = half\nmain(sys.argv[1:])"
+    )
+    asked = [model("planted"), "--batch-sizes", "1", "--seconds", "0.05", "--no-xla", "--trace", target]
+    writes = subprocess.run(
+        [sys.executable, "-c", code, "profile", *map(str, asked)],
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert writes.returncode == 1 and b"By op" in writes.stdout, writes.stderr
     assert target.read_text() == "before"
     assert list(tmp_path.iterdir()) == [target]

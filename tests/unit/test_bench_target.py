@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fastserve.bench import child
-from fastserve.bench.child import Child, ChildError, termination_as_interrupt
+from fastserve.bench.child import Child, ChildError
 from fastserve.bench.daemon_config import with_options, write_config
 from fastserve.bench.export import ExportError, export
 from fastserve.bench.processes import tree, usage
@@ -183,25 +182,6 @@ folder = Path(sys.argv[1])
 (folder / "1").mkdir(parents=True)
 (folder / "1" / "saved_model.pb").write_text(helper.TEXT)
 """
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_that_comes_twice_at_once_interrupts_once(
-    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    outer = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        before = signal.getsignal(number)
-        with termination_as_interrupt():
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(number)
-            signal.raise_signal(number)  # the same wish: the work that is left goes on
-            monkeypatch.setattr(child, "_ONE_WISH_S", 0.0)
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(number)
-        assert signal.getsignal(number) is before
-    finally:
-        signal.signal(signal.SIGINT, outer)
 
 
 def test_a_model_is_exported_again_only_when_its_code_changes(tmp_path: Path) -> None:

@@ -2,17 +2,15 @@
 
 Run as `python -m fastserve.workshop.optimizing.measured` by measuring.py, which may end it at any time. Reads
 a pickled Job from stdin, does it, and writes pickled results to stdout: what was pickled comes from the
-process that started this one. A model that brings TensorFlow down brings this down and nothing else.
+process that started this one.
 """
 
 from __future__ import annotations
 
 import itertools
 import pickle
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,15 +18,15 @@ from fastserve._native.model_spec import ModelSpec
 from fastserve._native.runtime import Inputs as NativeInputs
 from fastserve._native.runtime import Model, Runtime, RuntimeFailure
 from fastserve.environment import tensorflow_dir
-from fastserve.offline.session import may_use_gpu, session_config
-from fastserve.offline.spec import signature_spec
+from fastserve.offline.session import may_use_gpu, refuses_one_thread, session_config
+from fastserve.offline.spec import servable_spec
 from fastserve.offline.tensors import STRING, Tensor, from_native
 from fastserve.savedmodel import SavedModel, Signature, read
 from fastserve.savedmodel.overrides import disables_meta_optimizer
+from fastserve.workshop.child import serve
 from fastserve.workshop.optimizing.requests import from_rows, load_of, made_up, styles_of
 from fastserve.workshop.optimizing.values import Comparison, Expected, Job, Load, Wanted
 
-_EXECUTOR_REFUSED = "ingle-threaded executor"
 # A block of runs takes about this long, and is so many at least. The shortest of it counts: the others were
 # disturbed.
 _BLOCK_US = 4000.0
@@ -57,16 +55,8 @@ class Opened:
             config = session_config(
                 self._job.settings, single_threaded=self._single, disable_meta_optimizer=as_it_is
             )
-            spec = {
-                "model": "optimized",
-                "version": 1,
-                "path": str(self._path.absolute()),
-                "runtime": "tensorflow",
-                "tags": list(self._job.tags),
-                "session_config": _base64(config),
-                "plain_config": None,
-                "signatures": [signature_spec(self.signature(name), None) for name in self._job.signatures],
-            }
+            signatures = map(self.signature, self._job.signatures)
+            spec = servable_spec("optimized", 1, self._path, self._job.tags, signatures, config)
             try:
                 return self._runtime.open(ModelSpec(spec))
             except RuntimeFailure as error:
@@ -75,7 +65,7 @@ class Opened:
             self._single = False
 
     def _refused(self, error: RuntimeFailure) -> bool:
-        return self._single and _EXECUTOR_REFUSED in error.message
+        return self._single and refuses_one_thread(error)
 
     def run(self, signature: str, inputs: list[Tensor]) -> list[Tensor]:
         native = [tensor.native() for tensor in inputs]
@@ -95,12 +85,6 @@ class Opened:
 
     def close(self) -> None:
         self._model.close()
-
-
-def _base64(data: bytes) -> str:
-    import base64
-
-    return base64.b64encode(data).decode()
 
 
 # ---- what the original answers -------------------------------------------------------------------
@@ -206,18 +190,20 @@ def _time(
     raise AssertionError
 
 
-def main() -> None:
-    job: Job = pickle.load(sys.stdin.buffer)
-    result: Any
+def do(job: Job) -> Expected | Comparison | str:
+    """What was found, or why nothing."""
     try:
         runtime = Runtime(
             "tensorflow", library_dir=tensorflow_dir(job.settings), op_libraries=job.settings.op_libraries
         )
-        result = answer(runtime, job) if job.paths is None else compare(runtime, job)
+        return answer(runtime, job) if job.paths is None else compare(runtime, job)
     except RuntimeFailure as error:
-        result = error.message or error.code
-    sys.stdout.buffer.write(pickle.dumps(result))
-    sys.stdout.buffer.flush()
+        why: str = error.message or error.code
+        return why
+
+
+def main() -> None:
+    serve(lambda job: pickle.dumps(do(pickle.loads(job))))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 import pickle
 import statistics
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastserve.environment import child_argv, child_environment
+from fastserve.environment import child_environment
+from fastserve.workshop.child import ChildDied, ask
 from fastserve.workshop.errors import WorkshopError
 from fastserve.workshop.optimizing.values import Comparison, Expected, Job, Timing
 
@@ -59,24 +59,11 @@ class Measuring:
         return found
 
 
-def _run(job: Job, environment: dict[str, str]) -> Any:
-    process = subprocess.Popen(
-        child_argv(_MODULE),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-        start_new_session=True,  # Ctrl-C is for this process, which ends the other
-    )
+def _run(job: Job, environment: Mapping[str, str]) -> Any:
     try:
-        output, errors = process.communicate(pickle.dumps(job))
-    finally:
-        process.kill()
-        process.wait()
-    if process.returncode:
-        last = errors.decode("utf-8", "replace").strip().splitlines()[-1:]
-        raise Failed(f"it ended the process with {process.returncode}{': ' + last[0] if last else ''}")
-    result = pickle.loads(output)
+        result = pickle.loads(ask(_MODULE, environment, pickle.dumps(job)))
+    except ChildDied as died:
+        raise Failed(f"the process that ran it {died}") from None
     if isinstance(result, str):
         raise Failed(result.splitlines()[0] if result else "it failed")
     return result

@@ -56,8 +56,8 @@ class Clustering:
 
 
 def read_clusters(plain: Sequence[Node], clustered: Sequence[Node]) -> Clustering:
-    """`plain`: the graph without clusters; `clustered`: the same in a session that clusters. A node of the
-    first that the second has not is in a cluster."""
+    """`plain`: the graph without clusters, its own nodes and none that only a trace knows; `clustered`: the
+    same in a session that clusters. A node of the first that the second has not is in a cluster."""
     clusters = {_first(node.name) for node in clustered if node.op.startswith(_CLUSTER_OPS)}
     left = {node.name for node in clustered if _first(node.name) not in clusters}
     real = [node for node in plain if node.op not in _PLUMBING]
@@ -104,7 +104,7 @@ def why_not_compiled(op: str) -> str:
         return "calls Python"
     if op.startswith("Assert") or op in ("CheckNumerics", "Print", "PrintV2"):
         return "checks or prints values"
-    return "XLA has no kernel for it, or not for its types"
+    return "auto-clustering leaves it out"
 
 
 def _reached(start: str, ways: Mapping[str, Iterable[str]]) -> set[str]:

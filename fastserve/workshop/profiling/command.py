@@ -13,12 +13,13 @@ from typing import IO
 from rich.console import Console
 
 from fastserve._native.runtime import Inputs, Model, Runtime, RuntimeFailure
-from fastserve.bench.child import termination_as_interrupt
 from fastserve.bench.machine import machine
 from fastserve.config import TensorFlow
 from fastserve.environment import child_environment, installed_tensorflow
+from fastserve.interrupt import termination_as_interrupt
 from fastserve.offline.model import OpenModel
 from fastserve.offline.row_wise import first_line, why_not_batched
+from fastserve.offline.session import SINGLE_THREADED, refuses_one_thread
 from fastserve.offline.tensors import Style
 from fastserve.savedmodel import read
 from fastserve.terminal_bar import TerminalBar
@@ -37,14 +38,13 @@ from fastserve.workshop.profiling.sessions import (
     open_runtime,
     open_session,
     prefers_one_thread,
-    refuses_one_thread,
 )
 from fastserve.workshop.profiling.steps import read_step
 from fastserve.workshop.profiling.values import CostPoint, Profile, Xla, as_json
-from fastserve.workshop.profiling.xla import examine_xla, with_xla_costs
+from fastserve.workshop.profiling.xla import examine_xla
 from fastserve.workshop.profiling.xla_task import Task
 
-ONE_THREAD, USUAL = "SINGLE_THREADED_EXECUTOR", "the usual executor"
+USUAL = "the usual executor"
 
 
 @dataclass(frozen=True)
@@ -138,11 +138,11 @@ class _Run:
         self._progress.begin("TensorFlow and the model are opened")
         runtime = open_runtime(self._wanted.settings)
         daemon, style, executor = self._open_as_the_daemon(runtime)
-        traced = open_session(runtime, self._target) if executor == ONE_THREAD else daemon
+        traced = open_session(runtime, self._target) if executor == SINGLE_THREADED else daemon
         model = OpenModel(daemon, None, self._pool.rows)
         batched_why = why_not_batched(model, self._signature, style, "probe")
         sizes = self._batch_sizes(batched_why)
-        nodes = self._nodes(model, traced, style, sizes[0])
+        graph, nodes = self._nodes(model, traced, style, sizes[0])
         labels = {node.name: node.label for node in nodes}
         timed = [self._time(model, daemon, traced, style, rows, labels) for rows in sizes]
         costs = self._costs(model, daemon, style, sizes, batched_why)
@@ -152,17 +152,10 @@ class _Run:
         xla: Xla | None = None
         if self._wanted.xla:
             self._progress.begin("XLA compiles the model, in a process of its own")
-            task = Task(
-                "measure",
-                self._target,
-                self._pool.rows,
-                style,
-                sizes,
-                batched_why,
-                self._wanted.seconds,
-            )
-            xla, measured = examine_xla(task, nodes)
-            costs = with_xla_costs(costs, measured)
+            single = executor == SINGLE_THREADED
+            rows, seconds = self._pool.rows, self._wanted.seconds
+            task = Task(self._target, rows, style, sizes, batched_why, single, seconds)
+            xla, costs = examine_xla(task, graph, costs)
         return Profile(
             path=self._target.path,
             signature=self._signature.name,
@@ -187,7 +180,7 @@ class _Run:
         if prefers_one_thread(self._wanted.settings):
             try:
                 session = open_session(runtime, self._target, single_threaded=True)
-                return session, self._style(session), ONE_THREAD
+                return session, self._style(session), SINGLE_THREADED
             except RuntimeFailure as error:
                 if not refuses_one_thread(error):
                     raise
@@ -199,23 +192,27 @@ class _Run:
         if style is None:
             return OpenModel(session).find_style(self._signature)
         model = OpenModel(session, None, self._pool.rows)
-        model.run(self._signature, model.sample(self._signature, 1, style))
+        model.run(self._signature, model.sample(self._signature, self._signature.own_rows or 1, style))
         return style
 
     def _batch_sizes(self, batched_why: str) -> tuple[int, ...]:
         """Those that were asked for, where the signature takes rows at all."""
-        if any(port.dims is None or port.dims[:1] == (-1,) for port in self._signature.inputs):
+        if self._signature.any_rows:
             if batched_why:
                 self._notes.append(f"the daemon runs this signature unbatched: {batched_why}")
             return tuple(sorted(set(self._wanted.batch_sizes)))
         self._notes.append(f"one size only: no input's first dimension is open ({batched_why})")
-        return (1,)
+        return (self._signature.own_rows or 1,)
 
-    def _nodes(self, model: OpenModel, traced: Model, style: Style, rows: int) -> list[Node]:
+    def _nodes(
+        self, model: OpenModel, traced: Model, style: Style, rows: int
+    ) -> tuple[list[Node], list[Node]]:
+        """The graph's own, and all that ran."""
         inputs = [tensor.native() for tensor in model.sample(self._signature, rows, style)]
         traced.run(self._signature.name, inputs)
         told = traced.trace(self._signature.name, inputs, graphs=True)
-        return with_traced(read_nodes(told[0]), read_step(*told).ops)
+        graph = read_nodes(told[0])
+        return graph, with_traced(graph, read_step(*told).ops)
 
     # ---- times ---------------------------------------------------------------------------
 

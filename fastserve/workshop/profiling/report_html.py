@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
+from fastserve.bench.report_style import STYLE
 from fastserve.bench.svg_plot import Series, chart, log_axis
 from fastserve.bench.units import bytes_text, number_tick, time_text, time_tick
 from fastserve.version import __version__
@@ -13,36 +14,18 @@ from fastserve.workshop.profiling.values import BatchProfile, Profile, own_us
 
 _TOP = 40
 
-_STYLE = """
-:root{color-scheme:light
-dark;--back:#fff;--text:#1b1f24;--soft:#59636e;--grid:#d9dee3;--frame:#8c959f;--bar:#cfe3f3;
---c0:#0072b2;--c1:#c4501b;--c2:#00795a}
-@media(prefers-color-scheme:dark){:root{--back:#14171a;--text:#e6e9ec;--soft:#a2abb4;--grid:#2f363d;--frame:#6a737d;
---bar:#1e3a52;--c0:#5ab6f0;--c1:#ff9a5c;--c2:#36c89b}}
-@media
-print{:root{--back:#fff;--text:#000;--soft:#333;--grid:#ccc;--frame:#666;--bar:#ddd;--c0:#0072b2;--c1:#c4501b;
---c2:#00795a}body{max-width:none;font-size:10pt}details{display:block}}
-body{background:var(--back);color:var(--text);font:15px/1.45 system-ui,sans-serif;max-width:1180px;margin:0
-auto;
-padding:1rem}
-h1{font-size:1.4rem;overflow-wrap:anywhere}h2{font-size:1.15rem;border-top:1px solid
-var(--grid);padding-top:1rem;
-margin-top:2rem}
-p,figcaption,summary{color:var(--soft)}p{margin:.4rem 0}strong,b{color:var(--text)}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.85rem}
-td.name{white-space:pre-wrap!important}
-.wide{overflow-x:auto}th,td{padding:.2rem .55rem;text-align:right;border-bottom:1px solid
-var(--grid);white-space:nowrap}
-th{font-weight:600;vertical-align:bottom}td.name,th.name{text-align:left;white-space:normal;overflow-wrap:anywhere;
-min-width:11rem}td.op,th.op{text-align:left}
+_STYLE = (
+    STYLE
+    + """
+@media print{details{display:block}}
+h1{font-size:1.4rem;overflow-wrap:anywhere}h2{font-size:1.15rem}p,summary{color:var(--soft)}p{margin:.4rem 0}
+strong,b{color:var(--text)}td.op,th.op{text-align:left}
+td.name,th.name{text-align:left;white-space:normal;overflow-wrap:anywhere;min-width:11rem}
+td.name{white-space:pre-wrap}
 td.share{background:linear-gradient(to right,var(--bar) var(--w),transparent var(--w))}
-figure{margin:0;max-width:620px}.chart{width:100%;height:auto}.chart text{fill:var(--text);font:11px
-system-ui,sans-serif}
-.chart .axis{font-weight:600}.grid{stroke:var(--grid);fill:none}.frame{stroke:var(--frame);fill:none}
-.line{fill:none;stroke-width:1.8;stroke-linejoin:round}
-.line.c0{stroke:var(--c0)}.line.c1{stroke:var(--c1)}.line.c2{stroke:var(--c2)}.mark.c0{fill:var(--c0)}
-.mark.c1{fill:var(--c1)}.mark.c2{fill:var(--c2)}
+figure{max-width:620px}
 """
+)
 
 
 def html(profile: Profile) -> str:

@@ -98,6 +98,7 @@ def xla_lines(profile: Profile) -> Iterator[str]:
         yield 'xla = "cluster": TensorFlow finds no cluster that it thinks is worth it.'
     found = xla.could
     if found is None:
+        yield f"What XLA could take is not known. {xla.could_why}"
         return
     yield f"XLA could take {_taken(profile, found) if found.clusters else 'nothing'}."
     if found.outside:

@@ -7,21 +7,17 @@ session with the usual executor; both run everything in the calling thread.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastserve._native.model_spec import ModelSpec
-from fastserve._native.runtime import Model, Runtime, RuntimeFailure
+from fastserve._native.runtime import Model, Runtime
 from fastserve.config import TensorFlow
 from fastserve.environment import tensorflow_dir
 from fastserve.offline.session import may_use_gpu, session_config
-from fastserve.offline.spec import signature_spec
+from fastserve.offline.spec import servable_spec
 from fastserve.savedmodel import Signature
 from fastserve.savedmodel.overrides import disables_meta_optimizer
-
-# What TensorFlow's executor for one thread says of graphs that it cannot run.
-_REFUSED = "ingle-threaded executor"
 
 
 @dataclass(frozen=True)
@@ -56,25 +52,11 @@ def open_session(
         cluster=cluster,
         disable_meta_optimizer=as_it_is,
     )
-    twin = (twins or {}).get(target.signature.name)
-    spec = {
-        "model": "profiled",
-        "version": 1,
-        "path": prepared or target.path,
-        "runtime": "tensorflow",
-        "tags": list(target.tags),
-        "session_config": base64.b64encode(config).decode(),
-        "plain_config": None,
-        "signatures": [signature_spec(target.signature, twin)],
-    }
+    path, signatures = prepared or target.path, [target.signature]
+    spec = servable_spec("profiled", 1, path, target.tags, signatures, config, twins=twins)
     return runtime.open(ModelSpec(spec))
 
 
 def prefers_one_thread(settings: TensorFlow) -> bool:
     """Whether the daemon tries the executor for one thread first."""
     return not may_use_gpu(settings)
-
-
-def refuses_one_thread(error: RuntimeFailure) -> bool:
-    """Whether the graph is one that it cannot run."""
-    return _REFUSED in error.message

@@ -109,12 +109,13 @@ class Xla:
     """What XLA makes of the signature. `full_why`, `cluster_why`: why it does not compile so; empty when it
     does.
 
-    `could`: what it could take, with clusters of any size. `served`: what xla = "cluster" takes, which leaves
-    out clusters of a few nodes.
+    `could`: what it could take, with clusters of any size; None where that is not known, and `could_why` says
+    why. `served`: what xla = "cluster" takes, which leaves out clusters of a few nodes.
     """
 
     full_why: str
     cluster_why: str
+    could_why: str
     could: Clustering | None
     served: Clustering | None
 
@@ -191,6 +192,7 @@ def _xla(xla: Xla, profile: Profile) -> dict[str, Any]:
     return {
         "full_why": xla.full_why,
         "cluster_why": xla.cluster_why,
+        "could_why": xla.could_why,
         "could": None if xla.could is None else _clustering(xla.could, profile),
         "served": None if xla.served is None else _clustering(xla.served, profile),
     }

@@ -8,30 +8,34 @@ from typing import Literal
 from fastserve.offline.tensors import Style, Tensor
 from fastserve.workshop.profiling.sessions import Target
 
+# ANY_SIZE: the graph as XLA would cut it with clusters of any size, which compiles nothing. CLUSTER, FULL:
+# what xla = "cluster" and "full" make of the signature.
+What = Literal["any size", "cluster", "full"]
+ANY_SIZE: What = "any size"
+CLUSTER: What = "cluster"
+FULL: What = "full"
+
 
 @dataclass(frozen=True)
 class Task:
-    """`what`: "clusters", the graph as XLA would cut it with clusters of any size, which compiles nothing;
-    "measure", what xla = "cluster" and "full" make of the signature at `batch_sizes`. `folder`: for what is
-    written meanwhile."""
+    """`single_threaded`: whether the daemon has the executor for one thread. `seconds`: about how long each
+    of `batch_sizes` is run. `folder`: for what is written meanwhile."""
 
-    what: Literal["clusters", "measure"]
     target: Target
     rows: dict[str, tuple[Tensor, ...]]
     style: Style
     batch_sizes: tuple[int, ...]
     batched_why: str
+    single_threaded: bool
     seconds: float
+    what: What = ANY_SIZE
     folder: str = ""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Answer:
-    """`metadata`: the RunMetadata with the clustered graph. Times in microseconds, by rows. `cluster_why`,
-    `full_why`: why not."""
+    """`metadata`: the RunMetadata with the clustered graph, of a session that clusters. `times_us`: of a run,
+    in microseconds, by rows."""
 
     metadata: bytes = b""
-    cluster_us: dict[int, float] = field(default_factory=dict)
-    cluster_why: str = ""
-    compiled_us: dict[int, float] = field(default_factory=dict)
-    full_why: str = ""
+    times_us: dict[int, float] = field(default_factory=dict)
