@@ -179,6 +179,30 @@ def test_a_column_of_a_table_that_is_written_stays(tmp_path: Path) -> None:
     assert_read_before(made, "LookupTableFindV2", "LookupTableInsertV2")
 
 
+def test_a_table_of_two_names_is_one(tmp_path: Path) -> None:
+    def build() -> Any:
+        ids = tf.compat.v1.placeholder(tf.int64, [None], "ids")
+        read, write = (
+            tf.raw_ops.MutableHashTableV2(key_dtype=tf.int64, value_dtype=tf.int64, shared_name="seen")
+            for _ in range(2)
+        )
+        found = tf.raw_ops.LookupTableFindV2(
+            table_handle=read, keys=ids, default_value=tf.constant(7, tf.int64)
+        )
+        with tf.control_dependencies([found]):
+            inserted = tf.raw_ops.LookupTableInsertV2(table_handle=write, keys=ids, values=ids)
+        with tf.control_dependencies([inserted]):
+            return {"ids": ids}, {"y": tf.identity(found)}
+
+    model = export_v1(tmp_path / "model", build)
+    made = repackaged(model, tmp_path / "made")
+    (graph,) = read_source(made, ("serve",), ()).graphs.values()
+    assert_read_before(graph, "LookupTableFindV2", "LookupTableInsertV2")
+    asked = ("serving_default", {"ids": np.array([1, 4])})
+    for path in (model, made):
+        assert [answer["y"].tolist() for answer in in_turn(path, asked, asked)] == [[7, 7], [1, 4]]
+
+
 def test_a_table_that_nobody_writes_is_looked_up_once_for_each_user(tmp_path: Path) -> None:
     keys = tf.constant([1, 2, 3], tf.int64)
     table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, keys * 2), 0)
