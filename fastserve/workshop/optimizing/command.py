@@ -58,27 +58,30 @@ class Task:
     user_inputs: tuple[str, ...] = ()
     tolerance: float = 1e-5
     freeze_bytes: int = 1 << 20
+    half: bool = False
     seconds: float = 1.5
     settings: TensorFlow = field(default_factory=TensorFlow)
 
 
-def chosen_passes(only: Sequence[str], without: Sequence[str]) -> list[Pass]:
-    """In the order in which they are tried. WorkshopError names those that there are."""
+def chosen_passes(only: Sequence[str], without: Sequence[str], half: bool = False) -> list[Pass]:
+    """In the order in which they are tried; those that are approximate if they are asked for: by `half`, or
+    by name. WorkshopError names those that there are."""
     names = [each.name for each in PASSES]
     for name in [*only, *without]:
         if name not in names:
             raise WorkshopError(f"there is no pass {name}; there are: {', '.join(names)}")
-    return [each for each in PASSES if (not only or each.name in only) and each.name not in without]
+    wanted = only or [each.name for each in PASSES if half or not each.approximate]
+    return [each for each in PASSES if each.name in wanted and each.name not in without]
 
 
 def steps_of(task: Task) -> int:
     """As many as `run` tells."""
-    return len(chosen_passes(task.only, task.without)) + 3
+    return len(chosen_passes(task.only, task.without, task.half)) + 3
 
 
 def run(task: Task, step: Callable[[str], None]) -> Outcome:
     """`step`: what is done now. WorkshopError and its kin."""
-    passes = chosen_passes(task.only, task.without)
+    passes = chosen_passes(task.only, task.without, task.half)
     environment = dict(os.environ)
     # For TensorFlow here, which only takes graphs apart: no notes about the processor, and no memory of a
     # GPU.
@@ -103,7 +106,10 @@ def run(task: Task, step: Callable[[str], None]) -> Outcome:
         trying = _Trying(task, measuring, package, work, path, source.graphs)
         for each in passes:
             step(f"trying {each.name}")
-            trying.attempt(each)
+            if each.approximate and expected.made_up:
+                trying.skip(each, "made-up inputs do not show how far answers are off")
+            else:
+                trying.attempt(each)
         step("comparing with the original")
         # Written before what lies in `work` goes: variables are linked.
         package.write(trying.graphs, making.path)
@@ -177,6 +183,9 @@ class _Trying:
         self._work = work
         # What the graphs are written as.
         self._path = original
+
+    def skip(self, each: Pass, why: str) -> None:
+        self._note(each, 0, False, why)
 
     def attempt(self, each: Pass) -> None:
         changed = {name: graph.copy() for name, graph in self.graphs.items()}

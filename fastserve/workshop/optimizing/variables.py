@@ -36,13 +36,15 @@ class Variable:
 
 
 class Variables:
-    """All that there are. They are only ever added to, so copies of a graph share them."""
+    """All that there are. They are only ever added to, so copies of a graph share them, and the graphs of all
+    signatures. `written`: names of the nodes of variables and tables that one of those changes."""
 
     def __init__(self, checkpoint: str, known: Iterable[Variable]) -> None:
         """`checkpoint`: its path without `.index`."""
         self._checkpoint = checkpoint
         self._known = {variable.name: variable for variable in known}
         self._made: dict[str, npt.NDArray[Any]] = {}
+        self.written: frozenset[str] = frozenset()
 
     def __contains__(self, name: object) -> bool:
         return name in self._known
