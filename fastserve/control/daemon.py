@@ -325,7 +325,7 @@ async def _drain(
     await core.lame_duck()
     gateway.lame_duck()
     await asyncio.sleep(server.lame_duck_s)
-    listeners.shut_gateway()
+    await listeners.shut_gateway()
     answered = await gateway.drain(server.drain_timeout_s)
     return await core.drain(0.0, server.drain_timeout_s) and answered
 

@@ -348,7 +348,7 @@ def test_listeners_for_everybody(tmp_path: Path) -> None:
         listeners.close()
         held = os.dup(listeners.gateway[0].socket.fileno())
         socket.create_connection(where, 5).close()
-        listeners.shut_gateway()
+        asyncio.run(listeners.shut_gateway())
         # Though another process has a copy.
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(where, 5)
