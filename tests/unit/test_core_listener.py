@@ -6,9 +6,11 @@ import asyncio
 import os
 import socket
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
+from fastserve.core.drain import Drain
 from fastserve.core.listener import Listener
 
 
@@ -48,4 +50,29 @@ async def test_what_waits_at_the_end_is_accepted(started: bool, held: bool, take
         with client, pytest.raises(BlockingIOError if taken else OSError):
             client.recv(1)
     for fd in front_end.taken:
+        os.close(fd)
+
+
+async def test_a_drain_accepts_what_waits_before_it_says_goaway() -> None:
+    sock = socket.create_server(("127.0.0.1", 0), backlog=500)
+    counting = FrontEndThatTakes()
+    taken_at_notice: list[int] = []
+    front_end = Mock(
+        io_threads=1,
+        adopt=counting.adopt,
+        connection_count=counting.connection_count,
+        shutdown_notice=lambda: taken_at_notice.extend(counting.taken),
+        all_closed=AsyncMock(),
+        active_calls=lambda: 0,
+    )
+    address = sock.getsockname()
+    listener = Listener(asyncio.get_running_loop(), front_end, [{"fd": sock.detach()}], 1000, print)
+    listener.start()
+    # More than what the loop accepts in the turns that it has until then.
+    clients = [socket.create_connection(address) for _ in range(400)]
+    assert await Drain(front_end, Mock(), Mock(), listener, {}).run(0.0, 1.0) == 0
+    assert len(taken_at_notice) == 400
+    for client in clients:
+        client.close()
+    for fd in counting.taken:
         os.close(fd)
