@@ -109,7 +109,9 @@ async def run(
 ) -> int:
     """As serve. Tests bring a core and a trial of their own."""
     began = time.monotonic()
-    service = ServiceManager.of()
+    service = ServiceManager.of(
+        lambda: "serves " + (", ".join(map(summary, manager.available)) or "no model yet")
+    )
     check_plugins(config)
     credentials = CredentialWatch(config, lambda *args, **told: core.call(*args, **told), log)
     stop = StopSignals()
@@ -217,6 +219,8 @@ async def run(
         started = await unless(stop.first, starting)
         if started is None and not first.adopted:
             telemetry.phase = "draining"
+            # One after the other: for a gateway of before, and for a core.
+            service.stopping(2 * server.drain_timeout_s)
             log.info("stopped before it was ready", signal=stop.name)
             listeners.close()
             listeners.close_gateway()
@@ -236,10 +240,11 @@ async def run(
             _reloading(reloader, options.file, server.config_poll_s),
             _watching(credentials, server.config_poll_s),
         ):
-            service.ready("serves " + (", ".join(map(summary, manager.available)) or "no model yet"))
+            service.ready()
             await stop.first.wait()
-        telemetry.phase = "draining"
-        service.stopping(_longest_drain_s(server, gateway))
+            # Before a reload is cut short, which would end in the word that the daemon is ready.
+            service.stopping(_longest_drain_s(server, gateway))
+            telemetry.phase = "draining"
         await manager.close()
 
         log.info(
@@ -316,7 +321,7 @@ async def _drain(
     await core.lame_duck()
     gateway.lame_duck()
     await asyncio.sleep(server.lame_duck_s)
-    listeners.shut_gateway()
+    await listeners.shut_gateway()
     answered = await gateway.drain(server.drain_timeout_s)
     return await core.drain(0.0, server.drain_timeout_s) and answered
 

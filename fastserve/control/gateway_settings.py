@@ -40,6 +40,7 @@ def gateway_settings(config: Config, listeners: Listeners) -> dict[str, Any]:
         "cors": gateway.cors,
         "forward": forwarded_headers(config.models),
         "routes": route_settings(config.routes),
+        "leaving": False,
     }
 
 

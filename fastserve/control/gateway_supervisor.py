@@ -105,7 +105,8 @@ class GatewaySupervisor:
                 process.routes(routes)
 
     def lame_duck(self) -> None:
-        """Lets them tell their clients to go, though they serve until `drain`."""
+        """Lets them tell their clients to go, though they serve until `drain`; those to come, too."""
+        self._settings["leaving"] = True
         for process in self._running:
             if process is not None:
                 process.lame_duck()

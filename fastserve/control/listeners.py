@@ -11,12 +11,12 @@ import os
 import socket
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 from fastserve.config_address import Address, TcpAddress, UnixAddress, parse_address
+from fastserve.control.accept_queue import empty_and_shut
 from fastserve.errors import StartError
 
 _BACKLOG = 4096
@@ -160,11 +160,10 @@ class Listeners:
         """Closes this process's copies but the gateway's; what the core holds goes on."""
         self._close(listener for listener in [*self._listeners, *self._given] if not listener.held)
 
-    def shut_gateway(self) -> None:
-        """From here on connections to the gateway are refused, whoever has copies of its sockets."""
-        for listener in self.gateway:
-            with suppress(OSError):
-                listener.socket.shutdown(socket.SHUT_RDWR)
+    async def shut_gateway(self) -> None:
+        """After it connections to the gateway are refused, whoever has copies of its sockets; those that are
+        made already are accepted before, by gateways that serve."""
+        await empty_and_shut([listener.socket for listener in self.gateway])
         self.close_gateway()
 
     def close_gateway(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 
 _VARIABLE = "NOTIFY_SOCKET"
@@ -20,22 +20,26 @@ _STOP_MARGIN_S = 15.0
 
 
 class ServiceManager:
-    """Tells what `address` is the socket of: a path, or "@" and a name without one; "": nobody."""
+    """Tells what `address` is the socket of: a path, or "@" and a name without one; "": nobody. `status`
+    makes a line for `systemctl status`, whenever it is told that the daemon serves."""
 
-    def __init__(self, address: str = "") -> None:
+    def __init__(self, address: str = "", status: Callable[[], str] = str) -> None:
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
+        self._status = status
         self._up = False
 
     @classmethod
-    def of(cls, environment: MutableMapping[str, str] = os.environ) -> ServiceManager:
+    def of(
+        cls, status: Callable[[], str] = str, environment: MutableMapping[str, str] = os.environ
+    ) -> ServiceManager:
         """The one that started this process. Its socket's name leaves `environment`, so that no child says
         something in our place."""
-        return cls(environment.pop(_VARIABLE, ""))
+        return cls(environment.pop(_VARIABLE, ""), status)
 
-    def ready(self, status: str) -> None:
-        """It serves; `status` is a line for `systemctl status`."""
+    def ready(self) -> None:
+        """It serves."""
         self._up = True
-        self._tell("READY=1", f"STATUS={status}")
+        self._tell("READY=1", f"STATUS={self._status()}")
 
     @contextmanager
     def reloading(self) -> Iterator[None]:
@@ -46,7 +50,7 @@ class ServiceManager:
             yield
         finally:
             if self._up:
-                self._tell("READY=1")
+                self.ready()
 
     def stopping(self, within_s: float) -> None:
         """It drains, which takes up to `within_s`: a unit whose TimeoutStopSec is shorter must not cut it."""

@@ -56,6 +56,7 @@ class Drain:
         try:
             self._health.draining()
             await asyncio.sleep(lame_duck_s)
+            self._listener.take_rest()
             self._listener.close()
             self._front_end.shutdown_notice()
             await asyncio.sleep(_GOAWAY_S)

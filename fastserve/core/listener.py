@@ -17,6 +17,7 @@ from typing import Any
 from fastserve._native.front_end import TRANSPORTS, Connection, FrontEnd
 
 _ACCEPTS_AT_ONCE = 64
+_BACKLOG = 4096  # as control/listeners.py has it
 _RETRY_S = 0.1  # after the process ran out of descriptors
 
 
@@ -84,6 +85,12 @@ class Listener:
             listening.socket.setblocking(False)
             self._loop.add_reader(listening.socket.fileno(), self._accept, listening)
 
+    def take_rest(self) -> None:
+        """Accepts what waits in the queues: when a socket's last copy is closed, that is reset."""
+        for listening in self._listening if self.started else ():
+            if not listening.held:
+                self._accept(listening, _BACKLOG)
+
     def close(self) -> None:
         """Stops accepting. The control process's copies of the sockets stay open."""
         for listening in self._listening:
@@ -95,8 +102,8 @@ class Listener:
         count: int = self._front_end.connection_count()
         return count
 
-    def _accept(self, listening: Listening) -> None:
-        for _ in range(_ACCEPTS_AT_ONCE):
+    def _accept(self, listening: Listening, most: int = _ACCEPTS_AT_ONCE) -> None:
+        for _ in range(most):
             try:
                 sock, _address = listening.socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):

@@ -9,10 +9,8 @@ import signal
 import socket
 from typing import Any
 
-from aiohttp import web
-
 from fastserve.gateway.body import Budget
-from fastserve.gateway.connections import Connections
+from fastserve.gateway.connections import Connections, Server
 from fastserve.gateway.control_link import ControlLink
 from fastserve.gateway.core_client import core_client
 from fastserve.gateway.dispatch import Dispatcher, Handler
@@ -29,10 +27,10 @@ _READ_BYTES = 1 << 20
 # How long routes that start may hold up the word that the gateway serves.
 _ROUTES_TIMEOUT_S = 30.0
 _GC_THRESHOLD = 50_000
-# Between the last connection that is accepted and the end of those that are idle: whoever asks again and
-# again has had an answer meanwhile that says that it is the last on this connection.
+# Between the last request and the end of the connections that are idle: whoever asks again and again has had
+# an answer meanwhile that says that it is the last on this connection.
 _LAST_ANSWERS_S = 0.1
-# When the time for answers is up, how long connections have to end, twice.
+# When the time for answers is up, how long connections have to end, and then, twice, to be cut.
 _CUT_S = 0.1
 _BACKLOG = 4096  # as control/listeners.py has it
 # Without a control process, how often it is looked whether the core is still there, and how often it may not.
@@ -81,16 +79,18 @@ class Gateway:
         exact: dict[str, Handler] = dict.fromkeys((*MONITOR_PATHS, settings.metrics_path), self._proxy.handle)
         self._routes = Routes(settings, exact, budget, link.log)
         self._dispatcher = Dispatcher(self._rest.handle, exact, cors=settings.cors, server=core, log=link.log)
-        self._http: web.Server | None = None
+        self._http: Server | None = None
         self._servers: list[asyncio.AbstractServer] = []
         link.on["forward"] = self._forward
         link.on["lame_duck"] = lambda message: self._leave()
         link.on["routes"] = self._routes.take
+        if settings.leaving:
+            self._leave()
 
     async def open(self) -> None:
         """Begins to accept."""
         loop = asyncio.get_running_loop()
-        self._http = web.Server(
+        self._http = Server(
             self._dispatcher,
             access_log=None,
             logger=server_log(),
@@ -117,19 +117,21 @@ class Gateway:
         await self._routes.settled(_ROUTES_TIMEOUT_S)
 
     async def drain(self, timeout_s: float) -> bool:
-        """Accepts nothing more, answers what there is, and closes. Whether all was answered in time."""
+        """Accepts nothing more, answers what there is, and closes. Whether all was answered in time, to the
+        last byte."""
         assert self._http is not None
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout_s
         for server in self._servers:
             server.close()
         self._leave()
-        await self._last_answers(timeout_s)
-        self._proxy.end_streams()
+        await self._last_answers(end)
+        # From here on what still comes on a connection is thrown away.
         self._http.pre_shutdown()
-        # Its own timeout counts twice: for the answers, and then for handlers that are told to end.
-        answering = asyncio.create_task(self._http.shutdown(None), name="answering")
-        await asyncio.wait([answering], timeout=timeout_s)
-        answered = self._dispatcher.active == 0
-        if answering.done():
+        answering = asyncio.create_task(self._http.end(), name="answering")
+        await asyncio.wait([answering], timeout=max(end - loop.time(), _CUT_S))
+        answered = answering.done()
+        if answered:
             answering.result()
         else:
             answering.cancel()
@@ -140,13 +142,16 @@ class Gateway:
         await self._client.close()
         return answered
 
-    async def _last_answers(self, timeout_s: float) -> None:
-        """Waits until nobody has asked for a while: on a busy machine one pause may be too short."""
-        end = asyncio.get_running_loop().time() + timeout_s
+    async def _last_answers(self, end: float) -> None:
+        """Waits until no request is left, whose body may still be on its way, and nobody has asked for a
+        while: on a busy machine one pause may be too short. Until `end` on the loop's clock."""
+        loop = asyncio.get_running_loop()
         before = -1
-        while before != self._dispatcher.begun and asyncio.get_running_loop().time() < end:
+        while (self._dispatcher.active or before != self._dispatcher.begun) and (now := loop.time()) < end:
             before = self._dispatcher.begun
-            await asyncio.sleep(_LAST_ANSWERS_S)
+            self._proxy.end_streams()
+            await asyncio.sleep(min(_LAST_ANSWERS_S, end - now))
+        self._proxy.end_streams()
 
     def _leave(self) -> None:
         """A connection that is closed between two requests may lose the second one, which is on its way:

@@ -53,6 +53,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     # Request headers that the core looks at, lower case.
     forward: tuple[str, ...]
     routes: tuple[RouteSettings, ...] = ()
+    # It starts in a lame duck: clients are told to go from the first answer on.
+    leaving: bool = False
 
 
 def read_settings(line: bytes) -> Settings:

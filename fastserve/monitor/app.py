@@ -27,7 +27,6 @@ from fastserve.monitor.live import Live
 from fastserve.monitor.scrape import Scraper
 from fastserve.monitor.values import Health, View
 
-# The fixed paths; the configuration names one more, of the metrics.
 _BODY_MAX_BYTES = 1024
 _SELECTED_MAX = 64
 

@@ -9,7 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -287,14 +289,21 @@ async def test_a_core_that_does_not_start_ends_the_trials(daemon: Daemon) -> Non
     assert daemon.leftovers() == []
 
 
-async def test_a_signal_during_the_start_ends_it(daemon: Daemon) -> None:
+async def test_a_signal_during_the_start_ends_it(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon.model("m", {"hang": True})
     configured = asyncio.Event()
     daemon.cores.answers["configure"] = lambda command: configured.set()
-    running = daemon.start()
-    await daemon.until(configured, running)
-    term()
-    assert await running == 0
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(daemon.root / "notify"))
+        systemd.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(daemon.root / "notify"))
+        running = daemon.start()
+        await daemon.until(configured, running)
+        term()
+        assert await running == 0
+        told = systemd.recv(4096).decode().split("\n")
+        assert told == ["STOPPING=1", "STATUS=draining", "EXTEND_TIMEOUT_USEC=21000000"]
+    (daemon.root / "notify").unlink()
     assert daemon.cores.now.returncode == -signal.SIGKILL
     assert not daemon.served.is_set()
     assert daemon.leftovers() == []
@@ -397,12 +406,43 @@ async def test_systemd_is_told(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) 
                 return (await loop.sock_recv(systemd, 4096)).decode().split("\n")
 
         running = daemon.start(file=str(daemon.root / "config.toml"), read=daemon.config)
-        assert await told() == ["READY=1", "STATUS=serves ranker:1 (batched, XLA, 3 buckets)"]
+        ready = ["READY=1", "STATUS=serves ranker:1 (batched, XLA, 3 buckets)"]
+        assert await told() == ready
         assert "NOTIFY_SOCKET" not in os.environ
         os.kill(os.getpid(), signal.SIGHUP)
         assert (await told())[0] == "RELOADING=1"
-        assert await told() == ["READY=1"]
+        assert await told() == ready
         term()
         # lame_duck_s, drain_timeout_s, and what is added to them.
         assert await told() == ["STOPPING=1", "STATUS=draining", "EXTEND_TIMEOUT_USEC=18500000"]
         assert await running == 0
+
+
+async def test_a_reload_that_the_end_cuts_short_is_not_told_as_ready(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.model("ranker", {})
+    loop = asyncio.get_running_loop()
+    reading, go_on = asyncio.Event(), threading.Event()
+
+    def read() -> Config:
+        loop.call_soon_threadsafe(reading.set)
+        go_on.wait(20)
+        return daemon.config()
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(daemon.root / "notify"))
+        systemd.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(daemon.root / "notify"))
+        running = daemon.start(file=str(daemon.root / "config.toml"), read=read)
+        await daemon.ready(running)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await daemon.until(reading, running)
+        term()
+        assert await running == 0
+        go_on.set()
+        told = []
+        with suppress(BlockingIOError):
+            while True:
+                told.append(systemd.recv(4096).decode().split("\n")[0])
+    assert told == ["READY=1", "RELOADING=1", "STOPPING=1"]

@@ -215,6 +215,18 @@ async def test_a_line_that_is_too_long_ends_only_itself(
     await world.supervisor.kill()
 
 
+async def test_a_lame_duck_is_told_to_all_and_to_those_to_come(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.supervisor.start()
+    assert not world.lives[0].lines()[0].get("leaving")
+    world.supervisor.lame_duck()
+    await world.until(lambda: True)
+    world.lives[0].die(1)
+    await world.until(lambda: len(world.lives) == 2 and world.supervisor.up)
+    assert world.lives[1].lines()[0]["leaving"]
+    await world.supervisor.kill()
+
+
 async def test_new_headers_are_told_to_all_and_to_those_to_come(tmp_path: Path) -> None:
     world = World(tmp_path, processes=2)
     await world.supervisor.start()
@@ -348,7 +360,7 @@ def test_listeners_for_everybody(tmp_path: Path) -> None:
         listeners.close()
         held = os.dup(listeners.gateway[0].socket.fileno())
         socket.create_connection(where, 5).close()
-        listeners.shut_gateway()
+        asyncio.run(listeners.shut_gateway())
         # Though another process has a copy.
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(where, 5)

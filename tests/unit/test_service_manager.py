@@ -42,21 +42,23 @@ def systemd(address: str) -> Iterator[Systemd]:
 
 
 def test_a_life(systemd: Systemd, address: str) -> None:
-    service = ServiceManager(address)
-    service.ready("serves ranker:4")
+    serves = "serves ranker:4"
+    service = ServiceManager(address, lambda: serves)
+    service.ready()
     with service.reloading():
         (ready, reloading) = systemd.heard()
         assert ready == ["READY=1", "STATUS=serves ranker:4"]
         assert reloading[0] == "RELOADING=1"
         assert int(reloading[1].removeprefix("MONOTONIC_USEC=")) > 0
-    assert systemd.heard() == [["READY=1"]]
+        serves = "serves ranker:5"
+    assert systemd.heard() == [["READY=1", "STATUS=serves ranker:5"]]
     service.stopping(50.0)
     assert systemd.heard() == [["STOPPING=1", "STATUS=draining", "EXTEND_TIMEOUT_USEC=65000000"]]
 
 
 def test_a_refused_configuration_leaves_it_ready(systemd: Systemd, address: str) -> None:
     service = ServiceManager(address)
-    service.ready("")
+    service.ready()
     with pytest.raises(RuntimeError), service.reloading():
         raise RuntimeError
     assert [lines[0] for lines in systemd.heard()] == ["READY=1", "RELOADING=1", "READY=1"]
@@ -67,7 +69,7 @@ def test_who_stops_is_not_ready_again(systemd: Systemd, address: str) -> None:
     with service.reloading():  # before it is ready for the first time
         pass
     assert systemd.heard() == []
-    service.ready("")
+    service.ready()
     with service.reloading():
         service.stopping(1.0)
     assert [lines[0] for lines in systemd.heard()] == ["READY=1", "RELOADING=1", "STOPPING=1"]
@@ -75,17 +77,17 @@ def test_who_stops_is_not_ready_again(systemd: Systemd, address: str) -> None:
 
 def test_the_name_is_not_handed_on(systemd: Systemd, address: str) -> None:
     environment = {"NOTIFY_SOCKET": address, "PATH": "/bin"}
-    ServiceManager.of(environment).ready("x")
+    ServiceManager.of(lambda: "x", environment).ready()
     assert environment == {"PATH": "/bin"}
     assert systemd.heard() == [["READY=1", "STATUS=x"]]
-    ServiceManager.of(environment).ready("x")
+    ServiceManager.of(lambda: "x", environment).ready()
     assert systemd.heard() == []
 
 
 def test_nobody_waits_for_a_systemd_that_is_stuck(systemd: Systemd, address: str) -> None:
-    service = ServiceManager(address)
+    service = ServiceManager(address, lambda: "x" * 1000)
     for _ in range(5000):  # its queue is full soon, and this comes to an end all the same
-        service.ready("x" * 1000)
+        service.ready()
     assert systemd.heard()
     systemd.socket.close()
-    service.ready("to nobody")
+    service.ready()
