@@ -131,6 +131,11 @@ class Serving:
             lambda: next((pid for pid in self.children() if "fastserve.control.trial" in command(pid)), None)
         )
 
+    def fork_server(self) -> int | None:
+        """The process id of what trials are forked from, while there is one."""
+        name = "fastserve.control.fork_server"
+        return next((pid for pid in self.children() if name in command(pid)), None)
+
 
 def children_of(pid: int) -> list[int]:
     found: list[int] = []

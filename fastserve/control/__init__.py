@@ -20,6 +20,7 @@ never sees a request, and it imports neither numpy nor TensorFlow.
   work              what is done to a version; memory, process_memory: whether it fits
   rollout*          whether a new version has proved itself
   trial_runner      a trial of one version, seen from outside; trial and trial_*: from inside
+  trial_forks       trials as forks of the fork_server; forked_process: one of them
   xla_cache*        what XLA has compiled
   plugins           sources, loaders, policies and native libraries by name
   reload*           new configurations while it runs

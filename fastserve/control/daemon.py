@@ -54,6 +54,7 @@ from fastserve.control.supervisor import CoreSupervisor
 from fastserve.control.telemetry import Telemetry
 from fastserve.control.telemetry_events import Chronicle
 from fastserve.control.traces import Traces
+from fastserve.control.trial_forks import TrialForks
 from fastserve.control.trial_runner import TrialRunner
 from fastserve.control.work import VersionWork
 from fastserve.control.xla_cache import open_cache
@@ -71,6 +72,7 @@ from fastserve.environment import (
 from fastserve.errors import FastServeError, StartError
 from fastserve.log import Log
 from fastserve.monitor.server import MonitorServer
+from fastserve.offline.session import may_use_gpu
 
 T = TypeVar("T")
 
@@ -175,6 +177,11 @@ async def run(
                 observer=chronicle,
             )
             stack.push_async_callback(gateway.kill)
+        forks = None
+        # What a GPU's drivers set up is not for forks; and tests bring a trial of their own.
+        if installed and not (may_use_gpu(tensorflow) or trial_argv or "fork-server" in without):
+            forks = TrialForks(installed, env, log)
+            stack.push_async_callback(forks.close)
         trials = TrialRunner(
             trial_argv or child_argv("fastserve.control.trial"),
             env,
@@ -182,6 +189,7 @@ async def run(
             nice=0 if "trial-nice" in without else config.loading.nice,
             hurry_after_s=config.loading.hurry_after_s,
             cache=cache,
+            forks=forks,
         )
         trials.give_way = bool(first.listeners)
         memory = MemoryBudget(config.loading.memory_limit_bytes, lambda: core.pid)

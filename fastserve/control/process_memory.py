@@ -20,7 +20,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def peak_bytes() -> int:
-    """The most that this process has ever had in memory, libraries included."""
+    """The most that this process has ever had in memory, with what it has touched of its libraries."""
     return _status_bytes("self", "VmHWM")
 
 

@@ -14,16 +14,20 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from fastserve.control.forked_process import ForkedProcess
 from fastserve.control.process_memory import held_bytes
 from fastserve.errors import ModelError
 
-_LINE_MAX_BYTES = 64 << 20
+LINE_MAX_BYTES = 64 << 20
 # How often the child's memory is looked at.
 _LOOK_S = 0.2
 # Where its priority cannot be raised again, a child gives way only so much: it must end some day.
 _MODERATE_NICE = 5
 _CAP_SYS_NICE = 1 << 23
 _NICE_MAX = 19
+
+# Either was started here, or forked by the fork server.
+Child = asyncio.subprocess.Process | ForkedProcess
 
 
 class MemoryExceeded(Exception):
@@ -43,7 +47,7 @@ async def start(argv: Sequence[str], env: Mapping[str, str]) -> asyncio.subproce
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=env,
-            limit=_LINE_MAX_BYTES,
+            limit=LINE_MAX_BYTES,
             # A group of its own: killed with whatever it starts, and out of the reach of Ctrl-C. No session
             # of its own: kernels with autogroups share the processors between sessions, and the core is in
             # ours.
@@ -51,21 +55,23 @@ async def start(argv: Sequence[str], env: Mapping[str, str]) -> asyncio.subproce
         )
     except OSError as error:
         raise ModelError(f"the trial process cannot be started: {error.strerror}") from None
-    _offer_to_the_oom_killer(process.pid)
+    offer_to_the_oom_killer(process.pid)
     return process
 
 
-def _offer_to_the_oom_killer(pid: int) -> None:
+def offer_to_the_oom_killer(pid: int) -> None:
     """When memory runs out, the kernel shall take this one and not the core."""
     with suppress(OSError):
         Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
 
 
-async def end(process: asyncio.subprocess.Process) -> None:
+async def end(process: Child) -> None:
     """Ends the child and everything that it started."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
+    if isinstance(process, ForkedProcess):
+        process.close()
 
 
 def starting_nice(nice: int) -> int:
@@ -95,7 +101,7 @@ def set_nice(pid: int, nice: int) -> bool:
     return True
 
 
-async def watch_memory(process: asyncio.subprocess.Process, limit_bytes: int) -> None:
+async def watch_memory(process: Child, limit_bytes: int) -> None:
     """Returns when the child has ended. Kills it, and raises MemoryExceeded, when it holds more memory than
     `limit_bytes`; what it has mapped from files does not count, since the kernel can take that back."""
     while process.returncode is None:

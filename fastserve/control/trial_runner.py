@@ -23,7 +23,8 @@ from fastserve.control import trial_process
 from fastserve.control.child_output import Output
 from fastserve.control.core_process import describe_exit
 from fastserve.control.memory import mib
-from fastserve.control.trial_process import MemoryExceeded
+from fastserve.control.trial_forks import TrialForks
+from fastserve.control.trial_process import Child, MemoryExceeded
 from fastserve.control.version_format import built_in_runtime
 from fastserve.control.xla_cache import XlaCache
 from fastserve.environment import with_xla_cache
@@ -94,7 +95,8 @@ class TrialRunner:
     """Runs trials, one at a time: a trial measures costs, and two would measure each other.
 
     `nice`: how much a trial gives way, until `hurry_after_s` have passed or most of its time has. `cache`:
-    where what it compiles is kept.
+    where what it compiles is kept. `forks`: what makes the children that open SavedModels, if it can; else,
+    and for what other runtimes open, `argv` is a child's command.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class TrialRunner:
         nice: int = 0,
         hurry_after_s: float = 60.0,
         cache: XlaCache | None = None,
+        forks: TrialForks | None = None,
     ) -> None:
         self._argv = argv
         self._env = env
@@ -113,6 +116,7 @@ class TrialRunner:
         self._nice = trial_process.starting_nice(nice)
         self._hurry_after_s = hurry_after_s
         self._cache = cache
+        self._forks = forks
         self._turn = asyncio.Lock()
         # Off while nothing is served: there is nobody to give way to. Read when a trial begins.
         self.give_way = True
@@ -192,7 +196,9 @@ class TrialRunner:
         env: Mapping[str, str] = self._env
         if cache is not None:
             env = with_xla_cache(env, cache.directory, read_only=False)
-        process = await trial_process.start(self._argv, env)
+        nice = self._nice if self.give_way else 0
+        patience_s = min(self._hurry_after_s, timeout_s * _PATIENCE)
+        process = await self._start(request, env, nice, patience_s)
         assert process.stderr
         stage = ""
 
@@ -208,9 +214,8 @@ class TrialRunner:
             self._talk(process, request | {"xla_cache": str(cache.directory) if cache else ""}, note, cache),
             name="trial-talk",
         )
-        if self._nice and self.give_way:
-            trial_process.set_nice(process.pid, self._nice)
-            patience_s = min(self._hurry_after_s, timeout_s * _PATIENCE)
+        if nice:
+            trial_process.set_nice(process.pid, nice)
             helpers.append(asyncio.create_task(self._hurry(process, patience_s), name="trial-hurry"))
         watching = None
         if memory_limit_bytes is not None:
@@ -236,7 +241,16 @@ class TrialRunner:
             await asyncio.gather(*rest, return_exceptions=True)
         return _Ended(final, status, output.last_words, stage)
 
-    async def _hurry(self, process: asyncio.subprocess.Process, after_s: float) -> None:
+    async def _start(
+        self, request: dict[str, Any], env: Mapping[str, str], nice: int, patience_s: float
+    ) -> Child:
+        if self._forks is not None and request["model"]["runtime"] == "tensorflow":
+            forked = await self._forks.start(env, nice, patience_s)
+            if forked is not None:
+                return forked
+        return await trial_process.start(self._argv, env)
+
+    async def _hurry(self, process: Child, after_s: float) -> None:
         """After a while the trial gives way no longer."""
         await asyncio.sleep(after_s)
         if trial_process.set_nice(process.pid, 0):
@@ -244,7 +258,7 @@ class TrialRunner:
 
     async def _talk(
         self,
-        process: asyncio.subprocess.Process,
+        process: Child,
         request: dict[str, Any],
         on_stage: OnStage,
         cache: XlaCache | None,

@@ -139,6 +139,19 @@ def test_sigterm_in_the_middle_of_a_trial_ends_everything_soon(serving: Serving)
     assert not list((serving.directory / "state" / "prepared").glob("*/2/*"))
 
 
+def test_a_trial_ends_with_the_control_process(serving: Serving) -> None:
+    base = serving.directory / "m"
+    install("half", base / "1")
+    serving.start(serving.config(table("m", base)))
+    core = serving.daemon.core_pid
+    install("hanging", base / "2")
+    trial, server = serving.trial(), serving.fork_server()
+    assert server is not None
+    serving.daemon.stop(signal.SIGKILL)
+    serving.daemon.until(lambda: not alive(trial) and not alive(server))
+    assert alive(core)
+
+
 # ---- configurations that race -----------------------------------------------------------------
 
 
@@ -368,6 +381,26 @@ def test_a_version_that_hangs_is_given_up(deployment: Deployment) -> None:
     assert not any("fastserve.control.trial" in command(pid) for pid in serving.children())
     serving.reload(deployment.config)
     mend(version)
+
+
+def test_what_trials_are_forked_from_may_die(deployment: Deployment) -> None:
+    serving = deployment.serving
+
+    def served() -> int | None:
+        install("half", deployment.next())
+        deployment.until_served()
+        return serving.fork_server()
+
+    server = served()
+    assert server is not None and served() == server
+    assert "without the fork server" not in serving.daemon.log
+    os.kill(server, signal.SIGKILL)
+    assert served() is None
+    told = [line for line in serving.daemon.log.splitlines() if "without the fork server" in line]
+    assert len(told) == 1 and 'why="it ended with SIGKILL"' in told[0]
+    another = served()
+    assert another not in (None, server)
+    assert "fork server output" not in serving.daemon.log
 
 
 def test_a_base_path_that_is_gone_takes_nothing_out_of_service(deployment: Deployment) -> None:

@@ -2,7 +2,8 @@
 
 {"report": {...}}: success, also with "signatures". {"error": "..."}: a verdict. {"exit": 3}, {"signal": 11},
 {"hang": true}, {"garbage": true}: what children do instead. {"stderr": "..."} goes with any of them.
-{"hog": bytes} takes memory and hangs. {"cached": {...}} tells of entries of the compile cache.
+{"wait": path} waits until somebody writes to that pipe, {"hog": bytes} takes memory and hangs.
+{"tell": true} tells of the process itself, {"cached": {...}} of entries of the compile cache.
 {"cache_fails": [[entries], ...]} fails because of it, a list at a time, as long as there is one, and
 {"cache_crashes": true} crashes.
 """
@@ -13,6 +14,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,25 @@ def fail_because_of_the_cache(orders: dict[str, Any], directory: Path) -> None:
         failed = {"why": "Read less bytes than requested", "entries": failures[0]}
         print(json.dumps({"ok": False, "error": "the cache", "cache_failed": failed}), flush=True)
         sys.exit(1)
+
+
+def about_itself() -> dict[str, Any]:
+    fds = {}
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the listing's own
+            fds[name] = os.readlink(f"/proc/self/fd/{name}").split(":")[0]
+    return {
+        "stage": "tell",
+        "pid": os.getpid(),
+        "parent": os.getppid(),
+        "group": os.getpgid(0),
+        "session": os.getsid(0),
+        "threads": len(os.listdir("/proc/self/task")),
+        "fds": fds,
+        "command": Path("/proc/self/cmdline").read_text().rstrip("\0").split("\0"),
+        "environment": dict(os.environ),
+        "policy": os.sched_getscheduler(0),
+    }
 
 
 def main() -> None:
@@ -47,6 +68,8 @@ def main() -> None:
         ),
         flush=True,
     )
+    if "tell" in orders:
+        print(json.dumps(about_itself()), flush=True)
     if "cached" in orders:
         print(json.dumps({"cached": orders["cached"]}), flush=True)
     if request["xla_cache"]:
@@ -55,6 +78,8 @@ def main() -> None:
         held = bytearray(orders["hog"])
         held[::4096] = b"x" * len(held[::4096])
         signal.pause()
+    if "wait" in orders:
+        Path(orders["wait"]).read_text()
     if "exit" in orders:
         sys.exit(orders["exit"])
     if "signal" in orders:
