@@ -8,6 +8,7 @@ process that started this one. A model that brings TensorFlow down brings this d
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
 import sys
 import time
@@ -22,18 +23,18 @@ from fastserve._native.runtime import Model, Runtime, RuntimeFailure
 from fastserve.environment import tensorflow_dir
 from fastserve.offline.session import may_use_gpu, session_config
 from fastserve.offline.spec import signature_spec
-from fastserve.offline.tensors import STRING, Tensor, from_native
+from fastserve.offline.tensors import STRING, Tensor, from_native, styles_for
 from fastserve.savedmodel import SavedModel, Signature, read
 from fastserve.savedmodel.overrides import disables_meta_optimizer
-from fastserve.workshop.optimizing.requests import from_rows, load_of, made_up, styles_of
-from fastserve.workshop.optimizing.values import Comparison, Expected, Job, Load, Wanted
+from fastserve.workshop.optimizing.requests import from_rows, load_of, made_up
+from fastserve.workshop.optimizing.values import Comparison, Expected, Job, Load, Pairs, Wanted
 
 _EXECUTOR_REFUSED = "ingle-threaded executor"
 # A block of runs takes about this long, and is so many at least. The shortest of it counts: the others were
 # disturbed.
 _BLOCK_US = 4000.0
 _BLOCK_RUNS = 5
-_LEAST_PAIRS, _MOST_PAIRS = 15, 101
+_LEAST_PAIRS, _MOST_PAIRS = 8, 101
 _SETTLE_RUNS = 5
 
 
@@ -125,7 +126,7 @@ def answer(runtime: Runtime, job: Job) -> Expected:
 def _invented(model: Opened, signature: Signature, wanted: Wanted) -> Load:
     """Inputs that are made up and that the model takes."""
     failure: RuntimeFailure | None = None
-    for style in styles_of(signature):
+    for style in styles_for(signature):
         load = from_rows(signature, made_up(signature, style), wanted)
         try:
             for inputs in load.checked:
@@ -141,23 +142,32 @@ def _invented(model: Opened, signature: Signature, wanted: Wanted) -> Load:
 
 
 def compare(runtime: Runtime, job: Job) -> Comparison:
+    """All answers first: what a signature's runs do is over before another one is timed."""
     assert job.paths is not None and job.expected is not None
     expected: Expected = pickle.loads(job.expected.read_bytes())
-    old, new = (Opened(runtime, path, job) for path in job.paths)
+    order = (1, 0) if job.new_first else (0, 1)
+    opened = {place: Opened(runtime, job.paths[place], job) for place in order}
+    old, new = opened[0], opened[1]
+    worst = _worst(new, expected) if job.checked else {}
+    openings: dict[tuple[str, int], tuple[Pairs, ...]] = {
+        (load.signature.name, rows): (_time(old, new, load.signature.name, batches, job.seconds),)
+        for load in expected.loads
+        for rows, batches in load.timed.items()
+    }
+    old.close()
+    new.close()
+    return Comparison(worst, openings)
+
+
+def _worst(new: Opened, expected: Expected) -> dict[str, tuple[float, float, str]]:
     worst: dict[str, tuple[float, float, str]] = {}
-    pairs: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for load, answers in zip(expected.loads, expected.answers, strict=True):
         name = load.signature.name
         aliases = [port.alias for port in load.signature.outputs]
         worst[name] = (0.0, 0.0, "")
         for inputs, right in zip(load.checked, answers, strict=True):
-            found = differences(aliases, right, new.run(name, inputs))
-            worst[name] = max(worst[name], found)
-        for rows, batches in load.timed.items():
-            pairs[name, rows] = _time(old, new, name, batches, job.seconds)
-    old.close()
-    new.close()
-    return Comparison(worst, pairs)
+            worst[name] = max(worst[name], differences(aliases, right, new.run(name, inputs)))
+    return worst
 
 
 def differences(aliases: list[str], right: list[Tensor], made: list[Tensor]) -> tuple[float, float, str]:
@@ -186,38 +196,41 @@ def _difference(a: Tensor, b: Tensor) -> tuple[float, float]:
     return float(relative.max(initial=0.0)), float(gap.max(initial=0.0))
 
 
-def _time(
-    old: Opened, new: Opened, name: str, batches: tuple[list[Tensor], ...], seconds: float
-) -> list[tuple[float, float]]:
+def _time(old: Opened, new: Opened, name: str, batches: tuple[list[Tensor], ...], seconds: float) -> Pairs:
     """Blocks of runs of each in turn: so what the machine does meanwhile favours neither. The shortest run of
     each block."""
     fed = [NativeInputs([tensor.native() for tensor in inputs]) for inputs in batches]
     settled = [min(model.time(name, one, _SETTLE_RUNS)) for model in (old, new) for one in fed]
     repeats = max(_BLOCK_RUNS, round(_BLOCK_US / (max(settled) + 1)))
     until = time.monotonic() + seconds
-    pairs: list[tuple[float, float]] = []
+    pairs: Pairs = []
     for turn in itertools.count():
         if len(pairs) >= _MOST_PAIRS or (len(pairs) >= _LEAST_PAIRS and time.monotonic() > until):
             return pairs
         inputs = fed[turn % len(fed)]
-        order = (old, new) if turn % 2 == 0 else (new, old)
+        # Each batch in the one order, then each in the other.
+        order = (old, new) if (turn // len(fed)) % 2 == 0 else (new, old)
         took = {id(model): min(model.time(name, inputs, repeats)) for model in order}
         pairs.append((took[id(old)], took[id(new)]))
     raise AssertionError
 
 
 def main() -> None:
+    # Whatever else prints, TensorFlow or a model, prints to stderr.
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)
+        out.write(pickle.dumps(_result()))
+
+
+def _result() -> Any:
     job: Job = pickle.load(sys.stdin.buffer)
-    result: Any
     try:
         runtime = Runtime(
             "tensorflow", library_dir=tensorflow_dir(job.settings), op_libraries=job.settings.op_libraries
         )
-        result = answer(runtime, job) if job.paths is None else compare(runtime, job)
+        return answer(runtime, job) if job.paths is None else compare(runtime, job)
     except RuntimeFailure as error:
-        result = error.message or error.code
-    sys.stdout.buffer.write(pickle.dumps(result))
-    sys.stdout.buffer.flush()
+        return error.message or error.code
 
 
 if __name__ == "__main__":
