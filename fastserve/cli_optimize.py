@@ -45,7 +45,7 @@ _FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
     "user_inputs",
     multiple=True,
     metavar="NAME",
-    help="An input that is the same in all rows of a request. May be repeated.",
+    help="An input that is the same in all rows of a request, with a row for each. May be repeated.",
 )
 @click.option(
     "--tolerance",
@@ -53,6 +53,11 @@ _FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
     default=1e-5,
     show_default=True,
     help="How far answers may be off, relative to 1 + their size.",
+)
+@click.option(
+    "--half",
+    is_flag=True,
+    help="Try bfloat16 and float16, too: judged on the rows that are run, others may be further off.",
 )
 @click.option(
     "--freeze-below",
@@ -118,7 +123,7 @@ def optimize(
     Examples:
         fastserve optimize /models/ranker /models/ranker-fast --rows rows.npz
         fastserve optimize /models/ranker/7 out --requests /var/log/ranker/requests.0 --user-input user_id
-        fastserve optimize /models/ranker out --without bfloat16 --without float16 --json report.json
+        fastserve optimize /models/ranker out --rows rows.npz --half --json report.json
         fastserve optimize --list-passes
     """
     from fastserve.workshop.passes.registry import PASSES

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from optimize_graphs import GROUND, after, assert_same, flat, ops
+from optimize_graphs import GROUND, after, assert_same, flat, in_session, ops, repackaged, saved
 
+from fastserve.workshop.optimizing.source import read_source
 from fastserve.workshop.passes.columns import PASS as COLUMNS
 from fastserve.workshop.passes.common import PASS as COMMON
 from fastserve.workshop.passes.crosses import PASS as CROSSES
@@ -166,25 +167,35 @@ def test_an_indicator_keeps_its_one_hot(tmp_path: Path) -> None:
     assert ops(made)["OneHot"] == 1
 
 
-def test_a_vocabulary(tmp_path: Path) -> None:
-    """Words that are not in it are dropped, as is what is missing."""
-    table = tf.lookup.StaticHashTable(
-        tf.lookup.KeyValueTensorInitializer([b"oslo", b"bergen"], np.array([0, 1], np.int64)), -1
-    )
-    weights = tf.Variable(RNG.standard_normal((2, 3)).astype(np.float32))
+@pytest.mark.parametrize("combiner", ["mean", "sum", "sqrtn"])
+@pytest.mark.parametrize("kind", ["dropped", "default", "buckets"])
+def test_a_vocabulary(tmp_path: Path, kind: str, combiner: str) -> None:
+    """Words that are not in it are dropped, as is what is missing, or have a row of their own, or some."""
+    known = [b"oslo", b"bergen"]
+    keys = tf.lookup.KeyValueTensorInitializer(known, np.array([0, 1], np.int64))
+    if kind == "buckets":
+        table: Any = tf.lookup.StaticVocabularyTable(keys, num_oov_buckets=3)
+    else:
+        table = tf.lookup.StaticHashTable(keys, -1 if kind == "dropped" else 1)
+    weights = tf.Variable(RNG.standard_normal((5, 3)).astype(np.float32))
 
     def function(word: Any) -> Any:
-        column = tf.expand_dims(word, 1)
-        indices = tf.where(tf.not_equal(column, ""))
-        found = table.lookup(tf.gather_nd(column, indices))
-        sparse = tf.SparseTensor(indices, found, tf.shape(column, tf.int64))
-        return tf.nn.safe_embedding_lookup_sparse(weights, sparse)
+        indices = tf.where(tf.not_equal(word, ""))
+        found = table.lookup(tf.gather_nd(word, indices))
+        sparse = tf.SparseTensor(indices, found, tf.shape(word, tf.int64))
+        return tf.nn.safe_embedding_lookup_sparse(weights, sparse, combiner=combiner)
 
-    graph = flat(
-        tmp_path, function, tf.TensorSpec([None], tf.string, name="word"), table=table, weights=weights
-    )
+    spec = tf.TensorSpec([None, 3], tf.string, name="word")
+    model = saved(tmp_path / "model", function, spec, table=table, weights=weights)
+    (graph,) = read_source(model, ("serve",), ()).graphs.values()
     made, changes = after(graph, *GROUND, COLUMNS)
-    assert changes == 1 and ops(made)["SparseFillEmptyRows"] == 0 and ops(made)["LookupTableFindV2"] == 1
+    assert changes == 1 and not {"SparseFillEmptyRows", "Where"} & ops(made).keys()
+    path = repackaged(model, tmp_path / "made")
+    words = RNG.choice([*known, b"", b"nowhere", b"x"], (30, 3)).astype(object)
+    words[:3] = [[b""] * 3, [b"oslo"] * 3, [b"nowhere"] * 3]
+    for fed in (words, words[:0]):
+        right, answers = (in_session(each, {"word": fed}) for each in (model, path))
+        np.testing.assert_allclose(answers["output_0"], right["output_0"], rtol=1e-5, atol=1e-6)
 
 
 def test_wide_and_deep_of_one_feature_share_its_hash(tmp_path: Path) -> None:
@@ -243,13 +254,25 @@ def other_values(column: Any, indices: Any) -> Any:
     return tf.nn.safe_embedding_lookup_sparse(tf.eye(50), sparse)
 
 
+def more_rows(column: Any, indices: Any) -> Any:
+    """The sparse tensor has rows that the dense one has not."""
+    shape = tf.add(tf.shape(column, tf.int64), [2, 0])
+    sparse = tf.SparseTensor(indices, tf.gather_nd(column, indices), shape)
+    return tf.nn.safe_embedding_lookup_sparse(tf.eye(50), sparse)
+
+
+def known_rows(column: Any, indices: Any) -> Any:
+    sparse = tf.SparseTensor(indices, tf.gather_nd(column, indices), [9, 1])
+    return tf.nn.safe_embedding_lookup_sparse(tf.eye(50), sparse)
+
+
 def default_row(column: Any, indices: Any) -> Any:
     """Rows without ids get row 7, not zeros."""
     sparse = tf.SparseTensor(indices, tf.gather_nd(column, indices), tf.shape(column, tf.int64))
     return tf.nn.safe_embedding_lookup_sparse(tf.eye(50), sparse, default_id=7)
 
 
-@pytest.mark.parametrize("function", [weighted, other_values, default_row])
+@pytest.mark.parametrize("function", [weighted, other_values, more_rows, known_rows, default_row])
 def test_near_misses(tmp_path: Path, function: Callable[[Any, Any], Any]) -> None:
     graph = flat(tmp_path, sparse_of(function), tf.TensorSpec([None], tf.int64, name="a"))
     made, changes = after(graph, *GROUND, COLUMNS)

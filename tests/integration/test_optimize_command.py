@@ -86,7 +86,7 @@ def test_each_pass_says_what_it_gave(made: Outcome) -> None:
         results["onehot"].kept and results["onehot"].changes == 4 and (results["onehot"].speedup or 0) > 2.0
     )
     assert results["columns"].why == results["user"].why == "found nothing to change"
-    assert not results["bfloat16"].kept
+    assert not {"bfloat16", "float16"} & results.keys()
     assert made.inputs == f"300 rows of {made.model / 'rows.npz'}" and made.made_up == ()
 
 
@@ -119,6 +119,16 @@ def test_a_pass_beyond_the_tolerance_is_dropped(model: Path, rows: Path, tmp_pat
     (result,) = raised.value.outcome.passes
     assert result.changes == 2 and not result.kept and "is off by" in result.why
     assert result.difference is not None and result.difference > 1e-5
+
+
+def test_half_types_are_not_judged_on_made_up_rows(tmp_path: Path) -> None:
+    wide = RNG.standard_normal((8, 4096)).astype(np.float32)
+    base = saved(tmp_path / "model", lambda ids, numbers: tf.matmul(numbers, wide), IDS, NUMBERS)
+    with pytest.raises(NothingGained) as raised:
+        run(Task(base, tmp_path / "out", only=("prune", "bfloat16"), tolerance=1e9, seconds=0.1), quiet)
+    result = raised.value.outcome.passes[-1]
+    assert (result.name, result.changes, result.kept) == ("bfloat16", 0, False)
+    assert result.why == "made-up inputs do not show how far answers are off"
 
 
 def test_the_warm_up_file_is_what_it_is_compared_with(model: Path, rows: Path, tmp_path: Path) -> None:

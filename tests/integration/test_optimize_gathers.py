@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from optimize_graphs import GROUND, after, assert_same, flat, ops
+from optimize_graphs import GROUND, after, assert_same, flat, ops, run
 
 from fastserve.workshop.passes.gathers import PASS as GATHERS
 
@@ -81,6 +81,33 @@ def test_a_sum(tmp_path: Path) -> None:
     )
     assert changes == 3 and ops(made)["GatherV2"] == 1
     assert_same(graph, made, some())
+
+
+def test_a_sum_of_which_one_row_is_repeated(tmp_path: Path) -> None:
+    """Lookups of as many rows, for all that the graph says: only at the run it shows that one has one."""
+    of = tables(2, (5, 5, 5))
+    specs = [tf.TensorSpec([None], tf.int64, name=name) for name in ("a", "b")]
+
+    def function(a: Any, b: Any) -> Any:
+        return tf.gather(of[0], a) + tf.gather(of[1], b) + tf.gather(of[2], b)
+
+    graph = flat(tmp_path, function, *specs)
+    made, changes = after(graph, *GROUND, GATHERS)
+    assert changes == 1 and ops(made)["GatherV2"] == 2
+    for rows in ((4, 4), (1, 4), (4, 1), (0, 1)):
+        assert_same(graph, made, {k: RNG.integers(0, 5, n) for k, n in zip("ab", rows, strict=True)})
+
+
+def test_a_sum_that_repeats_nothing_still_does_not(tmp_path: Path) -> None:
+    of = tables(3)
+    graph, made, changes = merged(
+        tmp_path, lambda ids, numbers: tf.add_n([*looked_up(ids, of), numbers, tf.exp(numbers)])
+    )
+    assert changes == 3
+    assert_same(graph, made, some())
+    for each in (graph, made):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            run(each, some() | {"numbers": np.zeros((1, 3), np.float32)})
 
 
 def test_a_stack_and_a_concatenation_of_the_same_share_one(tmp_path: Path) -> None:

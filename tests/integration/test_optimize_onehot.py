@@ -102,6 +102,48 @@ def test_one_hots_among_other_columns(tmp_path: Path) -> None:
     assert_same(graph, made, inputs)
 
 
+BAG = tf.TensorSpec([None, None], tf.int32, name="bag")
+TWO = tf.TensorSpec([None, 2], tf.float32, name="numbers")
+
+
+def beside(ids: Any, bag: Any, numbers: Any) -> Any:
+    """One-hots with a known number of ids, and with any, and numbers."""
+    matrix = np.random.default_rng(9).standard_normal((5 + 4 + 2 + 3 * 6, 3)).astype(np.float32)
+    several = tf.reshape(tf.one_hot(ids, 6), [-1, 18])
+    columns = [tf.one_hot(ids[:, 0], 5), tf.reduce_sum(tf.one_hot(bag, 4), axis=1), numbers, several]
+    return tf.matmul(tf.concat(columns, axis=1), matrix)
+
+
+@pytest.mark.parametrize("length", [0, 1, 5])
+def test_a_bag_of_any_length_among_other_columns(tmp_path: Path, length: int) -> None:
+    """Ids outside of their own depth, in some of the places of a row, take no other's rows."""
+    graph = flat(tmp_path, beside, LISTS, BAG, TWO)
+    made, changes = after(graph, *GROUND, ONEHOT)
+    assert changes == 1
+    assert ops(made)["OneHot"] == 0 and ops(made)["MatMul"] == 1 and ops(made)["GatherV2"] == 2
+    inputs = {
+        "ids": RNG.integers(-2, 9, (40, 3)).astype(np.int32),
+        "bag": RNG.integers(-2, 7, (40, length)).astype(np.int32),
+        "numbers": RNG.standard_normal((40, 2)).astype(np.float32),
+    }
+    assert_same(graph, made, inputs, atol=1e-5)
+
+
+@pytest.mark.parametrize("short", ["ids", "bag", "numbers"])
+def test_columns_with_other_numbers_of_rows_stay_an_error(tmp_path: Path, short: str) -> None:
+    graph = flat(tmp_path, beside, LISTS, BAG, TWO)
+    made, _ = after(graph, *GROUND, ONEHOT)
+    inputs = {
+        "ids": np.zeros((4, 3), np.int32),
+        "bag": np.zeros((4, 2), np.int32),
+        "numbers": np.zeros((4, 2), np.float32),
+    }
+    inputs[short] = inputs[short][:1]
+    for each in (graph, made):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            run(each, inputs)
+
+
 def test_a_transposed_matrix(tmp_path: Path) -> None:
     graph, made, changes = rewritten(
         tmp_path, lambda ids: tf.matmul(tf.one_hot(ids, 5), MATRIX.T.copy(), transpose_b=True), IDS

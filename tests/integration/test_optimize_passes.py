@@ -99,6 +99,35 @@ def test_constants_are_folded(tmp_path: Path) -> None:
     assert_same(graph, made, ROWS)
 
 
+@pytest.mark.parametrize("of", [tf.not_equal, tf.math.floormod, tf.add])
+def test_a_reshape_to_as_many_rows_as_something_repeated_stays(tmp_path: Path, of: Any) -> None:
+    """What is made of x and y has as many rows as x only if x is not the one row that is repeated."""
+    y = tf.TensorSpec([None, 4], tf.float32, name="y")
+
+    def function(x: Any, y: Any) -> Any:
+        return tf.reshape(tf.cast(of(x, y), tf.float32), [tf.shape(x)[0], -1])
+
+    graph = flat(tmp_path, function, X, y)
+    made, _ = after(graph, *GROUND)
+    assert ops(made)["Reshape"] == 1
+    for rows in (1, 6):
+        assert_same(graph, made, {"x": ROWS["x"][:rows], "y": ROWS["x"] + 0.5})
+
+
+def test_a_reshape_to_as_many_rows_as_the_first_input_goes(tmp_path: Path) -> None:
+    table = tf.constant(RNG.standard_normal((4, 3)).astype(np.float32))
+
+    def function(x: Any) -> Any:
+        ids = tf.math.floormod(tf.cast(x[:, 0], tf.int32), 4)
+        found = tf.gather(table, ids) + 0.0
+        return tf.reshape(tf.add_n([tf.gather(table, ids), found]), [tf.shape(x)[0], 3])
+
+    graph = flat(tmp_path, function, X)
+    made, _ = after(graph, *GROUND)
+    assert ops(made)["Reshape"] == 0
+    assert_same(graph, made, ROWS)
+
+
 def test_folding_leaves_what_is_random_or_large(tmp_path: Path) -> None:
     def function(x: Any) -> Any:
         return x + tf.random.uniform([4]) * 0.0 + tf.reduce_sum(tf.zeros([1000, 1000])[:1, :4])

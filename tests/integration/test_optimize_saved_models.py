@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from fastserve._native.model_spec import ModelSpec
 from fastserve._native.runtime import Runtime
+from optimize_graphs import export_v1, in_session, loaded, repackaged
 
 from fastserve.config import TensorFlow
 from fastserve.environment import tensorflow_dir
@@ -19,41 +20,10 @@ from fastserve.offline.spec import signature_spec
 from fastserve.offline.tensors import Tensor, from_native
 from fastserve.savedmodel import prepare, read
 from fastserve.workshop.errors import WorkshopError
-from fastserve.workshop.optimizing.package import Package
 from fastserve.workshop.optimizing.source import read_source
-from fastserve.workshop.passes.base import Options
-from fastserve.workshop.passes.registry import PASSES
 
 RNG = np.random.default_rng(2)
 DTYPES = {1: np.float32, 3: np.int32, 7: object, 9: np.int64}
-
-
-def repackaged(source: Path, target: Path, *, signatures: tuple[str, ...] = (), **options: Any) -> Path:
-    """`source` after all passes but the half types, whatever they gain."""
-    read_in = read_source(source, ("serve",), signatures)
-    for graph in read_in.graphs.values():
-        for each in PASSES:
-            if "float16" not in each.name:
-                each.run(graph, Options(**options))
-    Package(read_in).write(read_in.graphs, target)
-    return target
-
-
-def loaded(path: Path, inputs: dict[str, Any], signature: str = "serving_default") -> dict[str, Any]:
-    """By tf.saved_model.load."""
-    model = tf.saved_model.load(str(path))
-    answers = model.signatures[signature](**{k: tf.constant(v) for k, v in inputs.items()})
-    return {name: value.numpy() for name, value in answers.items()}
-
-
-def in_session(path: Path, inputs: dict[str, Any], signature: str = "serving_default") -> dict[str, Any]:
-    """By TensorFlow 1's loader."""
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], str(path))
-        info = meta_graph.signature_def[signature]
-        feeds = {info.inputs[alias].name: value for alias, value in inputs.items()}
-        answers: dict[str, Any] = session.run({k: t.name for k, t in info.outputs.items()}, feeds)
-        return answers
 
 
 def natively(path: Path, inputs: dict[str, Any], signature: str = "serving_default") -> dict[str, Any]:
@@ -244,25 +214,6 @@ def test_the_result_can_be_optimized_again(words: Path, tmp_path: Path) -> None:
 # ---- TensorFlow 1 ----------------------------------------------------------------------------------
 
 
-def export_v1(folder: Path, build: Any, *, resource: bool) -> Path:
-    """build(): inputs and outputs by name."""
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        with tf.compat.v1.variable_scope("", use_resource=resource):
-            inputs, outputs = build()
-        session.run(tf.compat.v1.global_variables_initializer())
-        session.run(tf.compat.v1.tables_initializer())
-        builder = tf.compat.v1.saved_model.Builder(str(folder))
-        signature = tf.compat.v1.saved_model.predict_signature_def(inputs, outputs)
-        builder.add_meta_graph_and_variables(
-            session,
-            ["serve"],
-            {"serving_default": signature},
-            main_op=tf.compat.v1.tables_initializer(),
-        )
-        builder.save()
-    return folder
-
-
 @pytest.mark.parametrize("resource", [True, False])
 def test_an_export_of_tensorflow_1(tmp_path: Path, resource: bool) -> None:
     def build() -> Any:
@@ -280,6 +231,47 @@ def test_an_export_of_tensorflow_1(tmp_path: Path, resource: bool) -> None:
     made = repackaged(model, tmp_path / "made", freeze_bytes=1000)
     assert described(made) == described(model)
     assert_equal(model, made, {"x": np.array([1, 2, 3, 9])})
+
+
+def of_a_default() -> Any:
+    return tf.compat.v1.placeholder_with_default(tf.constant([7.0, 8.0]), [None], "x")
+
+
+def computed() -> Any:
+    return tf.strings.to_number(tf.compat.v1.placeholder(tf.string, [None], "text"), name="x")
+
+
+def called() -> Any:
+    """A function's first output, of which the graph says no dtype."""
+    text = tf.compat.v1.placeholder(tf.string, [None], "text")
+    return tf.function(tf.strings.to_number, input_signature=[tf.TensorSpec([None], tf.string)])(text)
+
+
+@pytest.mark.parametrize("x", [of_a_default, computed, called])
+def test_an_input_that_the_graph_computes(tmp_path: Path, x: Any) -> None:
+    """TensorFlow 1 feeds any tensor."""
+
+    def build() -> Any:
+        fed = x()
+        kept = tf.compat.v1.placeholder_with_default(tf.constant(0.5), [], "kept")
+        weights = tf.compat.v1.get_variable("weights", [3], initializer=tf.random_normal_initializer())
+        return {"x": fed}, {"y": (fed[:, None] + 1.0) * weights * kept}
+
+    model = export_v1(tmp_path / "model", build)
+    made = repackaged(model, tmp_path / "made")
+    assert described(made) == described(model)
+    assert_equal(model, made, {"x": np.array([1.0, 2.0, 3.0], np.float32)})
+
+
+def test_an_input_that_is_one_of_several_outputs_is_refused(tmp_path: Path) -> None:
+    def build() -> Any:
+        whole = tf.compat.v1.placeholder(tf.float32, [None, 4], "whole")
+        first, second = tf.split(whole, 2, axis=1)
+        return {"second": second}, {"y": first + second}
+
+    model = export_v1(tmp_path / "model", build)
+    with pytest.raises(WorkshopError, match="one of the outputs of split"):
+        read_source(model, ("serve",), ())
 
 
 def test_a_version_with_control_flow_of_tensorflow_1_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from optimize_graphs import GROUND, after, assert_same, flat, ops
+from optimize_graphs import GROUND, after, assert_same, flat, ops, run
 
 from fastserve.workshop.passes.user import PASS as USER
 
@@ -61,12 +61,55 @@ def test_any_batch_answers_as_before(graphs: Any, users: list[int]) -> None:
     assert_same(graph, made, inputs(users), atol=1e-5)
 
 
-def test_undefined_numbers_are_nobodys(graphs: Any) -> None:
-    """NaN is not NaN: such rows are computed one by one."""
+def test_undefined_numbers_are_themselves(graphs: Any) -> None:
+    """The same NaN is the same user."""
     graph, made = graphs
     rows = inputs([0] * 5)
     rows["user_dense"][1:3, 2] = np.nan
     assert_same(graph, made, rows, atol=1e-5)
+
+
+DTYPES = (tf.float32, tf.float64, tf.float16, tf.bfloat16, tf.complex64, tf.complex128)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype.name))
+def test_users_are_told_apart_by_their_bits(tmp_path: Path, dtype: tf.DType) -> None:
+    """0.0 and -0.0 are equal, and not the same."""
+
+    def function(user_id: Any, user_dense: Any, item: Any) -> Any:
+        found = tf.gather(TABLE, tf.math.floormod(user_id, 20))
+        return tf.concat([found, tf.cast(user_dense, tf.float32), item], 1)
+
+    specs = (SPECS[0], tf.TensorSpec([None, 2], dtype, name="user_dense"), SPECS[3])
+    graph = flat(tmp_path, function, *specs)
+    made, changes = after(graph, *GROUND, USER, user_inputs=("user_id", "user_dense"))
+    assert changes == 1
+    numbers = np.array([0.0, 0.0, -0.0, -0.0, np.nan, np.nan, 0.0]).astype(dtype.as_numpy_dtype)
+    rows = inputs([3] * 7) | {"user_dense": np.stack([np.ones_like(numbers), numbers], 1)}
+    fed = {name: rows[name] for name in ("user_id", "user_dense", "item")}
+    (answer,) = assert_same(graph, made, fed).values()
+    signs = np.signbit(answer[:, TABLE.shape[1] + 1])
+    assert signs[:4].tolist() == [False, False, True, True] and not signs[6]
+    np.testing.assert_array_equal(np.signbit(next(iter(run(made, fed).values()))), np.signbit(answer))
+
+
+@pytest.mark.parametrize("short", NAMES)
+def test_inputs_with_other_numbers_of_rows_stay_an_error(graphs: Any, short: str) -> None:
+    for graph in graphs:
+        rows = inputs([0] * 5)
+        rows[short] = rows[short][:1]
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            run(graph, rows)
+
+
+@pytest.mark.parametrize("shape", [[None, None, 2], [None, 0, 2], None], ids=str)
+def test_a_user_whose_row_has_no_known_size_is_left_alone(tmp_path: Path, shape: Any) -> None:
+    def function(user_id: Any, seen: Any, item: Any) -> Any:
+        return tf.concat([tf.gather(TABLE, user_id), item], 1), seen
+
+    specs = (SPECS[0], tf.TensorSpec(shape, tf.float32, name="seen"), SPECS[3])
+    graph = flat(tmp_path, function, *specs)
+    assert after(graph, *GROUND, USER, user_inputs=("user_id", "seen"))[1] == 0
 
 
 def test_the_matrix_is_split_at_the_users_side(graphs: Any) -> None:

@@ -37,6 +37,7 @@ from fastserve.workshop.optimizing.measuring import (
 )
 from fastserve.workshop.optimizing.requests import find_pools, from_rows, load_of, made_up
 from fastserve.workshop.optimizing.values import Comparison, Outcome, PassResult, Pools, Timing, Wanted
+from fastserve.workshop.passes.registry import PASSES
 
 FLOAT, INT64 = 1, 9
 SIGNATURE = Signature(
@@ -251,7 +252,7 @@ def test_without_inputs_there_is_no_load_and_they_are_made_up() -> None:
 
 
 def test_passes_are_chosen_in_their_own_order() -> None:
-    names = [each.name for each in chosen_passes((), ())]
+    names = [each.name for each in chosen_passes((), (), half=True)]
     assert names[:3] == ["prune", "freeze", "fold"] and len(names) == len(set(names)) == 12
     assert [each.name for each in chosen_passes(("fold", "prune"), ())] == ["prune", "fold"]
     assert "onehot" not in [each.name for each in chosen_passes((), ("onehot",))]
@@ -259,11 +260,19 @@ def test_passes_are_chosen_in_their_own_order() -> None:
         chosen_passes(("hot",), ())
 
 
+def test_passes_that_are_approximate_are_asked_for() -> None:
+    halves = ["bfloat16", "float16"]
+    assert not set(halves) & {each.name for each in chosen_passes((), ())}
+    assert [each.name for each in chosen_passes((), (), half=True)][-2:] == halves
+    assert [each.name for each in chosen_passes(("float16", "prune"), ())] == ["prune", "float16"]
+    assert chosen_passes((), ("float16",), half=True)[-1].name == "bfloat16"
+
+
 def test_list_passes_says_what_each_does() -> None:
     done = CliRunner().invoke(main, ["optimize", "--list-passes"])
     assert done.exit_code == 0
     lines = done.output.splitlines()
-    assert [line.split()[0] for line in lines] == [each.name for each in chosen_passes((), ())]
+    assert [line.split()[0] for line in lines] == [each.name for each in PASSES]
     assert all(len(line.split()) > 3 for line in lines)
 
 

@@ -64,22 +64,25 @@ class Task:
     user_inputs: tuple[str, ...] = ()
     tolerance: float = 1e-5
     freeze_bytes: int = 1 << 20
+    half: bool = False
     seconds: float = 1.5
     settings: TensorFlow = field(default_factory=TensorFlow)
 
 
-def chosen_passes(only: Sequence[str], without: Sequence[str]) -> list[Pass]:
-    """In the order in which they are tried. WorkshopError names those that there are."""
+def chosen_passes(only: Sequence[str], without: Sequence[str], half: bool = False) -> list[Pass]:
+    """In the order in which they are tried; those that are approximate if they are asked for: by `half`, or
+    by name. WorkshopError names those that there are."""
     names = [each.name for each in PASSES]
     for name in [*only, *without]:
         if name not in names:
             raise WorkshopError(f"there is no pass {name}; there are: {', '.join(names)}")
-    return [each for each in PASSES if (not only or each.name in only) and each.name not in without]
+    wanted = only or [each.name for each in PASSES if half or not each.approximate]
+    return [each for each in PASSES if each.name in wanted and each.name not in without]
 
 
 def steps_of(task: Task) -> int:
     """As many as `run` tells."""
-    return len(chosen_passes(task.only, task.without)) + 4
+    return len(chosen_passes(task.only, task.without, task.half)) + 4
 
 
 def run(task: Task, step: Callable[[str], None]) -> Outcome:
@@ -91,7 +94,7 @@ def run(task: Task, step: Callable[[str], None]) -> Outcome:
 
 
 def _run(task: Task, step: Callable[[str], None]) -> Outcome:
-    passes = chosen_passes(task.only, task.without)
+    passes = chosen_passes(task.only, task.without, task.half)
     environment = dict(os.environ)
     # For TensorFlow here, which only takes graphs apart: no notes about the processor, and no memory of a
     # GPU.
@@ -116,7 +119,10 @@ def _run(task: Task, step: Callable[[str], None]) -> Outcome:
         trying = _Trying(task, measuring, package, work, path, source.graphs)
         for each in passes:
             step(f"trying {each.name}")
-            trying.attempt(each)
+            if each.approximate and expected.made_up:
+                trying.skip(each, "made-up inputs do not show how far answers are off")
+            else:
+                trying.attempt(each)
         step("trying again what gave nothing")
         trying.again(passes)
         step("comparing with the original")
@@ -194,6 +200,9 @@ class _Trying:
         # By passes that others may make worth a try: how many were kept when they were tried.
         self._gave_nothing: dict[str, int] = {}
         self._kept = 0
+
+    def skip(self, each: Pass, why: str) -> None:
+        self.results.append(_dropped(each, 0, why))
 
     def attempt(self, each: Pass) -> None:
         self.results.append(self._try(each))

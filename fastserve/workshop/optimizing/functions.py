@@ -175,7 +175,8 @@ def mentioned(node: Any, library: Mapping[str, Any]) -> Iterator[str]:
 
 
 def as_function(graph: Graph, name: str, arguments: list[str], outputs: list[str]) -> Any:
-    """The graph as a FunctionDef. `arguments`: names of nodes that are given by the caller."""
+    """The graph as a FunctionDef. `arguments`: names of nodes that are given by the caller. Outputs wait for
+    the effects, as in TensorFlow's own exports: loaders drop what no output waits for."""
     from tensorflow.core.framework import function_pb2
 
     made = function_pb2.FunctionDef()
@@ -201,8 +202,16 @@ def as_function(graph: Graph, name: str, arguments: list[str], outputs: list[str
         made.signature.is_stateful |= bool(op_defs.definition(node, graph.library).is_stateful)
     for place, tensor in enumerate(outputs):
         made.signature.output_arg.add(name=f"output_{place}", type=graph.dtype(tensor))
-        made.ret[f"output_{place}"] = local[tensor]
+        made.ret[f"output_{place}"] = _behind(made, graph, tensor, local) if graph.effects else local[tensor]
     for place, effect in enumerate(graph.effects):
         made.signature.control_output.append(f"effect_{place}")
         made.control_ret[f"effect_{place}"] = split(effect)[0]
     return made
+
+
+def _behind(function: Any, graph: Graph, tensor: str, local: Mapping[str, str]) -> str:
+    """A tensor of a function as an output that waits for the graph's effects."""
+    node = function.node_def.add(name=graph.name("output"), op="Identity", input=[local[tensor]])
+    node.input.extend(f"^{split(effect)[0]}" for effect in graph.effects)
+    node.attr["T"].type = graph.dtype(tensor)
+    return f"{node.name}:output:0"

@@ -19,8 +19,15 @@ from fastserve.workshop.optimizing.variables import Variables
 
 # What passes its input on.
 _SAME = ("Identity", "Snapshot", "StopGradient", "PreventGradient")
-# What takes a variable's handle and changes nothing.
-_READERS = ("ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape")
+# What takes the handle of a variable or table and changes nothing.
+_READERS = (
+    "LookupTableFindV2",
+    "LookupTableSizeV2",
+    "ReadVariableOp",
+    "ResourceGather",
+    "ResourceGatherNd",
+    "VariableShape",
+)
 
 
 def spelled(name: str, place: int = 0) -> str:
@@ -343,19 +350,20 @@ class Graph:
         self._consumers = None
 
     def written(self) -> frozenset[str]:
-        """Names of variables' nodes that something here may change. Passes add nothing that does."""
+        """Names of variables' and tables' nodes that something here, or in another signature, may change.
+        Passes add nothing that does."""
         if self._written is None:
             self._written = frozenset(
                 split(self.source(tensor))[0]
                 for node in self.nodes.values()
                 if node.op not in _READERS and node.op not in _SAME
                 for tensor in self.arguments(node)
-                if self.producer(self.source(tensor)).op == "VarHandleOp"
+                if self.dtype(tensor) == op_defs.DT_RESOURCE
             )
-        return self._written
+        return self._written | self.variables.written
 
     def effectful(self) -> set[str]:
-        """Names of nodes that have effects, or come after one that has, or read what may be changed here."""
+        """Names of nodes that have effects, or come after one that has, or read what may be changed."""
         found: set[str] = set()
         written = self.written()
         for node in self.in_order():
@@ -363,6 +371,35 @@ class Graph:
             if sources & found or sources & written or op_defs.has_effects(node, self.library):
                 found.add(node.name)
         return found
+
+    def fix_order(self) -> None:
+        """Each node that has effects, or takes what is changed, comes directly after those that it comes
+        after by any path: what passes make of the nodes between does not matter then, nor whether they see
+        through an identity that waits for something."""
+        written = self.written()
+        # Of those nodes, what to wait for; and by node, the nearest of these before it.
+        ends: dict[str, str] = {}
+        before: dict[str, frozenset[str]] = {}
+        for node in list(self.in_order()):
+            sources = {split(tensor.lstrip("^"))[0] for tensor in node.input}
+            nearest = frozenset[str]().union(
+                *([ends[name]] if name in ends else before.get(name, ()) for name in sources)
+            )
+            before[node.name] = nearest
+            handles = {split(self.source(tensor))[0] for tensor in self.arguments(node)}
+            if handles & written or op_defs.has_effects(node, self.library):
+                node.input.extend(f"^{name}" for name in sorted(nearest - sources))
+                ends[node.name] = self._end(node)
+        self.effects = [ends.get(name, name) for name in self.effects]
+        self._consumers = None
+
+    def _end(self, node: Any) -> str:
+        """What comes after all that the node does. Of a branch or a loop that is what takes its output: some
+        effects are above its functions' outputs and nowhere else."""
+        named = any(value.WhichOneof("value") == "func" or value.list.func for value in node.attr.values())
+        if not (named or node.op in self.library) or not op_defs.outputs(node, self.library):
+            return str(node.name)
+        return self.add("Identity", [node.name], f"{node.name}/done", T=dtype_of(self.dtype(node.name)))
 
 
 class dtype_of(int):

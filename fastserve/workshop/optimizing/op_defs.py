@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-DT_RESOURCE, DT_VARIANT = 20, 21
+DT_STRING, DT_RESOURCE, DT_VARIANT = 7, 20, 21
 # Stateful by their definition, and yet they change nothing and give the same twice: they read.
 _READS = frozenset(
     {

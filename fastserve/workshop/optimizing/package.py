@@ -17,11 +17,10 @@ from fastserve.workshop.errors import WorkshopError
 from fastserve.workshop.optimizing import op_defs
 from fastserve.workshop.optimizing.functions import as_function, forget_stale, mentioned, reachable
 from fastserve.workshop.optimizing.graph import Graph, split
-from fastserve.workshop.optimizing.source import INTERNAL, Source, above
+from fastserve.workshop.optimizing.source import INIT_COLLECTION, INIT_SIGNATURE, Source, above, initializers
 from fastserve.workshop.optimizing.variables import Variables
 
-_INIT_SIGNATURE, _INIT_COLLECTION = f"{INTERNAL}init_op", "saved_model_main_op"
-_COLLECTIONS = ("legacy_init_op", "saved_model_assets", _INIT_COLLECTION)
+_COLLECTIONS = ("legacy_init_op", "saved_model_assets", INIT_COLLECTION)
 _FOLDERS = ("assets", "assets.extra")
 # Names of the nodes that save and restore.
 _SAVE = "optimized_save"
@@ -169,9 +168,9 @@ def _meta_graph(source: Source, graphs: Mapping[str, Graph], used: list[str]) ->
             made.collection_def[key].CopyFrom(source.meta_graph.collection_def[key])
     # TensorFlow 2 has the initializer as a signature, which its own loader refuses in a graph of functions
     # alone. Loaders take it from here as well.
-    if _INIT_SIGNATURE in source.meta_graph.signature_def:
-        (info,) = source.meta_graph.signature_def[_INIT_SIGNATURE].outputs.values()
-        made.collection_def[_INIT_COLLECTION].node_list.value[:] = [split(info.name)[0]]
+    if INIT_SIGNATURE in source.meta_graph.signature_def:
+        (info,) = source.meta_graph.signature_def[INIT_SIGNATURE].outputs.values()
+        made.collection_def[INIT_COLLECTION].node_list.value[:] = [split(info.name)[0]]
     builder = _GraphBuilder(source)
     for name, graph in graphs.items():
         made.signature_def[name].CopyFrom(source.meta_graph.signature_def[name])
@@ -201,13 +200,7 @@ class _GraphBuilder:
     def _roots(self) -> list[str]:
         """Tensors and nodes of the original that are needed beside the signatures."""
         meta_graph = self._source.meta_graph
-        roots = [asset.tensor_info.name for asset in meta_graph.asset_file_def]
-        if _INIT_SIGNATURE in meta_graph.signature_def:
-            roots += [info.name for info in meta_graph.signature_def[_INIT_SIGNATURE].outputs.values()]
-        for key in ("legacy_init_op", _INIT_COLLECTION):
-            roots += (
-                meta_graph.collection_def[key].node_list.value if key in meta_graph.collection_def else []
-            )
+        roots = [asset.tensor_info.name for asset in meta_graph.asset_file_def] + initializers(meta_graph)
         if self._source.kept_restore:
             roots += [meta_graph.saver_def.filename_tensor_name, meta_graph.saver_def.restore_op_name]
         return [root for root in roots if split(root)[0] in self._original]

@@ -19,6 +19,7 @@ from fastserve.workshop.optimizing.graph import Graph, canonical, split
 from fastserve.workshop.optimizing.variables import Variable, Variables
 
 INTERNAL = "__saved_model_"
+INIT_SIGNATURE, INIT_COLLECTION = f"{INTERNAL}init_op", "saved_model_main_op"
 _CONTROL_FLOW_1 = ("Enter", "Exit", "LoopCond", "Merge", "NextIteration", "RefEnter", "RefSwitch", "Switch")
 _PYTHON = ("EagerPyFunc", "PyFunc", "PyFuncStateless")
 _REFERENCES = ("Variable", "VariableV2")
@@ -47,6 +48,9 @@ def read_source(path: Path, tags: Sequence[str], wanted: Sequence[str]) -> Sourc
     known, kept_restore = _restored(path, meta_graph, library)
     variables = Variables(str(path / "variables" / "variables"), known)
     graphs = {name: _flat(path, meta_graph, library, name, variables) for name in names}
+    variables.written = _written(path, meta_graph, library, graphs.values())
+    for graph in graphs.values():
+        graph.fix_order()
     return Source(path, meta_graph, graphs, variables, kept_restore)
 
 
@@ -69,13 +73,21 @@ def _signatures(path: Path, meta_graph: Any, wanted: Sequence[str]) -> list[str]
     return chosen
 
 
-def _copies(nodes: Iterable[Any]) -> list[Any]:
-    made = []
+def _inlined(where: str, nodes: Iterable[Any], library: dict[str, Any]) -> Inliner:
+    """Copies of the nodes, with what they call in its place."""
+    copies = []
     for node in nodes:
         copy = type(node)()
         copy.CopyFrom(node)
-        made.append(copy)
-    return made
+        copies.append(copy)
+    inliner = Inliner(copies, library)
+    try:
+        inliner.run()
+    except LookupError as error:
+        raise WorkshopError(
+            f"{where} has the op {error.args[0]}, which this TensorFlow does not know"
+        ) from None
+    return inliner
 
 
 def above(nodes: dict[str, Any], roots: Iterable[str]) -> list[Any]:
@@ -100,28 +112,27 @@ def _flat(path: Path, meta_graph: Any, library: dict[str, Any], name: str, varia
     for info in [*signature.inputs.values(), *signature.outputs.values()]:
         if info.WhichOneof("encoding") != "name":
             raise WorkshopError(f"{where} has a sparse or composite tensor, which cannot be served: {remedy}")
-    nodes = {node.name: node for node in meta_graph.graph_def.node}
     inputs = {alias: canonical(info.name) for alias, info in sorted(signature.inputs.items())}
     tensors = [info.name for info in signature.outputs.values()]
-    inliner = Inliner(_copies(above(nodes, [*tensors, *inputs.values()])), library)
-    try:
-        inliner.run()
-    except LookupError as error:
-        raise WorkshopError(
-            f"{where} has the op {error.args[0]}, which this TensorFlow does not know"
-        ) from None
+    nodes = {node.name: node for node in meta_graph.graph_def.node}
+    _cut_off(meta_graph, signature, nodes)
+    needed = above(nodes, [*tensors, *inputs.values()])
+    _refuse_others(where, remedy, needed, inputs.values(), tensors)
+    inliner = _inlined(where, needed, library)
     _refuse(where, remedy, inliner.nodes.values())
-    _cut_off(meta_graph, inputs, inliner.nodes)
     for node in inliner.nodes.values():
         forget_stale(node)
     outputs = {alias: inliner.tensor(info.name) for alias, info in sorted(signature.outputs.items())}
     graph = Graph(
         inliner.nodes.values(), inputs, outputs, inliner.done.values(), library, variables, inliner.shapes
     )
-    graph.effects = []
-    effectful = graph.effectful()
-    graph.effects = sorted(name for name in inliner.done.values() if name in effectful)
     _read_references(where, graph)
+    effectful, ends = graph.effectful(), set(inliner.done.values())
+    graph.effects = sorted(
+        node.name
+        for node in graph.nodes.values()
+        if op_defs.has_effects(node, library) or (node.name in ends and node.name in effectful)
+    )
     missing = sorted(
         node.name for node in graph.nodes.values() if node.op == "VarHandleOp" and node.name not in variables
     )
@@ -141,19 +152,35 @@ def _refuse(where: str, remedy: str, nodes: Iterable[Any]) -> None:
             )
 
 
-def _cut_off(meta_graph: Any, inputs: dict[str, str], nodes: dict[str, Any]) -> None:
+def _cut_off(meta_graph: Any, signature: Any, nodes: dict[str, Any]) -> None:
     """What is given from outside becomes a placeholder: inputs that are computed in the graph, as
     TensorFlow 1 allows, and the paths of assets."""
-    assets = {split(asset.tensor_info.name)[0] for asset in meta_graph.asset_file_def}
-    for name in {*assets, *inputs.values()} & nodes.keys():
-        node = nodes[name]
-        if node.op == "Placeholder":
-            continue
-        dtype = node.attr["dtype"].type
-        node.op = "Placeholder"
-        del node.input[:]
-        node.attr.clear()
-        node.attr["dtype"].type = dtype
+    for asset in meta_graph.asset_file_def:
+        _placeholder(nodes, asset.tensor_info.name, op_defs.DT_STRING, None)
+    for info in signature.inputs.values():
+        shape = info.tensor_shape if info.HasField("tensor_shape") else None
+        _placeholder(nodes, info.name, info.dtype, shape)
+
+
+def _placeholder(nodes: dict[str, Any], tensor: str, dtype: int, shape: Any | None) -> None:
+    name = split(tensor)[0]
+    if name not in nodes or nodes[name].op == "Placeholder":
+        return
+    nodes[name] = type(nodes[name])(name=name, op="Placeholder")
+    nodes[name].attr["dtype"].type = dtype
+    if shape is not None:
+        nodes[name].attr["shape"].shape.CopyFrom(shape)
+
+
+def _refuse_others(
+    where: str, remedy: str, nodes: Iterable[Any], inputs: Iterable[str], outputs: Iterable[str]
+) -> None:
+    """Only a node's first output can come in, and nobody may need the others then."""
+    taken = [split(tensor) for node in nodes for tensor in node.input]
+    others = {name for name, place in [*taken, *map(split, outputs)] if place}
+    for name, place in map(split, inputs):
+        if place or name in others:
+            raise WorkshopError(f"{where} has an input that is one of the outputs of {name}: {remedy}")
 
 
 def _read_references(where: str, graph: Graph) -> None:
@@ -180,6 +207,38 @@ def _read_references(where: str, graph: Graph) -> None:
 # ---- variables ---------------------------------------------------------------------------------
 
 
+def initializers(meta_graph: Any) -> list[str]:
+    """Nodes and tensors that are run once, after the variables are restored."""
+    roots: list[str] = []
+    if INIT_SIGNATURE in meta_graph.signature_def:
+        roots += [info.name for info in meta_graph.signature_def[INIT_SIGNATURE].outputs.values()]
+    for key in ("legacy_init_op", INIT_COLLECTION):
+        if key in meta_graph.collection_def:
+            roots += meta_graph.collection_def[key].node_list.value
+    nodes = {node.name for node in meta_graph.graph_def.node}
+    return [root for root in roots if split(root)[0] in nodes]
+
+
+def _written(path: Path, meta_graph: Any, library: dict[str, Any], graphs: Iterable[Graph]) -> frozenset[str]:
+    """Nodes of variables and tables that a signature changes, so that all read them anew; of variables that
+    the initializers change; and others that share one of these."""
+    nodes = {node.name: node for node in meta_graph.graph_def.node}
+    inliner = _inlined(f"{path}: the initializer", above(nodes, initializers(meta_graph)), library)
+    first = Graph(inliner.nodes.values(), {}, {}, [], library, Variables("", []), {})
+    found = [first.nodes[name] for name in first.written() if first.nodes[name].op == "VarHandleOp"]
+    found += [graph.nodes[name] for graph in graphs for name in graph.written()]
+    shared = {_shared(node) for node in found}
+    return frozenset(
+        node.name for graph in graphs for node in graph.nodes.values() if _shared(node) in shared
+    )
+
+
+def _shared(node: Any) -> tuple[bytes, bytes]:
+    """What nodes of one variable or table have in common."""
+    container, name = (node.attr[key].s if key in node.attr else b"" for key in ("container", "shared_name"))
+    return container, name or node.name.encode()
+
+
 def _restored(path: Path, meta_graph: Any, library: dict[str, Any]) -> tuple[list[Variable], bool]:
     """The variables that the model's restore fills, and whether it does more than that."""
     restore = meta_graph.saver_def.restore_op_name
@@ -187,8 +246,7 @@ def _restored(path: Path, meta_graph: Any, library: dict[str, Any]) -> tuple[lis
     restore = split(restore)[0]
     if restore not in nodes:
         return [], False
-    inliner = Inliner(_copies(above(nodes, [restore])), library)
-    inliner.run()
+    inliner = _inlined(f"{path}: the restore", above(nodes, [restore]), library)
     graph = Graph(inliner.nodes.values(), {}, {}, [], library, Variables("", []), {})
     shapes = _checkpoint_shapes(path)
     found = []

@@ -36,8 +36,9 @@ class Variable:
 
 
 class Variables:
-    """All that there are; copies of a graph share them. A name is given once: what is forgotten leaves its
-    own taken."""
+    """All that there are; copies of a graph share them, and the graphs of all signatures. A name is given
+    once: what is forgotten leaves its own taken. `written`: names of the nodes of variables and tables that
+    one of those changes."""
 
     def __init__(self, checkpoint: str, known: Iterable[Variable]) -> None:
         """`checkpoint`: its path without `.index`."""
@@ -45,6 +46,7 @@ class Variables:
         self._known = {variable.name: variable for variable in known}
         self._made: dict[str, npt.NDArray[Any]] = {}
         self._names = set(self._known)
+        self.written: frozenset[str] = frozenset()
 
     def __contains__(self, name: object) -> bool:
         return name in self._names

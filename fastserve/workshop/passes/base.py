@@ -20,9 +20,11 @@ class Options:
 @dataclass(frozen=True, slots=True)
 class Pass:
     """`run`: changes the graph in place and returns in how many places. `lays_ground`: later passes find more
-    after it, so it stays unless it makes the model slower."""
+    after it, so it stays unless it makes the model slower. `approximate`: only rows that were run show how
+    far answers are off, so it has to be asked for, and wants real ones."""
 
     name: str
     about: str
     run: Callable[[Graph, Options], int]
     lays_ground: bool = False
+    approximate: bool = False

@@ -139,11 +139,11 @@ class Columns:
             ids = self._densified(values, name, 1, column.ids)
             return None if ids is None else Column(ids, column.conditions, column.like, True)
         if node.op == "Where":
-            return self._where(node, values)
+            return self._where(node, values, dense_shape)
         return None
 
-    def _where(self, where: Any, values: str) -> Column | None:
-        """indices = Where(x != constant), values = f(GatherNd(x, indices))."""
+    def _where(self, where: Any, values: str, dense_shape: str) -> Column | None:
+        """indices = Where(x != constant), values = f(GatherNd(x, indices)), and as many rows as x."""
         graph = self._graph
         test = graph.made_by(where.input[0], "NotEqual")
         if test is None:
@@ -153,6 +153,9 @@ class Columns:
             return None
         known = graph.shape(dense)
         if known is None or len(known) != 2:
+            return None
+        rows, own = sizes(graph, dense_shape), shape(graph, dense)
+        if not rows or own is None or rows[0] != own[0]:
             return None
         gathers = [
             n
@@ -239,7 +242,9 @@ class Columns:
             return None
         fresh = []
         for position, tensor in enumerate(node.input):
-            kept = graph.scalar(tensor) is not None or self._is_table(node, position)
+            kept = graph.scalar(tensor) is not None or self._is_table(node, position) or self._is_size(tensor)
+            if self._is_table(node, position) and split(graph.source(tensor))[0] in graph.written():
+                return None
             replaced = tensor if kept else self._densified(tensor, base, place, dense)
             if replaced is None:
                 return None
@@ -257,6 +262,13 @@ class Columns:
     @staticmethod
     def _is_table(node: Any, position: int) -> bool:
         return bool(node.op == "LookupTableFindV2" and position == 0)
+
+    def _is_size(self, tensor: str) -> bool:
+        """Of a vocabulary, behind which words that are not in it are numbered."""
+        node = self._graph.made_by(tensor, "LookupTableSizeV2")
+        if node is None or any(t.startswith("^") for t in node.input):
+            return False
+        return split(self._graph.source(node.input[0]))[0] not in self._graph.written()
 
     def _cross(self, node: Any) -> Column | None:
         if node.name not in self._crosses:

@@ -18,10 +18,12 @@ import numpy.typing as npt
 from fastserve.workshop.optimizing.graph import Graph, dtype_of, spelled
 from fastserve.workshop.passes.base import Options, Pass
 from fastserve.workshop.passes.ranges import within
+from fastserve.workshop.passes.sizes import Size, shape
 from fastserve.workshop.passes.tables import (
     INT64,
     Lookup,
     Table,
+    add_up,
     binary,
     concat,
     gather,
@@ -267,15 +269,15 @@ class Gathers:
         takers = graph.takers(node.name)
         if len(takers) == 1 and self._is_sum(takers[0][0]) and not graph.is_output(node.name):
             return 0  # part of a larger one
-        terms = self._terms(node, top=True)
-        groups: dict[tuple[int, int], list[tuple[str, Lookup]]] = defaultdict(list)
-        rest = []
-        for term in terms:
+        terms = self._terms(node)
+        groups: dict[tuple[int, int, Size], list[tuple[str, Lookup]]] = defaultdict(list)
+        rest: list[tuple[str, Size | None]] = []
+        for term, rows in terms:
             lookup = self._lookup(term)
-            if lookup is None or len(self._takers(term)) > 1:
-                rest.append(term)
+            if lookup is None or rows is None or len(self._takers(term)) > 1:
+                rest.append((term, rows))
             else:
-                groups[(lookup.table.width, lookup.table.dtype)].append((term, lookup))
+                groups[(lookup.table.width, lookup.table.dtype, rows)].append((term, lookup))
         merged = {key: group for key, group in groups.items() if len(group) >= _AT_LEAST}
         width = graph.shape(node.name)
         if len(merged) != 1 or width is None or len(width) != 2:
@@ -284,21 +286,29 @@ class Gathers:
         if width[1] != key[0]:
             return 0  # broadcast
         like = f"{node.name}/gathers"
-        rest += [term for other, members in groups.items() if other != key for term, _ in members]
+        rest += [(term, other[2]) for other, members in groups.items() if other != key for term, _ in members]
         made = total(graph, self._merged([lookup for _, lookup in group], like), 1, like)
-        for term in rest:
-            made = binary(graph, "AddV2", made, term, f"{like}/add")
+        alike = [term for term, rows in rest if rows == key[2] and self._width(term) == key[0]]
+        made = add_up(graph, [made, *alike], like)
+        for term, _ in rest:
+            if term not in alike:
+                made = binary(graph, "AddV2", made, term, f"{like}/add")
         graph.replace(spelled(node.name), made)
         return len(group) - 1
+
+    def _width(self, tensor: str) -> int | None:
+        known = self._graph.shape(tensor)
+        return known[1] if known is not None and len(known) == 2 else None
 
     def _is_sum(self, node: Any) -> bool:
         return node.op in ("AddN", "AddV2", "Add") and not any(t.startswith("^") for t in node.input)
 
-    def _terms(self, node: Any, *, top: bool = False) -> list[str]:
+    def _terms(self, node: Any) -> list[tuple[str, Size | None]]:
+        """All that is added up, and how many rows each has: AddN wants as many of all, Add repeats one."""
         graph = self._graph
         if not self._is_sum(node):
             return []
-        terms = []
+        terms: list[tuple[str, Size | None]] = []
         for tensor in node.input:
             inner = graph.producer(graph.source(tensor))
             alone = len(graph.takers(inner.name)) == 1 and not graph.is_output(inner.name)
@@ -306,7 +316,8 @@ class Gathers:
             if self._is_sum(inner) and alone and same:
                 terms += self._terms(inner)
             else:
-                terms.append(tensor)
+                sized = shape(graph, node.name if node.op == "AddN" else tensor)
+                terms.append((tensor, sized[0] if sized else None))
         return terms
 
 

@@ -1,7 +1,8 @@
 """bfloat16, float16: products with large matrices are computed in half the bytes.
 
-Only where the processor is faster at it and the model's answers stay within the tolerance, which measuring
-decides. Matrices are converted now; what comes in and goes out stays float32.
+Only where it is asked for, the processor is faster at it, and the model's answers stay within the tolerance,
+which measuring decides: of the rows that are run. Others may be further off, and above 65,504 float16 has no
+numbers. Matrices are converted now; what comes in and goes out stays float32.
 """
 
 from __future__ import annotations
@@ -51,5 +52,5 @@ def _converted(dtype: int) -> Callable[[Graph, Options], int]:
     return run
 
 
-BFLOAT16 = Pass("bfloat16", "multiplies in bfloat16", _converted(14))
-FLOAT16 = Pass("float16", "multiplies in float16", _converted(19))
+BFLOAT16 = Pass("bfloat16", "multiplies in bfloat16 (--half)", _converted(14), approximate=True)
+FLOAT16 = Pass("float16", "multiplies in float16 (--half)", _converted(19), approximate=True)

@@ -20,6 +20,7 @@ from fastserve.workshop.passes.base import Options, Pass
 from fastserve.workshop.passes.ranges import within
 from fastserve.workshop.passes.tables import (
     FLOATS,
+    add_up,
     binary,
     concat,
     gather,
@@ -85,10 +86,7 @@ class OneHots:
         rest = [i for i, hot in enumerate(hots) if hot is None]
         if rest:
             terms.append(self._product([parts[i][0] for i in rest], [rows[i] for i in rest], node, like))
-        made = terms[0]
-        for term in terms[1:]:
-            made = binary(graph, "AddV2", made, term, f"{like}/add")
-        graph.replace(node.name, made)
+        graph.replace(node.name, add_up(graph, terms, like))
         return 1
 
     def _matrix(self, node: Any) -> npt.NDArray[Any] | None:

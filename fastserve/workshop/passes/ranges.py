@@ -39,11 +39,8 @@ def bounds(graph: Graph, tensor: str, depth: int = 32) -> Range | None:
     if node.op == "Bucketize":
         return 0, len(node.attr["boundaries"].list.f)
     if node.op == "FloorMod":
-        by = graph.scalar(arguments[1])
-        least = graph.value(arguments[1])
-        if least is not None and least.dtype.kind in "iu" and least.size and least.min() > 0:
-            return 0, int(least.max()) - 1
-        return (0, int(by) - 1) if isinstance(by, int) and by > 0 else None
+        by = of(1)
+        return (0, by[1] - 1) if by is not None and by[0] > 0 else None
     if node.op in _WHOLE:
         return of(0)
     if node.op == "Cast":

@@ -14,6 +14,7 @@ from fastserve.workshop.optimizing.graph import Graph, dtype_of, split
 Size = int | tuple[str, str, int]
 
 _PASSES_ON = ("Cast", "Identity", "Squeeze", "ExpandDims")
+# As many rows as the first input, where a second one has fewer dimensions.
 _ROWS_KEPT = (
     "Cast",
     "Identity",
@@ -21,6 +22,7 @@ _ROWS_KEPT = (
     "Relu",
     "Sigmoid",
     "Tanh",
+    "FloorMod",
     "NotEqual",
     "AsString",
     "StringToHashBucketFast",
@@ -65,20 +67,55 @@ def shape(graph: Graph, tensor: str) -> list[Size] | None:
 
 def _unknown(graph: Graph, tensor: str, axis: int) -> Size:
     """A size that is not known: named by the tensor it comes from, where ops keep their rows."""
-    while axis == 0 and _keeps_rows(graph, graph.producer(tensor)):
-        tensor = graph.source(graph.producer(tensor).input[0])
+    while axis == 0 and (position := _rows_from(graph, graph.producer(tensor))) is not None:
+        tensor = graph.source(graph.producer(tensor).input[position])
     return ("dim", tensor, axis)
+
+
+def _rows_from(graph: Graph, node: Any) -> int | None:
+    """The input that has as many rows as what a node gives; None where that cannot be said."""
+    if node.op in ("GatherV2", "ResourceGather"):
+        return 1 if _looks_up(graph, node) else None
+    return 0 if _keeps_rows(graph, node) else None
+
+
+def _looks_up(graph: Graph, node: Any) -> bool:
+    """Whether it gives something for each of its ids, which are not one alone."""
+    on_rows = node.op == "ResourceGather" or graph.scalar(node.input[2]) == 0
+    return on_rows and node.attr["batch_dims"].i == 0 and bool(graph.rank(node.input[1]))
 
 
 def _keeps_rows(graph: Graph, node: Any) -> bool:
     """Whether what a node gives has as many rows as its first input."""
     if node.op in ("ExpandDims", "Squeeze"):
         return _keeps_first(graph, node)
+    if node.op == "StridedSlice":
+        return all_rows(graph, node)
     if node.op == "MatMul":
         return not node.attr["transpose_a"].b
-    if node.op == "BiasAdd":
+    if node.op in ("AddN", "BiasAdd"):
         return True
-    return node.op in _ROWS_KEPT and graph.rank(node.input[0]) == graph.rank(node.name)
+    if node.op not in _ROWS_KEPT or graph.rank(node.input[0]) is None:
+        return False
+    ranks = [graph.rank(tensor) for tensor in graph.arguments(node)]
+    own = graph.rank(node.name)
+    return ranks[0] == own and all(rank is not None and own is not None and rank < own for rank in ranks[1:])
+
+
+def all_rows(graph: Graph, node: Any) -> bool:
+    """Whether a slice is x[:, ...]."""
+    steps = graph.value(node.input[3])
+    masks = [node.attr[key].i for key in ("begin_mask", "end_mask")]
+    odd = [node.attr[key].i for key in ("ellipsis_mask", "new_axis_mask")]
+    shrunk = node.attr["shrink_axis_mask"].i & 1
+    return (
+        steps is not None
+        and steps.size > 0
+        and steps.flat[0] == 1
+        and all(mask & 1 for mask in masks)
+        and not any(odd)
+        and not shrunk
+    )
 
 
 def _keeps_first(graph: Graph, node: Any) -> bool:

@@ -126,6 +126,13 @@ def binary(graph: Graph, op: str, a: str, b: str, like: str) -> str:
     return graph.add(op, [a, b], like, T=dtype_of(graph.dtype(a)))
 
 
+def add_up(graph: Graph, tensors: list[str], like: str) -> str:
+    """The sum of tensors of one shape. That they are is checked: nothing is repeated."""
+    if len(tensors) == 1:
+        return tensors[0]
+    return graph.add("AddN", tensors, f"{like}/add", N=len(tensors), T=dtype_of(graph.dtype(tensors[0])))
+
+
 def select(graph: Graph, condition: str, then: str, otherwise: str, like: str) -> str:
     return graph.add("SelectV2", [condition, then, otherwise], like, T=dtype_of(graph.dtype(then)))
 

@@ -17,9 +17,11 @@ import numpy as np
 
 from fastserve.workshop.optimizing.graph import Graph, dtype_of, split
 from fastserve.workshop.passes.base import Options, Pass
+from fastserve.workshop.passes.sizes import all_rows
 from fastserve.workshop.passes.tables import (
     FLOATS,
     INT32,
+    add_up,
     binary,
     concat,
     gather_rows,
@@ -52,6 +54,11 @@ _COSTLY = frozenset(
 )
 
 
+# Integers as wide as floats. The widest are two.
+_COMPLEX128 = 18
+_BITS = {1: 3, 2: 9, 8: 9, 14: 5, 19: 5, _COMPLEX128: 9}
+
+
 class Side:
     """Which tensors have a row for each row of the user's inputs, computed from nothing else."""
 
@@ -60,8 +67,11 @@ class Side:
         self.rows = {split(tensor)[0] for tensor in inputs}
         # Of no input at all.
         self.free: set[str] = set()
+        effectful = graph.effectful()
         for node in graph.in_order():
-            if node.name in self.rows or any(tensor.startswith("^") for tensor in node.input):
+            if node.name in self.rows or node.name in effectful:
+                continue
+            if any(tensor.startswith("^") for tensor in node.input):
                 continue
             if node.op in ("Const", "VarHandleOp") or (node.op != "Placeholder" and self._all_free(node)):
                 self.free.add(node.name)
@@ -122,7 +132,7 @@ class Side:
         if op == "OneHot":
             return first and others_free and node.attr["axis"].i in (-1, rank - 1)
         if op == "StridedSlice":
-            return first and others_free and self._all_rows(node)
+            return first and others_free and all_rows(graph, node)
         return False
 
     def _fits(self, tensor: str, rank: int) -> bool:
@@ -141,24 +151,10 @@ class Side:
         inner = int(np.prod([size or 0 for size in own[1:]], dtype=np.int64))
         return int(wanted[0]) == -1 and int(np.prod(wanted[1:], dtype=np.int64)) == inner > 0
 
-    def _all_rows(self, node: Any) -> bool:
-        """x[:, ...]"""
-        steps = self._graph.value(node.input[3])
-        masks = [node.attr[key].i for key in ("begin_mask", "end_mask")]
-        odd = [node.attr[key].i for key in ("ellipsis_mask", "new_axis_mask")]
-        shrunk = node.attr["shrink_axis_mask"].i & 1
-        return (
-            steps is not None
-            and steps.flat[0] == 1
-            and all(mask & 1 for mask in masks)
-            and not any(odd)
-            and not shrunk
-        )
-
 
 def user(graph: Graph, options: Options) -> int:
     inputs = [graph.inputs[alias] for alias in options.user_inputs if alias in graph.inputs]
-    if not inputs or any((graph.rank(tensor) or 0) < 1 for tensor in inputs):
+    if not inputs or not all(_has_rows(graph, tensor) for tensor in inputs):
         return 0
     _split_products(graph, options, Side(graph, inputs))
     _put_together(graph, Side(graph, inputs))
@@ -179,6 +175,12 @@ def user(graph: Graph, options: Options) -> int:
                 graph.outputs[alias] = spread
     graph.prune()
     return len(ends)
+
+
+def _has_rows(graph: Graph, tensor: str) -> bool:
+    """Whether it is [N, ...], and in more than two dimensions the numbers in a row are known."""
+    shape = graph.shape(tensor)
+    return shape is not None and len(shape) > 0 and (len(shape) <= 2 or all(shape[1:]))
 
 
 def _ends(graph: Graph, side: Side, inputs: set[str]) -> list[str]:
@@ -236,12 +238,9 @@ def _put_together(graph: Graph, side: Side) -> None:
     for node in [n for n in graph.nodes.values() if n.op == "AddN" and n.name not in side.rows]:
         mine, others = ([t for t in node.input if side.has(t) is wanted] for wanted in (True, False))
         if len(mine) > 1 and others and not any(t.startswith("^") for t in node.input):
-            dtype, like = dtype_of(graph.dtype(node.name)), f"{node.name}/user"
-            sums = [
-                tensors[0] if len(tensors) == 1 else graph.add("AddN", tensors, like, N=len(tensors), T=dtype)
-                for tensors in (mine, others)
-            ]
-            graph.replace(node.name, binary(graph, "AddV2", sums[0], sums[1], f"{like}/all"))
+            like = f"{node.name}/user"
+            sums = [add_up(graph, tensors, like) for tensors in (mine, others)]
+            graph.replace(node.name, add_up(graph, sums, f"{like}/all"))
 
 
 def _split_products(graph: Graph, options: Options, side: Side) -> None:
@@ -281,7 +280,7 @@ def _split_products(graph: Graph, options: Options, side: Side) -> None:
                     transpose_b=False,
                 )
             )
-        graph.replace(node.name, binary(graph, "AddV2", terms[0], terms[1], f"{node.name}/split"))
+        graph.replace(node.name, add_up(graph, terms, f"{node.name}/split"))
 
 
 # ---- runs of equal rows ---------------------------------------------------------------------------
@@ -292,12 +291,11 @@ def _runs(graph: Graph, inputs: list[str]) -> tuple[str, str]:
     like = "users"
     by_type: dict[int, list[str]] = defaultdict(list)
     for tensor in inputs:
-        by_type[graph.dtype(tensor)].append(_flat(graph, tensor, like))
-    differs = None
-    for tensors in by_type.values():
-        changed = _changes(graph, concat(graph, tensors, 1, like), like)
-        differs = changed if differs is None else graph.add("LogicalOr", [differs, changed], f"{like}/or")
-    assert differs is not None
+        flat = _flat(graph, tensor, like)
+        by_type[graph.dtype(flat)].append(flat)
+    changed = [_changes(graph, concat(graph, tensors, 1, like), like) for tensors in by_type.values()]
+    # Side by side, which wants as many rows of each.
+    differs = changed[0] if len(changed) == 1 else _any(graph, pack(graph, changed, 1, like), like)
     # The first row begins a run; where there is no row, none does.
     first = graph.add("OnesLike", [_part(graph, differs, 0, 1, like)], f"{like}/first", T=dtype_of(10))
     begins = concat(graph, [first, _part(graph, differs, 1, None, like)], 0, like)
@@ -312,8 +310,14 @@ def _runs(graph: Graph, inputs: list[str]) -> tuple[str, str]:
 
 
 def _flat(graph: Graph, tensor: str, like: str) -> str:
-    """[N, numbers in a row]."""
+    """[N, numbers in a row]. Of floats their bits as integers: 0.0 is not -0.0, and what is undefined is
+    itself."""
     shape = graph.shape(tensor) or ()
+    own = graph.dtype(tensor)
+    if own in _BITS:
+        bits = _BITS[own]
+        tensor = graph.add("Bitcast", [tensor], f"{like}/bits", T=dtype_of(own), type=dtype_of(bits))
+        shape = (*shape, 2) if own == _COMPLEX128 else shape
     if len(shape) == 2:
         return tensor
     if len(shape) == 1:
@@ -336,8 +340,13 @@ def _changes(graph: Graph, rows: str, like: str) -> str:
         T=dtype_of(graph.dtype(rows)),
         incompatible_shape_error=True,
     )
+    return _any(graph, differ, like)
+
+
+def _any(graph: Graph, flags: str, like: str) -> str:
+    """[N]: which rows have one."""
     axis = graph.constant(np.int32(1), f"{like}/axis")
-    return graph.add("Any", [differ, axis], f"{like}/any", Tidx=INT32, keep_dims=False)
+    return graph.add("Any", [flags, axis], f"{like}/any", Tidx=INT32, keep_dims=False)
 
 
 def _part(graph: Graph, tensor: str, begin: int, end: int | None, like: str) -> str:
