@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fastserve.workshop.optimizing.graph import Graph, dtype_of, split
+from fastserve.workshop.optimizing.graph import Graph, dtype_of, spelled, split
 from fastserve.workshop.passes.base import Options, Pass
 from fastserve.workshop.passes.sizes import all_rows
 from fastserve.workshop.passes.tables import (
@@ -163,8 +163,9 @@ def user(graph: Graph, options: Options) -> int:
     ends = _ends(graph, side, set(inputs))
     if not ends:
         return 0
-    firsts, runs = _runs(graph, inputs)
-    fewer = {tensor: gather_rows(graph, tensor, firsts, f"{tensor}/users") for tensor in inputs}
+    blocks = _blocks(graph, inputs)
+    firsts, runs = _runs(graph, [block for block, _ in blocks])
+    fewer = _of_users(graph, blocks, firsts)
     for tensor in ends:
         spread = gather_rows(graph, _for_users(graph, side, tensor, fewer), runs, f"{tensor}/spread")
         for name, place in graph.consumers(tensor):
@@ -181,6 +182,33 @@ def _has_rows(graph: Graph, tensor: str) -> bool:
     """Whether it is [N, ...], and in more than two dimensions the numbers in a row are known."""
     shape = graph.shape(tensor)
     return shape is not None and len(shape) > 0 and (len(shape) <= 2 or all(shape[1:]))
+
+
+def _blocks(graph: Graph, inputs: list[str]) -> list[tuple[str, list[str]]]:
+    """The inputs with what they are: vectors of one type next to each other as one matrix. A lookup in that
+    costs as much as one in a vector."""
+    vectors: dict[int, list[str]] = defaultdict(list)
+    for tensor in inputs:
+        if graph.rank(tensor) == 1:
+            vectors[graph.dtype(tensor)].append(tensor)
+    several = [tensors for tensors in vectors.values() if len(tensors) > 1]
+    alone = [tensor for tensor in inputs if not any(tensor in tensors for tensors in several)]
+    made = [(pack(graph, tensors, 1, "users"), tensors) for tensors in several]
+    return made + [(tensor, [tensor]) for tensor in alone]
+
+
+def _of_users(graph: Graph, blocks: list[tuple[str, list[str]]], firsts: str) -> dict[str, str]:
+    """By input: one row for each user."""
+    made: dict[str, str] = {}
+    for block, tensors in blocks:
+        rows = gather_rows(graph, block, firsts, f"{block}/users")
+        if len(tensors) > 1:
+            dtype = dtype_of(graph.dtype(rows))
+            apart = graph.add("Unpack", [rows], f"{block}/each", num=len(tensors), T=dtype, axis=1)
+            made |= {tensor: spelled(apart, place) for place, tensor in enumerate(tensors)}
+        else:
+            made[block] = rows
+    return made
 
 
 def _ends(graph: Graph, side: Side, inputs: set[str]) -> list[str]:
