@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -115,6 +116,17 @@ def test_what_only_pays_after_a_later_pass_is_tried_again(tmp_path: Path) -> Non
     assert done(tried) == ("later", "early")
     assert [each.name for each in tried.results] == ["blind", "later", "early"]  # in the order of what is
     assert results(tried)["blind"].why == "within noise"
+
+
+def test_what_clears_up_does_so_after_later_passes_too(tmp_path: Path) -> None:
+    runs: list[str] = []
+    clears = replace(a_pass("clears", lambda _: runs.append("clears") or 1), lays_ground=True)
+    tried = trying(tmp_path, lambda done: 1.0 + ("later" in done))
+    for each in (clears, a_pass("later")):
+        tried.attempt(each)
+    tried.again([clears, a_pass("later")])
+    assert done(tried) == ("clears", "later", "clears") and len(runs) == 2
+    assert [each.name for each in tried.results] == ["clears", "later", "clears"]
 
 
 def test_where_nothing_was_kept_since_nothing_is_tried_again(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from fastserve.workshop.version_directory import new_version
 
 # Within the directory that becomes a version: gone before it does.
 _WORK = ".work"
-# How often those that gave nothing are tried again at most.
+# How often passes are tried again at most.
 _AGAIN = 2
 
 
@@ -123,7 +123,7 @@ def _run(task: Task, step: Callable[[str], None]) -> Outcome:
                 trying.skip(each, "made-up inputs do not show how far answers are off")
             else:
                 trying.attempt(each)
-        step("trying again what gave nothing")
+        step("trying again")
         trying.again(passes)
         step("comparing with the original")
         # Written before what lies in `work` goes: variables are linked.
@@ -198,7 +198,7 @@ class _Trying:
         self._path = original
         self._written = 0
         # By passes that others may make worth a try: how many were kept when they were tried.
-        self._gave_nothing: dict[str, int] = {}
+        self._worth_a_try: dict[str, int] = {}
         self._kept = 0
 
     def skip(self, each: Pass, why: str) -> None:
@@ -208,34 +208,35 @@ class _Trying:
         self.results.append(self._try(each))
 
     def again(self, passes: Sequence[Pass]) -> None:
-        """Those that found nothing or were no faster, where others were kept since: what they have made may
-        be what was missing."""
+        """Those that found nothing or were no faster, and those that clear up, where others were kept since:
+        what they have made may be what was missing."""
         for _ in range(_AGAIN):
             before = self._kept
             for each in passes:
-                if self._gave_nothing.get(each.name, self._kept) < self._kept:
+                if self._worth_a_try.get(each.name, self._kept) < self._kept:
                     self._try_again(each)
             if self._kept == before:
                 return
 
     def _try_again(self, each: Pass) -> None:
-        (place,) = (i for i, result in enumerate(self.results) if result.name == each.name)
-        result = self._try(each)
+        place = max(i for i, result in enumerate(self.results) if result.name == each.name)
+        before, result = self.results[place], self._try(each)
         if result.kept:  # it came after those that are listed
-            del self.results[place]
             self.results.append(result)
-        else:
+        if result.kept and not before.kept:
+            del self.results[place]
+        elif not before.kept:
             self.results[place] = result
 
     def _try(self, each: Pass) -> PassResult:
-        self._gave_nothing.pop(each.name, None)
+        self._worth_a_try.pop(each.name, None)
         changed = {name: graph.copy() for name, graph in self.graphs.items()}
         try:
             changes = sum(each.run(graph, self._options) for graph in changed.values())
         except Exception as error:  # a kernel's, TensorFlow's own rewriter's
             return _dropped(each, 0, f"could not be tried: {_first_line(error)}")
         if not changes:
-            self._gave_nothing[each.name] = self._kept
+            self._worth_a_try[each.name] = self._kept
             return _dropped(each, 0, "found nothing to change")
         folder = self._work / f"{self._written}-{each.name}"
         self._written += 1
@@ -244,6 +245,8 @@ class _Trying:
             self._remove(self._path)
             self.graphs, self._path = changed, folder
             self._kept += 1
+            if each.lays_ground:
+                self._worth_a_try[each.name] = self._kept
         else:
             self._remove(folder)
         self._package.keep(self.graphs)
@@ -265,7 +268,7 @@ class _Trying:
         if why is None:
             kept, why = verdict(timings, each.lays_ground)
             if not kept:
-                self._gave_nothing[each.name] = self._kept
+                self._worth_a_try[each.name] = self._kept
         nodes = sum(len(graph.nodes) for graph in changed.values())
         return PassResult(each.name, each.about, changes, kept, why, timings, largest(comparison), nodes)
 
