@@ -69,6 +69,15 @@ def test_crosses_of_as_many_columns_are_computed_together(tmp_path: Path) -> Non
     assert ops(made)["FloorMod"] == 2 and ops(made)["Reshape"] == 0
 
 
+def test_columns_that_become_rows_again_are_taken_as_they_are(tmp_path: Path) -> None:
+    def predict(a: Any, b: Any, c: Any, d: Any) -> Any:
+        column = tf.reshape(cross(a, b).output_values, [-1, 1])
+        return {"column": column, "row": tf.reshape(column, [-1]) + 1, "pairs": tf.reshape(column, [1, -1])}
+
+    made = assert_arithmetic(flat(tmp_path, predict, *SPECS), 1)
+    assert ops(made)["Reshape"] == 2
+
+
 def test_of_words_they_stay(tmp_path: Path) -> None:
     specs = [tf.TensorSpec([None], tf.string, name="a"), tf.TensorSpec([None], tf.int64, name="b")]
     graph = flat(tmp_path, lambda a, b: cross(a, b).output_values, *specs)

@@ -30,6 +30,7 @@ def crosses(graph: Graph, _: Options) -> int:
     for nodes in by_columns.values():
         for node, ids in zip(nodes, _ids(graph, nodes), strict=True):
             graph.replace(spelled(node.name, 1), ids)
+            _straighten(graph, ids)
     if by_columns:
         graph.prune()
     return sum(map(len, by_columns.values()))
@@ -85,6 +86,16 @@ def _flat(graph: Graph, tensor: str, like: str) -> str:
     if column is not None and graph.rank(column.input[0]) == 1 and len(column.input) == 2:
         return str(column.input[0])
     return reshape(graph, tensor, [-1], like)
+
+
+def _straighten(graph: Graph, ids: str) -> None:
+    """Who takes them as [N] after they were [N, 1] takes them as they are."""
+    for column, _ in graph.takers(ids):
+        if column.op == "Reshape":
+            for flat, _ in graph.takers(column.name):
+                wanted = graph.value(flat.input[1]) if flat.op == "Reshape" else None
+                if wanted is not None and wanted.tolist() == [-1]:
+                    graph.replace(flat.name, ids)
 
 
 def _of_each(graph: Graph, values: list[int], like: str) -> str:
