@@ -94,6 +94,24 @@ def test_the_users_vectors_are_handled_together(tmp_path: Path, kind: Any) -> No
     assert_same(graph, made, {name: each[:0] for name, each in given.items()})
 
 
+@pytest.mark.parametrize("taken", [False, True], ids=["alone", "taken by another"])
+def test_the_bias_of_a_split_product_is_added_to_the_users_side(tmp_path: Path, taken: bool) -> None:
+    """Once for each user; but not where somebody takes the product without it."""
+
+    def predict(user_dense: Any, item: Any) -> Any:
+        product = tf.matmul(tf.concat([user_dense, item], 1), FIRST[:10])
+        biased = tf.nn.relu(tf.nn.bias_add(product, BIAS))
+        return tf.concat([biased, product], 1) if taken else biased
+
+    graph = flat(tmp_path, predict, SPECS[1], SPECS[3])
+    made, changes = after(graph, *GROUND, USER, user_inputs=["user_dense"])
+    (bias,) = (node for node in made.nodes.values() if node.op == "BiasAdd")
+    assert changes == 1 and (made.inputs["item"] in made.ancestors([bias.name])) is taken
+    for users in ([0] * 4 + [1] * 3, [2], []):
+        given = inputs(users)
+        assert_same(graph, made, {name: given[name] for name in ("user_dense", "item")}, atol=1e-5)
+
+
 DTYPES = (tf.float32, tf.float64, tf.float16, tf.bfloat16, tf.complex64, tf.complex128)
 
 
