@@ -27,16 +27,20 @@ from typing import Any
 
 import numpy as np
 import report
+from case import turn_ratio
 from process import thread_cpu_us
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from rounds import FULL, QUICK, Length, arguments, asked, exported, finish
+from rounds import FULL, QUICK, Length, arguments, asked, finish
 from servers import Daemon, ServedModel, serving
 
-from fastserve.bench.wire import PREDICT_PATH
+from fastserve.bench.export import export
+from fastserve.bench.requests import Request
+from fastserve.bench.wire import PREDICT_PATH, grpc_body
 from fastserve.protos import message
 
+HERE = Path(__file__).resolve().parent
 OUT = report.RESULTS / "broadcast.json"
 ONCE, FULL_ROWS, WITHOUT = "once", "in full", "without the key"
 MODELS = {ONCE: "ranker", FULL_ROWS: "ranker", WITHOUT: "plain"}
@@ -50,9 +54,9 @@ SMALLER, FASTER = 10.0, 1.0
 # ---- what is asked -----------------------------------------------------------------------------------
 
 
-def bodies(folder: Path) -> dict[str, list[bytes]]:
+def bodies(recorded: Path) -> dict[str, list[bytes]]:
     """The same requests each way: one user each, and candidates that differ."""
-    with np.load(folder / "requests.npz") as arrays:
+    with np.load(recorded) as arrays:
         users, candidates = arrays["user"], arrays["cand"]
     made: dict[str, list[bytes]] = {way: [] for way in MODELS}
     rng = np.random.default_rng(1)
@@ -61,21 +65,9 @@ def bodies(folder: Path) -> dict[str, list[bytes]]:
         cand = candidates[rng.choice(len(candidates), CANDIDATES, replace=False)]
         for way, model in MODELS.items():
             rows = user if way == ONCE else np.repeat(user, CANDIDATES, axis=0)
-            made[way].append(_body(model, {"user": rows, "cand": cand}))
+            request = Request({"user": rows, "cand": cand}, CANDIDATES)
+            made[way].append(grpc_body(model, "serving_default", request))
     return made
-
-
-def _body(model: str, inputs: dict[str, np.ndarray[Any, Any]]) -> bytes:
-    request: Any = message("tensorflow.serving.PredictRequest")()
-    request.model_spec.name = model
-    for alias, values in inputs.items():
-        tensor = request.inputs[alias]
-        tensor.dtype = 1
-        for size in values.shape:
-            tensor.tensor_shape.dim.add(size=size)
-        tensor.tensor_content = values.tobytes()
-    body: bytes = request.SerializeToString()
-    return body
 
 
 # ---- the comparison ----------------------------------------------------------------------------------
@@ -121,13 +113,14 @@ def served(daemon: Daemon, model: str, messages: list[bytes], length: Length) ->
 
 
 def measure(length: Length) -> list[dict[str, Any]]:
-    folder = exported("two_towers")
-    wanted = bodies(folder)
+    model = export(HERE / "models" / "two_towers.py")
+    assert model.recorded is not None
+    wanted = bodies(model.recorded)
     samples: dict[str, list[float]] = {way: [] for way in MODELS}
     cpu_us: dict[str, list[float]] = {way: [] for way in MODELS}
     models = [
-        ServedModel("ranker", str(folder), {"batching": {"broadcast": ["user"]}}),
-        ServedModel("plain", str(folder)),
+        ServedModel("ranker", str(model.base_path), {"batching": {"broadcast": ["user"]}}),
+        ServedModel("plain", str(model.base_path)),
     ]
     with serving(models) as daemon, Progress(transient=True) as progress:
         check_answers(daemon, wanted)
@@ -141,7 +134,8 @@ def measure(length: Length) -> list[dict[str, Any]]:
                 cpu_us[way].append(cost_us)
                 progress.advance(task)
     sizes = {way: round(statistics.mean(map(len, messages))) for way, messages in wanted.items()}
-    faster, alike = _ratio(samples, ONCE, FULL_ROWS), _ratio(samples, FULL_ROWS, WITHOUT)
+    faster = turn_ratio(samples[ONCE], samples[FULL_ROWS])
+    alike = turn_ratio(samples[FULL_ROWS], samples[WITHOUT])
     smaller = sizes[FULL_ROWS] / sizes[ONCE]
     return [
         {
@@ -165,19 +159,15 @@ def measure(length: Length) -> list[dict[str, Any]]:
             "unit": "us",
             "samples": {way: [round(us, 3) for us in costs] for way, costs in cpu_us.items()},
             "medians": {way: round(statistics.median(costs), 2) for way, costs in cpu_us.items()},
-            "ratio": round(_ratio(cpu_us, ONCE, FULL_ROWS), 3),
+            "ratio": round(turn_ratio(cpu_us[ONCE], cpu_us[FULL_ROWS]), 3),
         },
         {
             "case": "rows/s in full, with the key beside without",
             "ratio": round(alike, 3),
-            "cpu_ratio": round(_ratio(cpu_us, FULL_ROWS, WITHOUT), 3),
+            "cpu_ratio": round(turn_ratio(cpu_us[FULL_ROWS], cpu_us[WITHOUT]), 3),
         },
         {"case": "equal answers, bit for bit", "requests": REQUESTS, "passed": True},
     ]
-
-
-def _ratio(samples: dict[str, list[float]], one: str, other: str) -> float:
-    return statistics.median(a / b for a, b in zip(samples[one], samples[other], strict=True))
 
 
 def show(console: Console, found: list[dict[str, Any]]) -> None:

@@ -29,10 +29,13 @@ from typing import Any
 
 import numpy as np
 import report
+from case import turn_ratio
 from rich.console import Console
 from rich.table import Table
-from rounds import Length, arguments, asked, exported, finish
+from rounds import Length, arguments, asked, finish
 from servers import Daemon, ServedModel, serving
+
+from fastserve.bench.export import export
 
 HERE = Path(__file__).resolve().parent
 OUT = report.RESULTS / "infer.json"
@@ -198,7 +201,7 @@ def check(python: Reference, daemon: Daemon, asked: list[list[bytes]]) -> None:
 
 
 def measure(length: Length) -> list[dict[str, Any]]:
-    folder = exported(MODEL)
+    folder = export(HERE / "models" / f"{MODEL}.py").base_path
     asked = requests(folder)
     found = []
     with reference(folder) as python, serving([ServedModel(MODEL, str(folder))]) as daemon:
@@ -213,9 +216,7 @@ def measure(length: Length) -> list[dict[str, Any]]:
                     command = {"threads": threads, "seconds": length.seconds, "warmup_s": length.warmup_s}
                     samples[python_with(threads)].append(python.ask(signature=signature, **command))
             ratios = {
-                name: statistics.median(
-                    ours / theirs for ours, theirs in zip(samples["fastserve"], values, strict=True)
-                )
+                name: turn_ratio(samples["fastserve"], values)
                 for name, values in samples.items()
                 if name != "fastserve"
             }

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +15,9 @@ from rich.console import Console
 
 from fastserve._native.load import LoadResult
 from fastserve._native.load import run as generate
+from fastserve.whole_file import write_whole
 
-HERE = Path(__file__).resolve().parent
 _TIMEOUT_S = 30.0
-_EXPORT_TIMEOUT_S = 600.0
 _WIDTH = 160
 
 Found = list[dict[str, Any]]
@@ -45,15 +42,6 @@ def arguments(about: str | None, out: Path) -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="few rounds: rough figures")
     parser.add_argument("--out", type=Path, default=out)
     return parser
-
-
-def exported(name: str) -> Path:
-    """The base path of bench/models/NAME.py, which writes its requests beside the version."""
-    cache = HERE / ".cache" / name
-    if not (cache / "1").exists():
-        exporter = [sys.executable, str(HERE / "models" / f"{name}.py"), str(cache)]
-        subprocess.run(exporter, check=True, capture_output=True, timeout=_EXPORT_TIMEOUT_S)
-    return cache
 
 
 def asked(
@@ -86,6 +74,7 @@ def finish(
     """Shows and writes the rows. The exit code: whether all that have a bar pass."""
     show(console if console.is_terminal else Console(highlight=False, width=_WIDTH), found)
     document = {"machine": report.machine(), "quick": quick, "rows": found}
-    out.write_text(json.dumps(document, indent=1) + "\n")
+    text = json.dumps(document, indent=1) + "\n"
+    write_whole(out, lambda file: file.write(text.encode()))
     console.print(str(out), markup=False)
     return 1 if any(row.get("passed") is False for row in found) else 0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from fastserve.errors import FastServeError
+from fastserve.whole_file import write_whole
 from fastserve.workshop.version_directory import VERSION_MAX
 
 _FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
@@ -36,10 +36,10 @@ _FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
     "batch_sizes",
     multiple=True,
     type=click.IntRange(1, 1_000_000),
-    default=(100,),
+    default=(100, 400),
     show_default=True,
     metavar="ROWS",
-    help="Rows of a run that is timed. May be repeated.",
+    help="Rows of a run that is timed: of a request, and of several put together. May be repeated.",
 )
 @click.option(
     "--user-input",
@@ -85,6 +85,12 @@ _FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
     metavar="N",
     help="Of the result. Default: the number after the highest in OUT.",
 )
+@click.option(
+    "--config",
+    type=_FILE,
+    metavar="FILE",
+    help="Take [tensorflow] from this configuration.",
+)
 @click.option("--tag", "tags", multiple=True, default=("serve",), show_default=True, help="Graph tag(s).")
 @click.option(
     "--json",
@@ -98,6 +104,7 @@ def optimize(
     out: Path | None,
     list_passes: bool,
     freeze_kib: int,
+    config: Path | None,
     json_file: Path | None,
     **options: Any,
 ) -> None:
@@ -107,10 +114,11 @@ def optimize(
     Names, dtypes and shapes of signatures stay, and so do tables, assets and warm-up requests: any TensorFlow
     Serving server loads the result. Large variables stay in its checkpoint.
 
-    Each pass is tried on what the passes before it have made, run by the daemon's own runtime in a process
+    Each pass is tried on what the passes before it have made, run by the daemon's own runtime in processes
     beside, in turn with what it started from, and kept only if the answers are within the tolerance of the
-    original's and it is faster here. Passes that later ones build on stay if they are no slower. If in the
-    end nothing is gained, no version is written. Run it on a quiet machine like the one that will serve.
+    original's and it is faster here, at one of the batch sizes and slower at none. Passes that later ones
+    build on stay if they are no slower. If in the end nothing is gained, no version is written. Run it on a
+    quiet machine like the one that will serve.
 
     Answers are compared on --rows, --requests, or the version's own warm-up requests; without any, on made-up
     values, which prove little.
@@ -135,12 +143,15 @@ def optimize(
         raise FastServeError("fastserve optimize needs TensorFlow: pip install 'fastserve[workshop]'")
     from rich.console import Console
 
+    from fastserve.config import TensorFlow
+    from fastserve.config_read import read_config
     from fastserve.interrupt import termination_as_interrupt
     from fastserve.terminal_bar import Steps
     from fastserve.workshop.optimizing.command import NothingGained, Task, run, steps_of
     from fastserve.workshop.optimizing.report import as_json, show
 
-    task = Task(model, out, freeze_bytes=freeze_kib << 10, **options)
+    settings = read_config(config).tensorflow if config is not None else TensorFlow()
+    task = Task(model, out, freeze_bytes=freeze_kib << 10, settings=settings, **options)
     console = Console(stderr=True)
     code = 0
     with termination_as_interrupt():
@@ -155,7 +166,6 @@ def optimize(
         else:
             show(outcome, Console())
             if json_file is not None:
-                json_file.write_text(text)
+                write_whole(json_file, lambda file: file.write(text.encode()))
     if code:
         raise FastServeError(f"{model}: nothing was gained, and no version is written: {why}")
-    sys.exit(0)

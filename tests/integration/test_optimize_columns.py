@@ -15,6 +15,7 @@ from optimize_graphs import GROUND, after, assert_same, flat, in_session, ops, r
 from fastserve.workshop.optimizing.source import read_source
 from fastserve.workshop.passes.columns import PASS as COLUMNS
 from fastserve.workshop.passes.common import PASS as COMMON
+from fastserve.workshop.passes.crosses import PASS as CROSSES
 
 fc = tf.feature_column
 tf.compat.v1.logging.set_verbosity(tf.compat.v1.logging.ERROR)
@@ -291,3 +292,11 @@ def test_a_column_that_is_sparse_to_begin_with(tmp_path: Path) -> None:
 
     graph = flat(tmp_path, function, *specs)
     assert after(graph, *GROUND, COLUMNS)[1] == 0
+
+
+def test_crosses_of_numbers_become_arithmetic(tmp_path: Path) -> None:
+    pairs = [fc.crossed_column(list(pair), 30) for pair in ("ab", "bc", "ca")]
+    graph = of_columns(tmp_path, linear_model(*pairs), a=tf.int64, b=tf.int64, c=tf.int64)
+    made, found = after(graph, *GROUND, COLUMNS, CROSSES)
+    assert found == 3 and not ops(made)["SparseCross"]
+    assert_same(graph, made, {name: ids() for name in "abc"})

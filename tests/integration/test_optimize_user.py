@@ -69,6 +69,49 @@ def test_undefined_numbers_are_themselves(graphs: Any) -> None:
     assert_same(graph, made, rows, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [tf.int64, tf.float32, tf.string], ids=lambda kind: str(kind.name))
+def test_the_users_vectors_are_handled_together(tmp_path: Path, kind: Any) -> None:
+    """Told apart as one matrix, and one lookup gives a row of each for each user."""
+    names = [f"user_{place}" for place in range(6)]
+    specs = [tf.TensorSpec([None], kind, name=name) for name in names]
+
+    def predict(*values: Any) -> Any:
+        item, *user = values[::-1]
+        words = [each if kind == tf.string else tf.strings.as_string(each) for each in user]
+        found = [tf.gather(TABLE, tf.strings.to_hash_bucket_fast(each, 20)) for each in words]
+        return tf.add_n(found) * item[:, :1]
+
+    graph = flat(tmp_path, predict, *specs, SPECS[-1])
+    made, changes = after(graph, *GROUND, USER, user_inputs=names)
+    assert changes == 1 and ops(made)["GatherV2"] == len(names) + 2  # the users' rows, and the rows' users
+    assert ops(made)["ExpandDims"] == ops(graph)["ExpandDims"] and ops(made)["NotEqual"] == 1
+    values = RNG.integers(0, 3, (9, 6))
+    rows = np.array([0, 0, 1, 2, 2, 2, 0])
+    as_kind = values.astype(str).astype(object) if kind == tf.string else values.astype(kind.as_numpy_dtype)
+    given: dict[str, Any] = {name: as_kind[rows, place] for place, name in enumerate(names)}
+    given["item"] = RNG.standard_normal((len(rows), 4)).astype(np.float32)
+    assert_same(graph, made, given)
+    assert_same(graph, made, {name: each[:0] for name, each in given.items()})
+
+
+@pytest.mark.parametrize("taken", [False, True], ids=["alone", "taken by another"])
+def test_the_bias_of_a_split_product_is_added_to_the_users_side(tmp_path: Path, taken: bool) -> None:
+    """Once for each user; but not where somebody takes the product without it."""
+
+    def predict(user_dense: Any, item: Any) -> Any:
+        product = tf.matmul(tf.concat([user_dense, item], 1), FIRST[:10])
+        biased = tf.nn.relu(tf.nn.bias_add(product, BIAS))
+        return tf.concat([biased, product], 1) if taken else biased
+
+    graph = flat(tmp_path, predict, SPECS[1], SPECS[3])
+    made, changes = after(graph, *GROUND, USER, user_inputs=["user_dense"])
+    (bias,) = (node for node in made.nodes.values() if node.op == "BiasAdd")
+    assert changes == 1 and (made.inputs["item"] in made.ancestors([bias.name])) is taken
+    for users in ([0] * 4 + [1] * 3, [2], []):
+        given = inputs(users)
+        assert_same(graph, made, {name: given[name] for name in ("user_dense", "item")}, atol=1e-5)
+
+
 DTYPES = (tf.float32, tf.float64, tf.float16, tf.bfloat16, tf.complex64, tf.complex128)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,11 +25,11 @@ from fastserve.workshop.optimizing.measuring import (
     Measuring,
     faster,
     largest,
-    slower,
     timings_of,
+    verdict,
     within,
 )
-from fastserve.workshop.optimizing.package import Package
+from fastserve.workshop.optimizing.package import Package, stored_bytes
 from fastserve.workshop.optimizing.requests import find_pools
 from fastserve.workshop.optimizing.source import read_source
 from fastserve.workshop.optimizing.values import Job, Outcome, PassResult, Wanted
@@ -39,6 +39,12 @@ from fastserve.workshop.version_directory import new_version
 
 # Within the directory that becomes a version: gone before it does.
 _WORK = ".work"
+# How often passes are tried again at most.
+_AGAIN = 2
+
+
+# A request, and several that the server has put together.
+BATCH_SIZES = (100, 400)
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Task:
     without: tuple[str, ...] = ()
     rows: Path | None = None
     requests: tuple[Path, ...] = ()
-    batch_sizes: tuple[int, ...] = (100,)
+    batch_sizes: tuple[int, ...] = BATCH_SIZES
     user_inputs: tuple[str, ...] = ()
     tolerance: float = 1e-5
     freeze_bytes: int = 1 << 20
@@ -76,11 +82,18 @@ def chosen_passes(only: Sequence[str], without: Sequence[str], half: bool = Fals
 
 def steps_of(task: Task) -> int:
     """As many as `run` tells."""
-    return len(chosen_passes(task.only, task.without, task.half)) + 3
+    return len(chosen_passes(task.only, task.without, task.half)) + 4
 
 
 def run(task: Task, step: Callable[[str], None]) -> Outcome:
     """`step`: what is done now. WorkshopError and its kin."""
+    try:
+        return _run(task, step)
+    except OSError as error:
+        raise WorkshopError(f"{error.filename or task.out}: {error.strerror or error}") from error
+
+
+def _run(task: Task, step: Callable[[str], None]) -> Outcome:
     passes = chosen_passes(task.only, task.without, task.half)
     environment = dict(os.environ)
     # For TensorFlow here, which only takes graphs apart: no notes about the processor, and no memory of a
@@ -110,6 +123,8 @@ def run(task: Task, step: Callable[[str], None]) -> Outcome:
                 trying.skip(each, "made-up inputs do not show how far answers are off")
             else:
                 trying.attempt(each)
+        step("trying again")
+        trying.again(passes)
         step("comparing with the original")
         # Written before what lies in `work` goes: variables are linked.
         package.write(trying.graphs, making.path)
@@ -129,11 +144,12 @@ def run(task: Task, step: Callable[[str], None]) -> Outcome:
             largest(comparison),
             _tensorflow(),
             str(machine()["processor"]),
+            (stored_bytes(path), stored_bytes(making.path)),
         )
         if not better:
             raise NothingGained(outcome, why)
     assert making.version is not None
-    return _written(outcome, task.out / str(making.version))
+    return replace(outcome, path=task.out / str(making.version))
 
 
 class NothingGained(Exception):
@@ -142,10 +158,6 @@ class NothingGained(Exception):
     def __init__(self, outcome: Outcome, why: str | None) -> None:
         super().__init__(why or "no pass made the model faster here")
         self.outcome = outcome
-
-
-def _written(outcome: Outcome, path: Path) -> Outcome:
-    return replace(outcome, path=path)
 
 
 def _check_inputs(task: Task, saved_model: SavedModel) -> None:
@@ -163,7 +175,8 @@ def _tensorflow() -> str:
 
 
 class _Trying:
-    """The graphs as they are by now, and what each pass has given."""
+    """The graphs as they are by now, and what each pass has given. On disk and in memory is what they need
+    and what is being tried, and no more."""
 
     def __init__(
         self,
@@ -183,46 +196,90 @@ class _Trying:
         self._work = work
         # What the graphs are written as.
         self._path = original
+        self._written = 0
+        # By passes that others may make worth a try: how many were kept when they were tried.
+        self._worth_a_try: dict[str, int] = {}
+        self._kept = 0
 
     def skip(self, each: Pass, why: str) -> None:
-        self._note(each, 0, False, why)
+        self.results.append(_dropped(each, 0, why))
 
     def attempt(self, each: Pass) -> None:
+        self.results.append(self._try(each))
+
+    def again(self, passes: Sequence[Pass]) -> None:
+        """Those that found nothing or were no faster, and those that clear up, where others were kept since:
+        what they have made may be what was missing."""
+        for _ in range(_AGAIN):
+            before = self._kept
+            for each in passes:
+                if self._worth_a_try.get(each.name, self._kept) < self._kept:
+                    self._try_again(each)
+            if self._kept == before:
+                return
+
+    def _try_again(self, each: Pass) -> None:
+        place = max(i for i, result in enumerate(self.results) if result.name == each.name)
+        before, result = self.results[place], self._try(each)
+        if result.kept:  # it came after those that are listed
+            self.results.append(result)
+        if result.kept and not before.kept:
+            del self.results[place]
+        elif not before.kept:
+            self.results[place] = result
+
+    def _try(self, each: Pass) -> PassResult:
+        self._worth_a_try.pop(each.name, None)
         changed = {name: graph.copy() for name, graph in self.graphs.items()}
-        changes = sum(each.run(graph, self._options) for graph in changed.values())
+        try:
+            changes = sum(each.run(graph, self._options) for graph in changed.values())
+        except Exception as error:  # a kernel's, TensorFlow's own rewriter's
+            return _dropped(each, 0, f"could not be tried: {_first_line(error)}")
         if not changes:
-            self._note(each, 0, False, "found nothing to change")
-            return
-        folder = self._work / f"{len(self.results)}-{each.name}"
-        self._package.write(changed, folder, linked=True)
+            self._worth_a_try[each.name] = self._kept
+            return _dropped(each, 0, "found nothing to change")
+        folder = self._work / f"{self._written}-{each.name}"
+        self._written += 1
+        result = self._measure(each, changes, changed, folder)
+        if result.kept:
+            self._remove(self._path)
+            self.graphs, self._path = changed, folder
+            self._kept += 1
+            if each.lays_ground:
+                self._worth_a_try[each.name] = self._kept
+        else:
+            self._remove(folder)
+        self._package.keep(self.graphs)
+        return result
+
+    def _measure(self, each: Pass, changes: int, changed: Mapping[str, Graph], folder: Path) -> PassResult:
+        try:
+            self._package.write(changed, folder, linked=True)
+        except (OSError, WorkshopError):  # the place is at fault
+            raise
+        except Exception as error:
+            return _dropped(each, changes, f"could not be tried: {_first_line(error)}")
         try:
             comparison = self._measuring.compare(self._path, folder)
         except Failed as error:
-            self._note(each, changes, False, f"does not run: {error}")
-            return
+            return _dropped(each, changes, f"does not run: {error}")
         timings, why = timings_of(comparison), within(comparison, self._tolerance)
         kept = False
         if why is None:
-            kept = faster(timings) or (each.lays_ground and not slower(timings))
-            why = _verdict(kept, faster(timings), slower(timings))
-        result = PassResult(
-            each.name, each.about, changes, kept, why, timings, largest(comparison), _nodes(changed.values())
-        )
-        self.results.append(result)
-        if kept:
-            self.graphs, self._path = changed, folder
+            kept, why = verdict(timings, each.lays_ground)
+            if not kept:
+                self._worth_a_try[each.name] = self._kept
+        nodes = sum(len(graph.nodes) for graph in changed.values())
+        return PassResult(each.name, each.about, changes, kept, why, timings, largest(comparison), nodes)
 
-    def _note(self, each: Pass, changes: int, kept: bool, why: str) -> None:
-        self.results.append(PassResult(each.name, each.about, changes, kept, why))
+    def _remove(self, path: Path) -> None:
+        if path.parent == self._work:
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def _verdict(kept: bool, is_faster: bool, is_slower: bool) -> str:
-    if is_faster:
-        return "faster"
-    if is_slower:
-        return "slower"
-    return "no slower, and later passes build on it" if kept else "no faster"
+def _dropped(each: Pass, changes: int, why: str) -> PassResult:
+    return PassResult(each.name, each.about, changes, False, why)
 
 
-def _nodes(graphs: Iterable[Graph]) -> int:
-    return sum(len(graph.nodes) for graph in graphs)
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

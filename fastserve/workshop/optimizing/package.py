@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fastserve.workshop.errors import WorkshopError
 from fastserve.workshop.optimizing import op_defs
 from fastserve.workshop.optimizing.functions import as_function, forget_stale, mentioned, reachable
 from fastserve.workshop.optimizing.graph import Graph, split
@@ -23,20 +24,27 @@ _COLLECTIONS = ("legacy_init_op", "saved_model_assets", INIT_COLLECTION)
 _FOLDERS = ("assets", "assets.extra")
 # Names of the nodes that save and restore.
 _SAVE = "optimized_save"
+# Of variables, in one file.
+_PART_BYTES = 1 << 28
 
 
 class Package:
     """Writes graphs that were made of one source. Checkpoints of the same variables are written once and
-    linked: files of one file system."""
+    linked, where the file system does that."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._written: dict[tuple[str, ...], Path] = {}
+        # By variables: folders with a checkpoint of them, some of which are gone.
+        self._written: dict[tuple[str, ...], list[Path]] = {}
+
+    def keep(self, graphs: Mapping[str, Graph]) -> None:
+        """Only these will be worked on and written from now on."""
+        self._source.variables.keep(_variables(graphs))
 
     def write(self, graphs: Mapping[str, Graph], folder: Path, *, linked: bool = False) -> None:
         """`linked`: assets are linked to the source's, for versions that live shortly."""
         folder.mkdir(parents=True, exist_ok=True)
-        used = sorted({node.name for graph in graphs.values() for node in _handles(graph, "VarHandleOp")})
+        used = _variables(graphs)
         meta_graph = _meta_graph(self._source, graphs, used)
         from tensorflow.core.protobuf import saved_model_pb2
 
@@ -45,46 +53,90 @@ class Package:
         (folder / "saved_model.pb").write_bytes(saved_model.SerializeToString(deterministic=True))
         for name in _FOLDERS:
             there = self._source.path / name
-            if there.exists() and linked:
-                (folder / name).symlink_to(there.absolute(), target_is_directory=True)
-            elif there.exists():
+            if there.exists() and not (linked and _linked(there, folder / name)):
                 shutil.copytree(there, folder / name)
         if used or self._source.kept_restore:
             self._write_checkpoint(used, folder / "variables")
 
     def _write_checkpoint(self, used: list[str], folder: Path) -> None:
         folder.mkdir()
-        there = self._written.setdefault(tuple(used), folder)
-        if there != folder and there.exists():
-            for file in there.iterdir():
-                os.link(file, folder / file.name)
-            return
-        self._written[tuple(used)] = folder
-        _save(self._source, used, folder)
+        there = self._written.setdefault(tuple(used), [])
+        made = next((other for other in there if other.exists()), None)
+        if made is None:
+            _save(self._source, used, folder)
+        else:
+            for file in made.iterdir():
+                _link_or_copy(file, folder / file.name)
+        there.append(folder)
+
+
+def stored_bytes(path: Path) -> int:
+    """Of a SavedModel: its graph and its variables."""
+    files = [*path.glob("saved_model.pb*"), *(path / "variables").glob("*")]
+    return sum(file.stat().st_size for file in files)
+
+
+def _linked(there: Path, place: Path) -> bool:
+    """Whether `place` is another name of the directory now: some file systems have no links."""
+    try:
+        place.symlink_to(there.absolute(), target_is_directory=True)
+    except OSError:
+        return False
+    return True
+
+
+def _link_or_copy(there: Path, place: Path) -> None:
+    try:
+        os.link(there, place)
+    except OSError:
+        shutil.copyfile(there, place)
+
+
+def _variables(graphs: Mapping[str, Graph]) -> list[str]:
+    return sorted({node.name for graph in graphs.values() for node in _handles(graph, "VarHandleOp")})
 
 
 def _save(source: Source, used: list[str], folder: Path) -> None:
+    """In files that are put together, so that not all of the values are in memory at once. WorkshopError."""
     import tensorflow as tf
 
-    kept: dict[str, Any] = {}
+    names = dict.fromkeys(used, 0)
+    kept: Any = None
     if source.kept_restore:
-        reader = tf.train.load_checkpoint(str(source.path / "variables" / "variables"))
-        kept = {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()}
-    names = [*used, *(key for key in kept if key not in used)]
-    variables = source.variables
-    with tf.device("/cpu:0"):
-        tensors = [
-            tf.constant(variables.value(name), tf.dtypes.as_dtype(variables[name].dtype))
-            if name in used
-            else tf.constant(kept[name])
-            for name in names
-        ]
+        kept = tf.train.load_checkpoint(str(source.path / "variables" / "variables"))
+        names |= dict.fromkeys(kept.get_variable_to_shape_map(), 0)
+    target = str(folder / "variables")
+    parts: list[str] = []
+
+    def save(tensors: dict[str, Any]) -> None:
+        parts.append(f"{target}.part-{len(parts)}")
         tf.raw_ops.SaveV2(
-            prefix=str(folder / "variables"),
-            tensor_names=names,
-            shape_and_slices=[""] * len(names),
-            tensors=tensors,
+            prefix=parts[-1],
+            tensor_names=list(tensors),
+            shape_and_slices=[""] * len(tensors),
+            tensors=list(tensors.values()),
         )
+
+    variables, wanted = source.variables, set(used)
+    waiting: dict[str, Any] = {}
+    try:
+        with tf.device("/cpu:0"):
+            for name in names:
+                waiting[name] = (
+                    tf.constant(variables.value(name), tf.dtypes.as_dtype(variables[name].dtype))
+                    if name in wanted
+                    else tf.constant(kept.get_tensor(name))
+                )
+                if sum(t.shape.num_elements() * t.dtype.size for t in waiting.values()) > _PART_BYTES:
+                    save(waiting)
+                    waiting = {}
+            if waiting or not parts:
+                save(waiting)
+            tf.raw_ops.MergeV2Checkpoints(
+                checkpoint_prefixes=parts, destination_prefix=target, delete_old_dirs=False
+            )
+    except tf.errors.OpError as error:
+        raise WorkshopError(f"{folder}: the variables cannot be written: {error.message}") from None
 
 
 # ---- the graph -----------------------------------------------------------------------------------

@@ -11,6 +11,10 @@ from rich.table import Table
 
 from fastserve.workshop.optimizing.values import Outcome, PassResult, Timing, speedup
 
+_MIB = 1 << 20
+# What a rewritten graph may have more without a word.
+_GROWN = 1.1
+
 
 def show(outcome: Outcome, console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -28,6 +32,13 @@ def show(outcome: Outcome, console: Console) -> None:
             f"[yellow]warning:[/] the inputs of {', '.join(outcome.made_up)} are made up: they show "
             "neither how far answers are off in practice nor how fast it is there. Give real ones: --rows, "
             "--requests, or a warm-up file in the version.",
+            highlight=False,
+        )
+    before, after = outcome.stored_bytes
+    if after > _GROWN * before:
+        console.print(
+            f"[yellow]warning:[/] graph and variables have {after / _MIB:,.1f} MiB, the original's "
+            f"{before / _MIB:,.1f}: tables that are put together are copies, for each signature its own.",
             highlight=False,
         )
     if outcome.path is not None:
@@ -94,6 +105,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
             "difference": outcome.difference,
             "timings": [_timing(timing) for timing in outcome.total],
         },
+        "stored_bytes": dict(zip(("before", "after"), outcome.stored_bytes, strict=True)),
     }
 
 

@@ -7,12 +7,16 @@ and speed, and a warning says so. Pure numpy.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from fastserve.errors import ModelError
+from fastserve.offline.broadcast import spread
 from fastserve.offline.records import (
     REQUESTS_FILE,
     WarmupRequest,
@@ -21,15 +25,18 @@ from fastserve.offline.records import (
     sample_rows,
 )
 from fastserve.offline.rows import read_rows
-from fastserve.offline.tensors import EXAMPLE_STYLES, STYLES, Style, Tensor, sample
+from fastserve.offline.tensors import Style, Tensor, sample
 from fastserve.savedmodel import SavedModel, Signature
 from fastserve.savedmodel.tfrecord import TFRecordError, read_records
 from fastserve.workshop.errors import WorkshopError
 from fastserve.workshop.optimizing.values import Inputs, Load, Pools, Wanted
 
-# Rows that are compared, and recorded requests that are, at most.
-_MOST_ROWS = 4096
+# Rows that are compared, and recorded requests that are, at most: from all over what there is, rows in
+# stretches, since neighbours may be of one user.
+_MOST_ROWS, _STRETCH = 4096, 128
 _MOST_REQUESTS = 256
+# Of a file of requests, so many are read.
+_READ_REQUESTS = 4096
 _MADE_UP_ROWS = 512
 # Batches of one size that timing goes through, so that it does not see the same rows each time.
 _TIMED_BATCHES = 4
@@ -42,17 +49,19 @@ def find_pools(path: Path, saved_model: SavedModel, wanted: Wanted) -> Pools:
     if wanted.rows is not None:
         return _of_rows(wanted.rows, saved_model)
     if wanted.requests:
-        found = [request for file in wanted.requests for request in _of_file(file, saved_model)]
-        return _of_requests(f"{len(found)} recorded requests", found)
+        files = [_of_file(file, saved_model) for file in wanted.requests]
+        more = any(len(found) >= _READ_REQUESTS for found in files)
+        first = f" (a file's first {_READ_REQUESTS})" if more else ""
+        found = _in_full([request for each in files for request in each], wanted.user_inputs)
+        return _of_requests(f"recorded requests{first}", found)
     try:
-        found = [request for request in read_requests(path, saved_model) if not request.made_up]
+        there = read_requests(path, saved_model, wanted.user_inputs)
     except ModelError as error:
         raise WorkshopError(
             f"{path / REQUESTS_FILE} cannot be used: {error}; name others with --rows"
         ) from None
-    return (
-        _of_requests(f"the {len(found)} requests of its warm-up file", found) if found else Pools("", {}, {})
-    )
+    found = [request for request in there if not request.made_up]
+    return _of_requests("requests of its warm-up file", found) if found else Pools("", {}, {})
 
 
 def _of_rows(file: Path, saved_model: SavedModel) -> Pools:
@@ -66,10 +75,19 @@ def _of_rows(file: Path, saved_model: SavedModel) -> Pools:
         return signature
 
     found = read_rows(file, choose, defaults=False)
-    signature = found.signature
-    first = found.request(slice(0, _MOST_ROWS))
-    rows = [first[port.alias] for port in signature.inputs]
-    return Pools(f"{found.count} rows of {file}", {signature.name: rows}, {})
+    chosen, number = np.arange(found.count), str(found.count)
+    if found.count > _MOST_ROWS:
+        starts = _spaced(found.count - _STRETCH + 1, _MOST_ROWS // _STRETCH)
+        chosen = (starts[:, None] + np.arange(_STRETCH)).ravel()
+        number = f"{len(chosen)} of the {found.count}"
+    tensors = found.request(chosen)
+    rows = [tensors[port.alias] for port in found.signature.inputs]
+    return Pools(f"{number} rows of {file}", {found.signature.name: rows}, {})
+
+
+def _spaced(count: int, most: int) -> npt.NDArray[np.int64]:
+    """Numbers below `count`, from the first to the last, `most` of them at most."""
+    return np.linspace(0, count - 1, min(count, most)).astype(np.int64)
 
 
 def _of_file(file: Path, saved_model: SavedModel) -> list[WarmupRequest]:
@@ -77,32 +95,38 @@ def _of_file(file: Path, saved_model: SavedModel) -> list[WarmupRequest]:
     try:
         for record in read_records(file):
             found += [one for one in requests_of(record, file, saved_model) if not one.made_up]
-            if len(found) >= _MOST_ROWS:
+            if len(found) >= _READ_REQUESTS:
                 break
     except (OSError, TFRecordError, ModelError) as error:
         raise WorkshopError(f"{file} is no file of requests that this model takes: {error}") from None
     return found
 
 
+def _in_full(found: Sequence[WarmupRequest], user_inputs: tuple[str, ...]) -> list[WarmupRequest]:
+    """As the model runs them: a log has what came, and a user's inputs may have come with one row."""
+    return [
+        replace(request, inputs=spread(request.signature, user_inputs, request.inputs)) for request in found
+    ]
+
+
 def _of_requests(origin: str, found: Sequence[WarmupRequest]) -> Pools:
-    requests: dict[str, tuple[Inputs, ...]] = {}
+    """`origin`: for people, after their number."""
+    by_signature: dict[str, list[Inputs]] = {}
     for request in found:
-        name = request.signature.name
-        requests[name] = (*requests.get(name, ()), list(request.inputs))
+        by_signature.setdefault(request.signature.name, []).append(list(request.inputs))
+    requests = {
+        name: tuple(each[place] for place in _spaced(len(each), _MOST_REQUESTS))
+        for name, each in by_signature.items()
+    }
     rows = {name: list(tensors) for name, tensors in sample_rows(found).items()}
-    return Pools(origin, rows, {name: each[:_MOST_REQUESTS] for name, each in requests.items()})
+    run = sum(map(len, requests.values()))
+    number = f"{run} of the {len(found)}" if run < len(found) else str(run)
+    return Pools(f"{number} {origin}", rows, requests)
 
 
 def made_up(signature: Signature, style: Style) -> Inputs:
     rng = np.random.default_rng(_SEED)
     return [sample(port, _MADE_UP_ROWS, style, rng) for port in signature.inputs]
-
-
-def styles_of(signature: Signature) -> list[Style]:
-    """Ways to make up inputs, those first that say most."""
-    open_inside = any(dim < 0 for port in signature.inputs for dim in (port.dims or ())[1:])
-    styles = [style for style in STYLES if style.inner == 1 or open_inside]
-    return [*EXAMPLE_STYLES, *styles] if any(port.features for port in signature.inputs) else styles
 
 
 def load_of(signature: Signature, pools: Pools, wanted: Wanted) -> Load | None:
@@ -111,8 +135,16 @@ def load_of(signature: Signature, pools: Pools, wanted: Wanted) -> Load | None:
     if rows is None and not requests:
         return None
     if rows is None or (requests and not _has_rows(signature)):
-        return Load(signature, requests, {_count(requests[0]): requests[:_TIMED_BATCHES]} if requests else {})
+        return Load(signature, requests, _most_usual(requests))
     return from_rows(signature, rows, wanted, requests)
+
+
+def _most_usual(requests: tuple[Inputs, ...]) -> dict[int, tuple[Inputs, ...]]:
+    """Those to time: of as many rows as most of them have."""
+    if not requests:
+        return {}
+    ((size, _),) = Counter(map(_count, requests)).most_common(1)
+    return {size: tuple(inputs for inputs in requests if _count(inputs) == size)[:_TIMED_BATCHES]}
 
 
 def from_rows(signature: Signature, rows: Inputs, wanted: Wanted, requests: tuple[Inputs, ...] = ()) -> Load:
@@ -137,7 +169,7 @@ def from_rows(signature: Signature, rows: Inputs, wanted: Wanted, requests: tupl
     for size in wanted.batch_sizes:
         batches = [_batch(rows, first, size) for first in range(0, max(total, 1), size)]
         checked += batches
-        alike = [_of_one_user(signature, batch, wanted.user_inputs) for batch in batches]
+        alike = [_of_users(signature, batch, wanted) for batch in batches]
         if wanted.user_inputs:
             checked += alike
         timed[size] = tuple(alike[:_TIMED_BATCHES])
@@ -159,12 +191,13 @@ def _batch(rows: Inputs, first: int, size: int) -> Inputs:
     return [Tensor(tensor.dtype, tensor.array[chosen]) for tensor in rows]
 
 
-def _of_one_user(signature: Signature, batch: Inputs, user_inputs: tuple[str, ...]) -> Inputs:
-    """The batch as one request: the first row's user in every row."""
+def _of_users(signature: Signature, batch: Inputs, wanted: Wanted) -> Inputs:
+    """The batch as requests that the server put together, each of the smallest size: in every row of one, its
+    first row's user."""
+    number = np.arange(len(batch[0].array))
+    first = number - number % min(wanted.batch_sizes)
     return [
-        Tensor(tensor.dtype, np.repeat(tensor.array[:1], len(tensor.array), axis=0))
-        if port.alias in user_inputs
-        else tensor
+        Tensor(tensor.dtype, tensor.array[first]) if port.alias in wanted.user_inputs else tensor
         for port, tensor in zip(signature.inputs, batch, strict=True)
     ]
 

@@ -10,12 +10,13 @@ from fastserve.offline.tensors import Tensor
 from fastserve.savedmodel import Signature
 
 Inputs = list[Tensor]
+Pairs = list[tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which inputs to run with. `user_inputs`: the same in all rows of a request, as far as a signature has
-    them."""
+    """Which inputs to run with. `batch_sizes`: the smallest is a request, the others are several.
+    `user_inputs`: the same in all rows of a request, as far as a signature has them."""
 
     rows: Path | None
     requests: tuple[Path, ...]
@@ -45,8 +46,9 @@ class Load:
 @dataclass(frozen=True, slots=True)
 class Job:
     """`path`: the original. `paths`: two to be timed against each other; the second one's answers are
-    compared with those in the file `expected`. Without them: answers and inputs are found and returned.
-    `seconds`: of timing, for each batch size."""
+    compared with those in the file `expected`, if `checked`. Without them: answers and inputs are found and
+    returned. `seconds`: of timing, for each batch size. `new_first`: the second is opened before the
+    first."""
 
     tags: tuple[str, ...]
     path: Path
@@ -57,6 +59,8 @@ class Job:
     seconds: float
     paths: tuple[Path, Path] | None = None
     expected: Path | None = None
+    checked: bool = True
+    new_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +75,17 @@ class Expected:
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """`worst`: by signature, the value that is furthest from the original's: its distance relative to 1 + the
-    value, its distance, its output. `pairs`: by signature and rows, microseconds that a run took, of one and
-    of the other, measured right after each other."""
+    value, its distance, its output. `openings`: by signature and rows, for each time that the two were
+    opened, pairs: microseconds that a run took, of one and of the other, measured right after each other."""
 
     worst: dict[str, tuple[float, float, str]]
-    pairs: dict[tuple[str, int], list[tuple[float, float]]]
+    openings: dict[tuple[str, int], tuple[Pairs, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Of one signature and batch size. `before_us`, `after_us`: medians. `speedup` lies between `low` and
-    `high` with 95 % confidence."""
+    """Of one signature and batch size. `before_us`, `after_us`: medians. With 95 % confidence for all that
+    were compared together, `speedup` is more than `low`, and with the same it is less than `high`."""
 
     signature: str
     rows: int
@@ -119,7 +123,7 @@ class PassResult:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """`path`: the version that was written; None where nothing was gained. `total`: the original beside
-    it."""
+    it. `stored_bytes`: graph and variables, before and after."""
 
     model: Path
     path: Path | None
@@ -131,6 +135,7 @@ class Outcome:
     difference: float
     tensorflow: str
     machine: str
+    stored_bytes: tuple[int, int]
 
 
 def speedup(timings: tuple[Timing, ...]) -> float | None:

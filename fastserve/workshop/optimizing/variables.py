@@ -7,7 +7,7 @@ variables' nodes. Imports TensorFlow when a value is read.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,18 +36,20 @@ class Variable:
 
 
 class Variables:
-    """All that there are. They are only ever added to, so copies of a graph share them, and the graphs of all
-    signatures. `written`: names of the nodes of variables and tables that one of those changes."""
+    """All that there are; copies of a graph share them, and the graphs of all signatures. A name is given
+    once: what is forgotten leaves its own taken. `written`: names of the nodes of variables and tables that
+    one of those changes."""
 
     def __init__(self, checkpoint: str, known: Iterable[Variable]) -> None:
         """`checkpoint`: its path without `.index`."""
         self._checkpoint = checkpoint
         self._known = {variable.name: variable for variable in known}
         self._made: dict[str, npt.NDArray[Any]] = {}
+        self._names = set(self._known)
         self.written: frozenset[str] = frozenset()
 
     def __contains__(self, name: object) -> bool:
-        return name in self._known
+        return name in self._names
 
     def __getitem__(self, name: str) -> Variable:
         return self._known[name]
@@ -57,10 +59,16 @@ class Variables:
 
     def add(self, name: str, value: npt.NDArray[Any], dtype: int) -> str:
         """A new one with this name, which no other has, and this value. Its name."""
-        assert name not in self._known
+        assert name not in self._names
+        self._names.add(name)
         self._known[name] = Variable(name, dtype, value.shape)
         self._made[name] = value
         return name
+
+    def keep(self, used: Collection[str]) -> None:
+        """Forgets those that passes made and that are not among `used`, with their values."""
+        for name in self._made.keys() - used:
+            del self._made[name], self._known[name]
 
     def value(self, name: str) -> npt.NDArray[Any]:
         """Its value. The checkpoint's are read each time: they may be large."""

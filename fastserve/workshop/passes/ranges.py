@@ -6,11 +6,12 @@ from typing import Any
 
 from fastserve.workshop.optimizing.graph import Graph, split
 
-_WHOLE = ("ExpandDims", "GatherNd", "Reshape", "Squeeze", "Transpose")
+_WHOLE = ("ExpandDims", "GatherNd", "Reshape", "Squeeze", "Transpose", "Unpack")
 _HASHES = ("StringToHashBucket", "StringToHashBucketFast", "StringToHashBucketStrong")
 # Of integer types, what can be held.
 _HELD = {1: None, 3: (-(1 << 31), (1 << 31) - 1), 4: (0, 255), 5: (-(1 << 15), (1 << 15) - 1),
-         6: (-128, 127), 9: (-(1 << 63), (1 << 63) - 1), 10: (0, 1), 17: (0, (1 << 16) - 1)}  # fmt: skip
+         6: (-128, 127), 9: (-(1 << 63), (1 << 63) - 1), 10: (0, 1), 17: (0, (1 << 16) - 1),
+         23: (0, (1 << 64) - 1)}  # fmt: skip
 Range = tuple[int, int]
 
 

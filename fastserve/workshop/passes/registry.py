@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastserve.workshop.passes import (
     columns,
     common,
+    crosses,
     fold,
     freeze,
     gathers,
@@ -21,6 +22,7 @@ PASSES: tuple[Pass, ...] = (
     freeze.PASS,
     fold.PASS,
     columns.PASS,
+    crosses.PASS,
     onehot.PASS,
     common.PASS,
     user.PASS,

@@ -95,6 +95,8 @@ def _keeps_rows(graph: Graph, node: Any) -> bool:
         return not node.attr["transpose_a"].b
     if node.op in ("AddN", "BiasAdd"):
         return True
+    if node.op in ("Pack", "Unpack"):
+        return bool(node.attr["axis"].i > 0)
     if node.op not in _ROWS_KEPT or graph.rank(node.input[0]) is None:
         return False
     ranks = [graph.rank(tensor) for tensor in graph.arguments(node)]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fastserve.workshop.optimizing.graph import Graph, dtype_of, split
+from fastserve.workshop.optimizing.graph import Graph, dtype_of, spelled, split
 from fastserve.workshop.passes.base import Options, Pass
 from fastserve.workshop.passes.sizes import all_rows
 from fastserve.workshop.passes.tables import (
@@ -81,11 +81,11 @@ class Side:
     def has(self, tensor: str) -> bool:
         return split(tensor)[0] in self.rows
 
-    def _is_free(self, tensor: str) -> bool:
+    def is_free(self, tensor: str) -> bool:
         return split(tensor)[0] in self.free
 
     def _all_free(self, node: Any) -> bool:
-        return bool(node.input) and all(self._is_free(tensor) for tensor in node.input)
+        return bool(node.input) and all(self.is_free(tensor) for tensor in node.input)
 
     def _by_rows(self, node: Any) -> bool:
         """Whether each row of the node's output comes from the same row of the user's side."""
@@ -96,18 +96,16 @@ class Side:
         if not rank:
             return False
         first = self.has(inputs[0])
-        others_free = all(self._is_free(tensor) for tensor in inputs[1:])
+        others_free = all(self.is_free(tensor) for tensor in inputs[1:])
         if op in _UNARY:
             return first
         if op in _NARY:
             return all(self._fits(tensor, rank) for tensor in inputs)
         if op in ("GatherV2", "ResourceGather"):
             known = op == "ResourceGather" or graph.scalar(inputs[2]) == 0
-            return (
-                self._is_free(inputs[0]) and self.has(inputs[1]) and known and not node.attr["batch_dims"].i
-            )
+            return self.is_free(inputs[0]) and self.has(inputs[1]) and known and not node.attr["batch_dims"].i
         if op == "LookupTableFindV2":
-            return self.has(inputs[1]) and self._is_free(inputs[2])
+            return self.has(inputs[1]) and self.is_free(inputs[2])
         if op == "MatMul":
             return first and others_free and not node.attr["transpose_a"].b
         if op == "BiasAdd":
@@ -142,7 +140,7 @@ class Side:
             return False
         if self.has(tensor):
             return len(own) == rank
-        return self._is_free(tensor) and (len(own) < rank or own[0] == 1)
+        return self.is_free(tensor) and (len(own) < rank or own[0] == 1)
 
     def _keeps_rows(self, tensor: str, wanted: Any) -> bool:
         own = self._graph.shape(tensor)
@@ -163,8 +161,9 @@ def user(graph: Graph, options: Options) -> int:
     ends = _ends(graph, side, set(inputs))
     if not ends:
         return 0
-    firsts, runs = _runs(graph, inputs)
-    fewer = {tensor: gather_rows(graph, tensor, firsts, f"{tensor}/users") for tensor in inputs}
+    blocks = _blocks(graph, inputs)
+    firsts, runs = _runs(graph, [block for block, _ in blocks])
+    fewer = _of_users(graph, blocks, firsts)
     for tensor in ends:
         spread = gather_rows(graph, _for_users(graph, side, tensor, fewer), runs, f"{tensor}/spread")
         for name, place in graph.consumers(tensor):
@@ -181,6 +180,33 @@ def _has_rows(graph: Graph, tensor: str) -> bool:
     """Whether it is [N, ...], and in more than two dimensions the numbers in a row are known."""
     shape = graph.shape(tensor)
     return shape is not None and len(shape) > 0 and (len(shape) <= 2 or all(shape[1:]))
+
+
+def _blocks(graph: Graph, inputs: list[str]) -> list[tuple[str, list[str]]]:
+    """The inputs with what they are: vectors of one type next to each other as one matrix. A lookup in that
+    costs as much as one in a vector."""
+    vectors: dict[int, list[str]] = defaultdict(list)
+    for tensor in inputs:
+        if graph.rank(tensor) == 1:
+            vectors[graph.dtype(tensor)].append(tensor)
+    several = [tensors for tensors in vectors.values() if len(tensors) > 1]
+    alone = [tensor for tensor in inputs if not any(tensor in tensors for tensors in several)]
+    made = [(pack(graph, tensors, 1, "users"), tensors) for tensors in several]
+    return made + [(tensor, [tensor]) for tensor in alone]
+
+
+def _of_users(graph: Graph, blocks: list[tuple[str, list[str]]], firsts: str) -> dict[str, str]:
+    """By input: one row for each user."""
+    made: dict[str, str] = {}
+    for block, tensors in blocks:
+        rows = gather_rows(graph, block, firsts, f"{block}/users")
+        if len(tensors) > 1:
+            dtype = dtype_of(graph.dtype(rows))
+            apart = graph.add("Unpack", [rows], f"{block}/each", num=len(tensors), T=dtype, axis=1)
+            made |= {tensor: spelled(apart, place) for place, tensor in enumerate(tensors)}
+        else:
+            made[block] = rows
+    return made
 
 
 def _ends(graph: Graph, side: Side, inputs: set[str]) -> list[str]:
@@ -280,7 +306,22 @@ def _split_products(graph: Graph, options: Options, side: Side) -> None:
                     transpose_b=False,
                 )
             )
-        graph.replace(node.name, add_up(graph, terms, f"{node.name}/split"))
+        biased = _bias_of(graph, node, side)
+        if biased is not None:
+            bias = [terms[0], biased.input[1]]
+            terms[0] = graph.add("BiasAdd", bias, f"{node.name}/user/bias", T=dtype_of(table.dtype))
+        graph.replace((biased or node).name, add_up(graph, terms, f"{node.name}/split"))
+
+
+def _bias_of(graph: Graph, product: Any, side: Side) -> Any | None:
+    """What adds a bias to the product, if nobody else takes it: it is the user's once."""
+    takers = graph.takers(product.name)
+    if len(takers) != 1 or graph.is_output(product.name):
+        return None
+    ((taker, place),) = takers
+    plain = taker.op == "BiasAdd" and place == 0 and len(taker.input) == 2
+    known = plain and side.is_free(taker.input[1]) and taker.attr["data_format"].s in (b"", b"NHWC")
+    return taker if known else None
 
 
 # ---- runs of equal rows ---------------------------------------------------------------------------
