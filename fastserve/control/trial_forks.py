@@ -91,7 +91,6 @@ class TrialForks:
                     await trial_process.end(await asking)
                 raise
         except (NoFork, OSError) as error:
-            await self.close()
             why = (error.strerror if isinstance(error, OSError) else None) or str(error)
             self._log.warning("trial without the fork server", why=why)
             return None
@@ -130,7 +129,7 @@ class TrialForks:
         return server
 
     async def _fork(self, env: Mapping[str, str | None]) -> ForkedProcess:
-        """NoFork, OSError."""
+        """NoFork, OSError; then there is no server any more."""
         assert self._server is not None
         pipes = Pipes(trial_process.LINE_MAX_BYTES)
         try:
@@ -151,6 +150,8 @@ class TrialForks:
                 raise
         except BaseException:
             pipes.close()
+            # An answer that comes late would be taken for the next one's.
+            await self.close()
             raise
         trial_process.offer_to_the_oom_killer(pid)
         return process

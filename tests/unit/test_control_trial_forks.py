@@ -334,6 +334,22 @@ async def test_one_that_talks_nonsense_is_done_without(
     assert children() == set()
 
 
+async def test_one_that_does_not_answer_while_a_trial_is_cancelled_is_ended(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = ANSWERS.format("s.send(b'{\"ready\": true}')", "print('asked', flush=True); s.recv(1)")
+    monkeypatch.setattr(trial_forks, "child_argv", lambda module: [sys.executable, "-c", code])
+    bench = make(argv=ARGV, fork_s=1.0)
+    asked = asyncio.Event()
+    monkeypatch.setattr(bench.forks._log, "event", lambda *args, **fields: asked.set())
+    running = asyncio.create_task(bench.trial({}))
+    await asked.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert (bench.forks.pid, children()) == (None, set())
+
+
 async def test_a_process_with_threads_is_not_forked(make: Callable[..., Bench], tmp_path: Path) -> None:
     (tmp_path / "threaded.py").write_text(
         "import threading\n"
