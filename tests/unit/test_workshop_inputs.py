@@ -67,7 +67,7 @@ def test_rows_that_somebody_has_are_real(version: Path, tmp_path: Path) -> None:
     saved_model = read(version)
     assert pool_of(saved_model, signature(saved_model), None).origin == f"5 rows of {REQUESTS_FILE}"
     pools = find_pools(version, saved_model, Wanted(None, (), (8,), ()))
-    assert pools.origin == "the 3 requests of its warm-up file" and "serving_default" in pools.rows
+    assert pools.origin == "3 requests of its warm-up file" and "serving_default" in pools.rows
 
 
 def test_of_an_export_only_the_rows_of_the_user_are_real(version: Path) -> None:
