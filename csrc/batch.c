@@ -429,9 +429,10 @@ static bool is_read(const fs_item *item)
 /* An item's own run has failed, with inputs that are still there. */
 static void explain(batch *b, const fs_item *item, fs_error *err)
 {
+    if (!is_read(item))
+        return;
     int64_t began_us = fs_now_us();
-    if (is_read(item))
-        fs_runtime_explain(&b->servable->runtime, b->servable->handle, b->queue->index, b->in, err);
+    fs_runtime_explain(&b->servable->runtime, b->servable->handle, b->queue->index, b->in, err);
     b->explained_us += fs_now_us() - began_us;
 }
 
