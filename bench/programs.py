@@ -77,6 +77,12 @@ def optimize(quick: bool) -> list[str]:
     return [*command, "--out", _result("optimize.json", quick)]
 
 
+def trials(quick: bool) -> list[str]:
+    """What a version's trial costs the processor, started from nothing and forked."""
+    command = [sys.executable, str(HERE / "trials.py"), *(["--quick"] if quick else [])]
+    return [*command, "--out", _result("trials.json", quick)]
+
+
 def _result(name: str, quick: bool) -> str:
     """Rough figures do not replace the others: git ignores results/dev*."""
     return str(RESULTS / (f"dev_{name}" if quick else name))
@@ -92,5 +98,6 @@ PROGRAMS: dict[str, Callable[[bool], list[str]]] = {
     "counting": counting,
     "gateway": gateway,
     "optimize": optimize,
+    "trials": trials,
     "curves": curves,
 }
