@@ -132,8 +132,23 @@ def ends(pid: int, timeout_s: float = 30) -> bool:
         os.close(fd)
 
 
-def children() -> set[int]:
+def all_children() -> set[int]:
     return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
+
+
+OTHERS: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    """Children of the tests before, such as daemons that several tests ask."""
+    OTHERS.clear()
+    OTHERS.update(all_children())
+
+
+def children() -> set[int]:
+    """Those of this test."""
+    return all_children() - OTHERS
 
 
 async def outcome(runner: TrialRunner, request: dict[str, Any]) -> Trial | str:
