@@ -1,7 +1,8 @@
-"""A process that is not our child, as if it were: the core or the gateway of a control process that
-has died.
+"""A process that this event loop has not started, as if it had: the core or the gateway of a control process
+that has died.
 
-What it ended with only its parent can know. Used by adoption, on the event loop.
+What it ended with only its parent can know. Used by adoption, and as what forked_process builds on; on the
+event loop.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class ForeignProcess:
 
     async def wait(self) -> int:
         await self._ended.wait()
-        return EXIT_UNKNOWN
+        assert self.returncode is not None
+        return self.returncode
 
     def terminate(self) -> None:
         self._signal(signal.SIGTERM)
@@ -50,5 +52,8 @@ class ForeignProcess:
 
     def _has_ended(self) -> None:
         self.leave()
-        self.returncode = EXIT_UNKNOWN
+        self.returncode = self._exit_status()
         self._ended.set()
+
+    def _exit_status(self) -> int:
+        return EXIT_UNKNOWN

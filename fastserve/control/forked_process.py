@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import suppress
 from typing import Protocol
 
-from fastserve.control.core_process import EXIT_UNKNOWN
+from fastserve.control.foreign_process import ForeignProcess
 
 
 class Pipes:
@@ -69,7 +68,7 @@ class Stdin(Protocol):
     def close(self) -> None: ...
 
 
-class ForkedProcess:
+class ForkedProcess(ForeignProcess):
     """A running child by its id. `returncode` is None until it has ended, then as subprocess has it."""
 
     def __init__(
@@ -81,30 +80,18 @@ class ForkedProcess:
         stderr: asyncio.StreamReader,
     ) -> None:
         """OSError when it cannot be watched."""
-        self.pid = pid
-        self.returncode: int | None = None
+        super().__init__(pid)
         self.stdin: Stdin = stdin
         self.stdout = stdout
         self.stderr = stderr
         self._pipes = pipes
-        self._fd = os.pidfd_open(pid)
-        self._loop = asyncio.get_running_loop()
-        self._ended = asyncio.Event()
-        self._loop.add_reader(self._fd, self._has_ended)
-
-    async def wait(self) -> int:
-        await self._ended.wait()
-        assert self.returncode is not None
-        return self.returncode
 
     def close(self) -> None:
         """Once it has ended, and nothing that it wrote is of interest any more."""
         self._pipes.close()
 
-    def _has_ended(self) -> None:
-        self._loop.remove_reader(self._fd)
-        os.close(self._fd)
-        self.returncode = EXIT_UNKNOWN
-        with suppress(ChildProcessError):
-            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        self._ended.set()
+    def _exit_status(self) -> int:
+        try:
+            return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        except ChildProcessError:
+            return super()._exit_status()
