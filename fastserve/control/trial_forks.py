@@ -2,7 +2,8 @@
 
 It is started with the first trial that asks for one, and kept. Whenever it cannot be started, dies or does
 not do what it should, it is ended, None says that the trial has to be started from nothing, and the next one
-tries again. Used by trial_runner, on the event loop; the other side is fork_server.
+tries again, unless that has failed some times in a row. Used by trial_runner, on the event loop; the other
+side is fork_server.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ _PACKET_MAX_BYTES = 1 << 16
 # So long the server may take to open its libraries, once it gives way no more.
 _START_S = 60.0
 _FORK_S = 10.0
+# So often in a row it may fail before trials do without it: each time costs more than it could save.
+_MOST_FAILURES = 3
 # So long its last words are read after its end.
 _LAST_WORDS_S = 1.0
 _PR_SET_CHILD_SUBREAPER = 36
@@ -63,6 +66,7 @@ class TrialForks:
         self._start_s = start_s
         self._fork_s = fork_s
         self._server: _Server | None = None
+        self._failures = 0  # in a row
 
     @property
     def pid(self) -> int | None:
@@ -75,7 +79,7 @@ class TrialForks:
         `nice`: how much the server gives way while it starts, until `hurry_after_s` have passed.
         """
         differs = {name for name in {*env, *self._env} if env.get(name) != self._env.get(name)}
-        if differs - _MAY_DIFFER:
+        if differs - _MAY_DIFFER or self._failures >= _MOST_FAILURES:
             return None
         try:
             if self._server is None:
@@ -84,7 +88,7 @@ class TrialForks:
                 self._fork({name: env.get(name) for name in differs}), name="trial-fork"
             )
             try:
-                return await asyncio.shield(asking)
+                forked = await asyncio.shield(asking)
             except asyncio.CancelledError:
                 # Nobody else would end it, and wait for it.
                 with suppress(NoFork, OSError):
@@ -92,8 +96,13 @@ class TrialForks:
                 raise
         except (NoFork, OSError) as error:
             why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            self._failures += 1
             self._log.warning("trial without the fork server", why=why)
+            if self._failures == _MOST_FAILURES:
+                self._log.warning("the fork server is given up: trials start from nothing")
             return None
+        self._failures = 0
+        return forked
 
     async def close(self) -> None:
         """Ends the server, if there is one; a trial that it has forked goes on."""
@@ -175,8 +184,8 @@ class _Server:
         try:
             with theirs:
                 ours, output = output_pipe()
-                following = await follow_pipe(Output(log, "fork server", env), ours, "fork-server-output")
                 try:
+                    following = await follow_pipe(Output(log, "fork server", env), ours, "fork-server-output")
                     process = await asyncio.create_subprocess_exec(
                         *child_argv("fastserve.control.fork_server"),
                         str(theirs.fileno()),
@@ -219,7 +228,9 @@ class _Server:
 
     async def end(self) -> None:
         self._sock.close()
-        await trial_process.end(self.process)
+        # One that has ended by itself may have done so long ago, and its id be another process's.
+        if self.process.returncode is None:
+            await trial_process.end(self.process)
         # A trial that is under way has its own streams.
         await asyncio.wait([self._following], timeout=_LAST_WORDS_S)
         self._following.cancel()

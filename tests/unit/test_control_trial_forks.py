@@ -323,6 +323,32 @@ async def test_one_that_cannot_start_is_done_without(
     assert children() == set()
 
 
+async def test_what_always_fails_is_given_up(make: Callable[..., Bench]) -> None:
+    bench = make(argv=ARGV, module="no_such_module")
+    for count in (1, 2, 3, 3, 3):
+        assert (await bench.told())["command"] == ARGV
+        assert len(bench.why) == count
+    assert (bench.directory / "log").read_text().count("given up") == 1
+
+
+async def test_the_id_of_one_that_has_ended_is_nobodys(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be another process's by the time the next trial comes."""
+    bench = make(argv=ARGV)
+    await bench.told()
+    server = bench.forks.pid
+    assert server is not None
+    os.kill(server, signal.SIGKILL)
+    async with asyncio.timeout(20):
+        while server in children():  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(0.01)
+    killed: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda group, _: killed.append(group))
+    assert (await bench.told())["command"] == ARGV and len(bench.why) == 1
+    assert server not in killed
+
+
 ANSWERS = "import socket, sys; s = socket.socket(fileno=int(sys.argv[1])); s.recv(9999); {}; s.recv(9999); {}"
 
 
