@@ -69,6 +69,37 @@ def test_crosses_of_as_many_columns_are_computed_together(tmp_path: Path) -> Non
     assert ops(made)["FloorMod"] == 2 and ops(made)["Reshape"] == 0
 
 
+def test_crosses_of_other_numbers_of_rows_are_not_computed_together(tmp_path: Path) -> None:
+    def predict(a: Any, b: Any, c: Any, d: Any) -> Any:
+        return cross(a, b).output_values + cross(c, d).output_values
+
+    graph = flat(tmp_path, predict, *SPECS)
+    inputs = numbers()
+    made = assert_arithmetic(graph, 2, inputs)
+    context = {name: values[:1] if name in "ab" else values for name, values in inputs.items()}
+    assert_same(graph, made, context)
+
+
+def test_a_cross_of_a_cross_is_computed_after_it(tmp_path: Path) -> None:
+    def predict(a: Any, b: Any, c: Any, d: Any) -> Any:
+        inner = tf.ensure_shape(tf.expand_dims(cross(a, b).output_values, 1), [None, 1])
+        return {"outer": cross(inner, c).output_values, "other": cross(b, c).output_values}
+
+    assert_arithmetic(flat(tmp_path, predict, *SPECS), 3)
+
+
+def test_a_cross_that_waits_for_something_else_stays(tmp_path: Path) -> None:
+    def predict(a: Any, b: Any, c: Any, d: Any) -> Any:
+        return {"waits": cross(a, b).output_values, "free": cross(c, d).output_values}
+
+    graph = flat(tmp_path, predict, *SPECS)
+    first = next(node for node in graph.nodes.values() if node.op == "SparseCross")
+    first.input.append("^" + graph.constant(np.int32(1), "before").split(":")[0])
+    made, found = after(graph, PASS)  # what it waits for has no effect, and GROUND would clear that up
+    assert found == 1 and ops(made)["SparseCross"] == 1
+    assert_same(graph, made, numbers())
+
+
 def test_columns_that_become_rows_again_are_taken_as_they_are(tmp_path: Path) -> None:
     def predict(a: Any, b: Any, c: Any, d: Any) -> Any:
         column = tf.reshape(cross(a, b).output_values, [-1, 1])

@@ -15,6 +15,7 @@ import numpy as np
 
 from fastserve.workshop.optimizing.graph import Graph, dtype_of, spelled
 from fastserve.workshop.passes.base import Options, Pass
+from fastserve.workshop.passes.sizes import Size, shape
 from fastserve.workshop.passes.tables import INT64, binary, pack, reshape
 
 # Of core/platform/fingerprint.h.
@@ -23,21 +24,46 @@ _UINT64, _DT_INT64 = dtype_of(23), 9
 
 
 def crosses(graph: Graph, _: Options) -> int:
-    by_columns: dict[int, list[Any]] = defaultdict(list)
-    for node in graph.nodes.values():
-        if _is_known(graph, node):
-            by_columns[len(node.input)].append(node)
-    for nodes in by_columns.values():
+    found = [node for node in graph.nodes.values() if _is_known(graph, node)]
+    for nodes in _together(graph, found):
         for node, ids in zip(nodes, _ids(graph, nodes), strict=True):
             graph.replace(spelled(node.name, 1), ids)
             _straighten(graph, ids)
-    if by_columns:
+    if found:
         graph.prune()
-    return sum(map(len, by_columns.values()))
+    return len(found)
+
+
+def _together(graph: Graph, nodes: list[Any]) -> list[list[Any]]:
+    """Those that can be computed at once: of as many columns, of as many rows, and none by way of another.
+    The columns of one cross have as many rows, or it fails; so have crosses that share a column."""
+    alike: list[set[Size]] = []
+    for node in nodes:
+        sizes = _rows(graph, node)
+        joined = [one for one in alike if one & sizes]
+        alike = [one for one in alike if not one & sizes] + [sizes.union(*joined)]
+    groups: dict[tuple[int, int], list[Any]] = defaultdict(list)
+    alone = []
+    for node in nodes:
+        rows = next(i for i, one in enumerate(alike) if one & _rows(graph, node))
+        group = groups[len(node.input), rows]
+        behind = graph.ancestors(node.input)
+        if any(other.name in behind or node.name in graph.ancestors(other.input) for other in group):
+            alone.append([node])
+        else:
+            group.append(node)
+    return [*groups.values(), *alone]
+
+
+def _rows(graph: Graph, node: Any) -> set[Size]:
+    known = (shape(graph, column) for column in node.input)
+    return {sizes[0] for sizes in known if sizes is not None}
 
 
 def _is_known(graph: Graph, node: Any) -> bool:
     if node.op != "SparseCross" or node.attr["N"].i or not node.input:
+        return False
+    if any(tensor.startswith("^") for tensor in node.input):
         return False
     if not node.attr["hashed_output"].b or node.attr["num_buckets"].i < 1:
         return False
