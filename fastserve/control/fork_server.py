@@ -28,8 +28,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fastserve.parent import die_with
+
 _PACKET_MAX_BYTES = 1 << 16
-_PR_SET_PDEATHSIG = 1
 # numpy's library of linear algebra starts threads when it is opened, unless it is told of one processor.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 
@@ -139,7 +140,7 @@ class ForkServer:
         status = 1
         try:
             if os.read(go, 1):
-                _die_with(self._parent)
+                die_with(self._parent)
                 for number, fd in enumerate(fds):
                     os.dup2(fd, number)
                 for number in map(int, os.listdir("/proc/self/fd")):
@@ -195,15 +196,6 @@ def _parent_of(pid: int) -> int:
         return 0
 
 
-def _die_with(parent: int) -> None:
-    """SIGKILL when `parent` ends, however it ends; at once if it has ended already."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 def _exit_status(main: Any) -> int:
     """What a process whose program is `main` would end with."""
     try:
@@ -222,7 +214,7 @@ def _exit_status(main: Any) -> int:
 
 def main() -> None:
     parent = os.getppid()
-    _die_with(parent)
+    die_with(parent)
     ForkServer(socket.socket(fileno=int(sys.argv[1])), parent).run()
 
 

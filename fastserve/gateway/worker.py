@@ -12,7 +12,6 @@ Must not know the daemon's control code or TensorFlow. Dies with the gateway.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import signal
 import socket
@@ -29,11 +28,11 @@ from fastserve.gateway.worker_answer import Answer, answer_of, printable, refusa
 from fastserve.gateway.worker_calls import Asking, result_of, rows_of
 from fastserve.gateway.worker_hooks import HookError, Hooks, explain, load, loaded_files
 from fastserve.gateway.worker_output import Output
+from fastserve.parent import die_with
 from fastserve.web import BadRequest, Call, Request, Response
 
 WORKER_FD = "FASTSERVE_WORKER_FD"
 PARENT_PID = "FASTSERVE_WORKER_PARENT"
-_PR_SET_PDEATHSIG = 1
 # The answer to a request that was cancelled: nobody reads it.
 _CANCELLED = Answer(499, [], b"")
 
@@ -214,15 +213,6 @@ class Worker:
         return refusal(500, f"{stage} of {self._settings['path']} failed; incident {incident} in the log")
 
 
-def die_with_parent(parent: int) -> None:
-    """SIGKILL when the gateway ends, however it ends; at once if it has ended already."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 async def serve(sock: socket.socket) -> None:
     worker = Worker()
     await asyncio.get_running_loop().create_connection(lambda: worker.peer, sock=sock)
@@ -234,7 +224,7 @@ async def serve(sock: socket.socket) -> None:
 
 
 def main() -> int:
-    die_with_parent(int(os.environ.pop(PARENT_PID)))
+    die_with(int(os.environ.pop(PARENT_PID)))
     # Ctrl-C in a terminal reaches the whole group: it is the gateway that ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sock = socket.socket(fileno=int(os.environ.pop(WORKER_FD)))

@@ -6,7 +6,6 @@ Ctrl-C is for the parent, which ends its child; when the parent dies, the kernel
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -14,12 +13,12 @@ import sys
 from collections.abc import Callable, Mapping
 
 from fastserve.environment import child_argv
+from fastserve.parent import die_with
 
 # Longer than any model that somebody waits for, and a child that hangs ends after all.
 LIMIT_S = 3600.0
 _SAID_CHARS = 2000
 _LAST_LINE_CHARS = 300
-_PR_SET_PDEATHSIG = 1
 
 
 class ChildDied(Exception):
@@ -77,9 +76,7 @@ def _end_of(said: bytes) -> str:
 
 def serve(answer: Callable[[bytes], bytes]) -> None:
     """A child's main: answers what it is asked, and ends the process."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(sys.argv[1]):  # it died before that
-        os._exit(1)
+    die_with(int(sys.argv[1]))
     # What libraries print to the standard output is no answer.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
