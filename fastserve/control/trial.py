@@ -101,7 +101,7 @@ class TrialRun:
             if self._request.warmup_records and asked.runtime in _SELF_DESCRIBED:
                 broadcast = self._request.batching.broadcast
                 self._requests = read_requests(asked.path, self._saved_model, broadcast)
-                self._recorded = sample_rows(self._requests)
+                self._recorded = sample_rows([one for one in self._requests if not one.made_up])
         if self._wants_twins:
             with self._stage("prepare"):
                 prepared = prepare(asked.path, asked.tags, self._request.prepared_dir)

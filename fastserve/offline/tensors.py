@@ -171,9 +171,7 @@ def apart(expected: Tensor, actual: Tensor, allowed: float, of_largest: float) -
         finite = np.isfinite(a) & np.isfinite(b)
         odd = ~finite & ~((a == b) | (np.isnan(a) & np.isnan(b)))
         if odd.any():
-            return Apart(
-                wrong=f"{np.count_nonzero(odd)} of {a.size} values are infinite or NaN in one of them"
-            )
+            return Apart(wrong=f"{np.count_nonzero(odd)} of {a.size} values, infinite or NaN in one of them")
         a, b = a[finite], b[finite]
         largest = float(np.abs(a).max(initial=0.0))
         gap: npt.NDArray[Any] = np.abs(a - b)

@@ -228,8 +228,8 @@ def test_answers_that_agree(one: Tensor, other: Tensor) -> None:
     [
         (floats(1.0, 2.0), floats(1.01, 2.0), "1 of 2 values, by up to 0.01: 1 became 1.01"),
         (floats(1e-9, 1e-9), floats(1e-9, 2e-9), "1 of 2 values, by up to 1e-09: 1e-09 became 2e-09"),
-        (floats(1.0), floats(float("nan")), "1 of 1 values are infinite or NaN in one of them"),
-        (floats(float("inf")), floats(float("-inf")), "1 of 1 values are infinite or NaN in one of them"),
+        (floats(1.0), floats(float("nan")), "1 of 1 values, infinite or NaN in one of them"),
+        (floats(float("inf")), floats(float("-inf")), "1 of 1 values, infinite or NaN in one of them"),
         (floats(1.0, dtype=2), floats(1.0001, dtype=2), "1 of 1 values, by up to 0.0001: 1 became 1.0001"),
         (floats(1.0), floats(1.0, 1.0), "shape: [1] became [2]"),
         (floats(1.0), floats(1.0, dtype=2), "type: float became double"),

@@ -147,7 +147,7 @@ def outputs(values: Any, dtype: int = FLOAT, kind: Any = np.float32) -> dict[str
         (outputs([1.0, 2.0]), outputs([1.0, 2.00001]), None),
         (outputs([1.0, 2.0]), outputs([1.0, 2.001]), "1 of 2 values, by up to 0.001: 2 became 2.001"),
         (outputs([1.0, np.nan]), outputs([1.0, np.nan]), None),
-        (outputs([1.0, np.nan]), outputs([1.0, 3.0]), "1 of 2 values are infinite or NaN in one of them"),
+        (outputs([1.0, np.nan]), outputs([1.0, 3.0]), "1 of 2 values, infinite or NaN in one of them"),
         (outputs([[1.0]]), outputs([1.0]), r"shape: \[1, 1\] became \[1\]"),
         (outputs([1.0]), outputs([1], INT64, np.int64), "type: float became int64"),
         (outputs([1, 2], INT64, np.int64), outputs([1, 3], INT64, np.int64), "1 of 2 values"),

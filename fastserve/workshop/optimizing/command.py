@@ -128,7 +128,10 @@ def _run(task: Task, step: Callable[[str], None]) -> Outcome:
         step("comparing with the original")
         # Written before what lies in `work` goes: variables are linked.
         package.write(trying.graphs, making.path)
-        comparison = measuring.compare(path, making.path)
+        try:
+            comparison = measuring.compare(path, making.path)
+        except Failed as error:
+            raise WorkshopError(f"{task.model}: the result cannot be compared with it: {error}") from None
         shutil.rmtree(work)
         total = timings_of(comparison)
         why = within(comparison, task.tolerance)

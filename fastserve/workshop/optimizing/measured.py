@@ -188,6 +188,7 @@ def _time(old: Opened, new: Opened, name: str, batches: tuple[list[Tensor], ...]
     block took."""
     fed = [NativeInputs([tensor.native() for tensor in inputs]) for inputs in batches]
     for model in (old, new):
+        model.run(name, batches[0])  # with another executor, if that is refused only now
         model.time(name, fed[0], _SETTLE_RUNS)  # the first makes ready
     settled = [model.time(name, one, _SETTLE_RUNS) for model in (old, new) for one in fed]
     repeats = max(_BLOCK_RUNS, round(_BLOCK_US / (max(settled) + 1)))
