@@ -37,6 +37,8 @@ if SANITIZE:
     CFLAGS += [instrument, "-fno-omit-frame-pointer", "-O1"]
     LDFLAGS += [instrument]
 
+PRELOADED = "fastserve/_native/libpread.so"
+
 # What Cython 3 writes is not ours to correct.
 GENERATED = [
     "-Wno-unused-function",
@@ -59,7 +61,7 @@ def system_libraries() -> tuple[list[str], list[str]]:
             "fastserve: pkg-config finds no libnghttp2 and zlib; "
             "apt-get install pkg-config libnghttp2-dev zlib1g-dev"
         ) from None
-    return cflags, [*libs, "-lpthread", "-ldl", "-lm"]
+    return cflags, [*libs, "-lpthread", "-lrt", "-ldl", "-lm"]
 
 
 class BuildNative(build_ext):
@@ -86,12 +88,27 @@ class BuildNative(build_ext):
         for extension, built in zip(self.extensions, generated, strict=True):
             extension.sources = built.sources
         super().build_extensions()
+        self.build_preloaded()
 
     def build_extension(self, ext: Extension) -> None:
         parts = [*(self.compile_source(source, *GENERATED) for source in ext.sources), self.library]
         path = self.get_ext_fullpath(ext.name)
         if newer_group(parts, path):
             self.compiler.link_shared_object(parts, path, extra_preargs=LDFLAGS, extra_postargs=self.libs)
+
+    def build_preloaded(self) -> None:
+        """The library that the dynamic linker puts before the C library; no module of Python's."""
+        parts = [self.compile_source(source) for source in ("csrc/preload/pread.c", "csrc/slices.c")]
+        path = str(Path(self.build_lib, PRELOADED))
+        if newer_group(parts, path):
+            self.compiler.link_shared_object(parts, path, extra_preargs=LDFLAGS)
+
+    def copy_extensions_to_source(self) -> None:
+        super().copy_extensions_to_source()
+        self.copy_file(str(Path(self.build_lib, PRELOADED)), PRELOADED)
+
+    def get_outputs(self) -> list[str]:
+        return [*super().get_outputs(), str(Path(self.build_lib, PRELOADED))]
 
     def archive(self, objects: list[str]) -> None:
         """Makes the static library, so that a module links only the rooms of csrc/ that it uses."""

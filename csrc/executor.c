@@ -20,6 +20,7 @@
 #include "batch.h"
 #include "clock.h"
 #include "multi.h"
+#include "spread.h"
 #include "trace.h"
 
 typedef struct serving {
@@ -54,6 +55,7 @@ struct fs_executors {
     _Alignas(64) atomic_ullong idle; /* bit i: executor i is parked and nobody has taken it on to wake it */
     atomic_int spinner; /* who looks for work without sleeping, its index + 1; 0: nobody */
     _Alignas(64) atomic_llong clock_us; /* virtual time of the queue that was picked last */
+    fs_place places[FS_MAX_EXECUTORS];
     executor executors[];
 };
 
@@ -370,6 +372,7 @@ static void park(executor *e, int64_t until_us)
     int64_t ripe_us = first_ripe_us(e);
     if (ripe_us < until_us)
         until_us = ripe_us;
+    fs_spread_sleep(&pool->places[e->index]);
     bool timed = until_us != INT64_MAX;
     bool stay_up = atomic_load_explicit(&pool->stop, memory_order_seq_cst);
     while (!stay_up && atomic_load_explicit(&e->token, memory_order_acquire) == 0) {
@@ -395,6 +398,7 @@ static void *run_executor(void *arg)
         int64_t clock_us, until_us;
         fs_queue *queue = find_work(e, &clock_us, &until_us);
         if (queue != NULL) {
+            fs_spread_work(pool->places, pool->config.threads, e->index);
             serve(e, queue, clock_us);
             continue;
         }
@@ -442,6 +446,7 @@ fs_executors *fs_executors_start(const fs_executors_config *config, const fs_pol
         executor *e = &pool->executors[i];
         e->pool = pool;
         e->index = i;
+        atomic_init(&pool->places[i].cpu, -1);
         e->slab = fs_slab_new(SLAB_CACHE_BYTES);
         e->items = malloc(ITEMS * sizeof *e->items);
         e->items_room = ITEMS;

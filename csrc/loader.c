@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "breaks.h"
 #include "clock.h"
 #include "lane.h"
 #include "priority.h"
@@ -239,8 +240,12 @@ static void *run_loader(void *arg)
     fs_node *node;
     while ((node = fs_lane_take(&loader->long_lane)) != NULL) {
         fs_task *task = (fs_task *)node;
+        fs_breaks breaks = {.started = false};
         fs_priority_begin(&loader->priority);
+        if (!loader->config.no_breaks)
+            fs_breaks_start(&breaks, loader->priority.normal);
         perform_traced(loader, track, task);
+        fs_breaks_stop(&breaks);
         fs_priority_end(&loader->priority);
         finish(task);
     }

@@ -82,6 +82,7 @@ typedef struct fs_loader_config {
     int32_t threads;      /* 1 .. FS_PRIORITY_THREADS, for loads and closes */
     int32_t nice;         /* how far these give way, see fs_priority_init */
     fs_trace *trace;      /* where the threads tell what they do; NULL: nowhere */
+    bool no_breaks;       /* for measurement: loads and closes take none, see breaks.h */
     bool close_on_poster; /* for measurement: closes happen inside fs_loader_post */
     fs_metrics *metrics;  /* where calls of what is loaded are counted; NULL: nowhere */
     bool named_runs;      /* SessionRun is served */

@@ -158,6 +158,15 @@ def child_environment(tensorflow: TensorFlow, inherited: Mapping[str, str] = os.
     return env
 
 
+def with_sliced_reads(env: Mapping[str, str]) -> dict[str, str]:
+    """`env` for a process whose large reads are many small ones (csrc/preload). Last of what is preloaded: a
+    sanitizer insists on being first."""
+    library = str(Path(fastserve.__file__).with_name("_native") / "libpread.so")
+    if any(character in library for character in " :"):
+        return dict(env)  # the dynamic linker would take it for two
+    return {**env, "LD_PRELOAD": " ".join(filter(None, [env.get("LD_PRELOAD"), library]))}
+
+
 def with_xla_cache(env: Mapping[str, str], directory: str | Path, *, read_only: bool) -> dict[str, str]:
     """`env` for a process whose XLA keeps its executables in `directory`, or with `read_only` takes them from
     there and writes none."""

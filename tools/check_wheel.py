@@ -24,7 +24,7 @@ STOP_TIMEOUT_S = 60
 
 LOADED_LIBRARIES = """
     import importlib, pathlib, fastserve._native
-    for file in pathlib.Path(fastserve._native.__file__).parent.glob("*.so"):
+    for file in pathlib.Path(fastserve._native.__file__).parent.glob("*.cpython-*.so"):
         importlib.import_module("fastserve._native." + file.name.split(".")[0])
     lines = pathlib.Path("/proc/self/maps").read_text().splitlines()
     print(*sorted({line.split()[-1] for line in lines if "nghttp2" in line}), sep="\\n")

@@ -446,6 +446,7 @@ cdef extern from "loader.h" nogil:
     ctypedef struct fs_loader_config:
         int32_t threads
         int32_t nice
+        bint no_breaks
         bint close_on_poster
 
     void fs_loader_post(fs_loader *loader, fs_task *task) noexcept

@@ -491,6 +491,7 @@ cdef class Engine:
         self.max_message_bytes = limits["max_message_bytes"]
         config.loader.threads = executor["load_threads"]
         config.loader.nice = 0 if loading is None or "nice" in self.ablate else loading["nice"]
+        config.loader.no_breaks = "breaks" in self.ablate
         config.loader.close_on_poster = "unload" in self.ablate
         config.max_message_bytes = limits["max_message_bytes"]
         config.max_compressed_bytes = limits["max_compressed_bytes"]

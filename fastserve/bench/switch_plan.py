@@ -27,6 +27,8 @@ ABLATIONS: Mapping[str, str] = {
     "warmup": "no warm-up: the first requests build executors and kernels",
     "nice": "loader threads at normal priority",
     "trial-nice": "trials at normal priority",
+    "breaks": "loads and trials take no breaks",
+    "slices": "files are read in one piece",
     "fork-server": "trials start from nothing",
     "cache": "no compile cache for the core",
     "unload": "versions are closed on the event loop",

@@ -67,6 +67,7 @@ from fastserve.environment import (
     needs_tensorflow,
     optional_litert_dir,
     tensorflow_dir,
+    with_sliced_reads,
     with_xla_cache,
 )
 from fastserve.errors import FastServeError, StartError
@@ -127,6 +128,8 @@ async def run(
     env = child_environment(tensorflow)
     cache = open_cache(server.state_dir, tensorflow, env, log)
     without = ablated()
+    if "slices" not in without:
+        env = with_sliced_reads(env)
     allocator = "system" if "allocator" in without else server.allocator
     core_env = {**env, **allocator_environment(allocator, env)}
     if cache is not None and "cache" not in without:
@@ -190,6 +193,7 @@ async def run(
             hurry_after_s=config.loading.hurry_after_s,
             cache=cache,
             forks=forks,
+            breaks="breaks" not in without,
         )
         trials.give_way = bool(first.listeners)
         memory = MemoryBudget(config.loading.memory_limit_bytes, lambda: core.pid)

@@ -28,6 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fastserve._native.breaks import Breaks
 from fastserve.parent import die_with
 
 _PACKET_MAX_BYTES = 1 << 16
@@ -53,7 +54,8 @@ class ForkServer:
     def run(self) -> None:
         """Returns when the socket's other end is closed."""
         try:
-            self._prepare()
+            with Breaks(os.getpriority(os.PRIO_PROCESS, self._parent)):
+                self._prepare()
         except CannotFork as error:
             self._say({"error": str(error)})
             return

@@ -17,7 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +25,7 @@ from typing import IO, Any
 import msgspec
 
 from fastserve import tflite
+from fastserve._native.breaks import Breaks
 from fastserve._native.model_spec import ModelSpec
 from fastserve._native.runtime import Runtime, RuntimeFailure
 from fastserve.control.process_memory import peak_bytes, settled_bytes
@@ -490,8 +491,10 @@ def answer(data: bytes, on_stage: OnStage) -> dict[str, Any]:
         return {"ok": False, "error": f"the request cannot be read: {error}"}
     runtime = request.model.runtime
     who = {"tensorflow": "TensorFlow", "litert": "LiteRT"}.get(runtime, f"the runtime '{runtime}'")
+    breaks = Breaks(os.getpriority(os.PRIO_PROCESS, os.getppid())) if request.breaks else nullcontext()
     try:
-        return TrialRun(request, on_stage).run()
+        with breaks:
+            return TrialRun(request, on_stage).run()
     except CacheFailed as error:
         failed = {"why": error.why, "entries": error.entries}
         return {"ok": False, "error": f"the compile cache failed: {error.why}", "cache_failed": failed}

@@ -41,6 +41,8 @@ class TrialRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     prepared_dir: str
     # Whether the requests that the version brings along are run.
     warmup_records: bool = True
+    # Whether the trial takes breaks while it gives way.
+    breaks: bool = False
     # The directory of the compile cache that this process has been given; empty: none.
     xla_cache: str = ""
 

@@ -96,7 +96,8 @@ class TrialRunner:
 
     `nice`: how much a trial gives way, until `hurry_after_s` have passed or most of its time has. `cache`:
     where what it compiles is kept. `forks`: what makes the children that open SavedModels, if it can; else,
-    and for what other runtimes open, `argv` is a child's command.
+    and for what other runtimes open, `argv` is a child's command. `breaks`: whether trials take some while
+    they give way.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class TrialRunner:
         hurry_after_s: float = 60.0,
         cache: XlaCache | None = None,
         forks: TrialForks | None = None,
+        breaks: bool = True,
     ) -> None:
         self._argv = argv
         self._env = env
@@ -117,6 +119,7 @@ class TrialRunner:
         self._hurry_after_s = hurry_after_s
         self._cache = cache
         self._forks = forks
+        self._breaks = breaks
         self._turn = asyncio.Lock()
         # Off while nothing is served: there is nobody to give way to. Read when a trial begins.
         self.give_way = True
@@ -210,8 +213,9 @@ class TrialRunner:
         output = Output(self._log, "trial", self._env)
         # Without a final line, what it wrote is the error; until then only what was asked for is shown.
         helpers = [asyncio.create_task(output.follow(process.stderr, show=False), name="trial-output")]
+        own = {"xla_cache": str(cache.directory) if cache else "", "breaks": self._breaks and nice > 0}
         talking = asyncio.create_task(
-            self._talk(process, request | {"xla_cache": str(cache.directory) if cache else ""}, note, cache),
+            self._talk(process, request | own, note, cache),
             name="trial-talk",
         )
         if nice:

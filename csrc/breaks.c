@@ -1,0 +1,156 @@
+/* breaks: see breaks.h. The coarse clock moves with the ticks and tells when they come. */
+#include "breaks.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#ifndef sigev_notify_thread_id
+#define sigev_notify_thread_id _sigev_un._tid /* glibc has the field, older ones not its name */
+#endif
+
+#define NS_PER_S INT64_C(1000000000)
+
+enum {
+    /* Ticks come every 1 to 10 ms: of those that come often, some are left out. */
+    EVERY_NS = 4000000,
+    BEFORE_NS = 200000,
+    AFTER_NS = 50000,
+    STACK_BYTES = 64 << 10, /* the handler's; the registers of AMX alone are 8 KiB */
+};
+
+static int64_t now_ns(clockid_t clock)
+{
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return now.tv_sec * NS_PER_S + now.tv_nsec;
+}
+
+static struct timespec timespec_of(int64_t ns)
+{
+    return (struct timespec){.tv_sec = ns / NS_PER_S, .tv_nsec = ns % NS_PER_S};
+}
+
+/* From one tick to the next: the coarse clock moves with them. */
+static int64_t tick_ns(void)
+{
+    struct timespec tick = {0, 0};
+    clock_getres(CLOCK_MONOTONIC_COARSE, &tick);
+    return tick.tv_sec == 0 && tick.tv_nsec > 0 ? tick.tv_nsec : EVERY_NS;
+}
+
+/* Until the next one. */
+static int64_t to_tick_ns(void)
+{
+    int64_t tick = tick_ns();
+    return tick - (now_ns(CLOCK_MONOTONIC) - now_ns(CLOCK_MONOTONIC_COARSE)) % tick;
+}
+
+static int break_signal(void)
+{
+    return SIGRTMIN + 9;
+}
+
+static void take_break(int number, siginfo_t *info, void *context)
+{
+    (void)number;
+    (void)context;
+    int saved = errno;
+    int64_t left_ns = to_tick_ns();
+    /* Whoever comes late, for it was not running, has missed it. One that was raised meanwhile is in a hurry
+     * (on Linux the value is a thread's). */
+    if (left_ns <= BEFORE_NS && getpriority(PRIO_PROCESS, 0) > info->si_value.sival_int) {
+        struct timespec length = timespec_of(left_ns + AFTER_NS);
+        nanosleep(&length, NULL);
+    }
+    errno = saved;
+}
+
+static bool take_signal(void)
+{
+    struct sigaction before;
+    if (sigaction(break_signal(), NULL, &before) != 0)
+        return false;
+    if (before.sa_flags & SA_SIGINFO ? before.sa_sigaction == take_break : false)
+        return true;
+    if (before.sa_handler != SIG_DFL)
+        return false;
+    struct sigaction ours = {.sa_sigaction = take_break, .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
+    sigemptyset(&ours.sa_mask);
+    return sigaction(break_signal(), &ours, NULL) == 0;
+}
+
+/* The handler needs a stack of its own: oneDNN's matrix kernels keep numbers below the stack pointer, further than
+ * the ABI lets them, where the kernel would put the handler's frame. false: there is none. */
+static bool take_stack(fs_breaks *breaks)
+{
+    stack_t there;
+    breaks->stack = NULL;
+    if (sigaltstack(NULL, &there) != 0)
+        return false;
+    if ((there.ss_flags & SS_DISABLE) == 0)
+        return true;
+    void *stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (stack == MAP_FAILED)
+        return false;
+    breaks->stack = stack;
+    const stack_t ours = {.ss_sp = breaks->stack, .ss_size = STACK_BYTES};
+    if (sigaltstack(&ours, NULL) == 0)
+        return true;
+    munmap(stack, STACK_BYTES);
+    return false;
+}
+
+static void leave_stack(fs_breaks *breaks)
+{
+    if (breaks->stack != NULL && sigaltstack(&(stack_t){.ss_flags = SS_DISABLE}, NULL) == 0)
+        munmap(breaks->stack, STACK_BYTES);
+}
+
+/* Of the calling thread, until it is deleted. */
+static bool start_timer(timer_t *timer, int normal)
+{
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = break_signal()};
+    event.sigev_value.sival_int = normal;
+    event.sigev_notify_thread_id = gettid();
+    if (timer_create(CLOCK_MONOTONIC, &event, timer) != 0)
+        return false;
+    int64_t tick = tick_ns();
+    int64_t first_ns = now_ns(CLOCK_MONOTONIC) + to_tick_ns() + tick - BEFORE_NS;
+    const struct itimerspec when = {
+        .it_interval = timespec_of((EVERY_NS + tick - 1) / tick * tick),
+        .it_value = timespec_of(first_ns),
+    };
+    if (timer_settime(*timer, TIMER_ABSTIME, &when, NULL) == 0)
+        return true;
+    timer_delete(*timer);
+    return false;
+}
+
+void fs_breaks_start(fs_breaks *breaks, int normal)
+{
+    breaks->started = false;
+    if (!take_signal() || !take_stack(breaks))
+        return;
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, break_signal());
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+    breaks->started = start_timer(&breaks->timer, normal);
+    if (!breaks->started)
+        leave_stack(breaks);
+}
+
+void fs_breaks_stop(fs_breaks *breaks)
+{
+    if (!breaks->started)
+        return;
+    timer_delete(breaks->timer);
+    leave_stack(breaks);
+    breaks->started = false;
+}

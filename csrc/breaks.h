@@ -1,0 +1,31 @@
+/* breaks: a thread that gives way is off its processor whenever the kernel's tick comes.
+ *
+ * Linux moves a thread that waits behind others when a tick finds it waiting and another processor idle. One
+ * that runs a load never is, whatever the load's priority, and where two threads wait on one processor and a load runs
+ * on the other, that is even enough to be left alone: all that serve can share one processor for a tenth of a
+ * second, beside a load that has the other for itself. A load that sleeps through the ticks leaves it idle.
+ *
+ * Used by the loader's threads, by trials and by what trials are forked from; started and stopped by the thread
+ * itself. Knows nothing of what the thread does: it may stop anywhere, with locks held, as one that gives way
+ * may always. */
+#ifndef FS_BREAKS_H
+#define FS_BREAKS_H
+
+#include <stdbool.h>
+#include <time.h>
+
+typedef struct fs_breaks {
+    timer_t timer;
+    bool started;
+    void *stack; /* the handler's; NULL: the thread had one */
+} fs_breaks;
+
+/* From now on the calling thread takes breaks while its nice value is above `normal`: a few hundred
+ * microseconds every 4 ms or so. A timer's signal interrupts it for that; system calls go on afterwards where
+ * they can. Without a timer, or where the signal is somebody else's already, there are none. */
+void fs_breaks_start(fs_breaks *breaks, int normal);
+
+/* By the thread that has started them; does nothing when they are not. */
+void fs_breaks_stop(fs_breaks *breaks);
+
+#endif

@@ -1,0 +1,148 @@
+/* test_breaks: a thread that gives way stops again and again, one that does not never, and what was the
+ * thread's before is so afterwards. */
+#include "breaks.h"
+
+#include "check.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+/* What others have done to a signal's handler, this test's own one included, stays. */
+static int break_signal(void)
+{
+    return SIGRTMIN + 9;
+}
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * INT64_C(1000) + now.tv_nsec / 1000000;
+}
+
+/* How often the calling thread has left its processor of its own accord. */
+static long stops(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_THREAD, &usage);
+    return usage.ru_nvcsw;
+}
+
+/* Works without a stop of its own until there were so many, or for so long. */
+static long work(long wanted, int64_t ms)
+{
+    long before = stops();
+    int64_t end = now_ms() + ms;
+    while (stops() - before < wanted && now_ms() < end)
+        ;
+    return stops() - before;
+}
+
+static int nice_now(void)
+{
+    return getpriority(PRIO_PROCESS, 0);
+}
+
+static bool has_stack(void)
+{
+    stack_t there;
+    REQUIRE(sigaltstack(NULL, &there) == 0);
+    return (there.ss_flags & SS_DISABLE) == 0;
+}
+
+static void leave_stack(void)
+{
+    REQUIRE(sigaltstack(&(stack_t){.ss_flags = SS_DISABLE}, NULL) == 0);
+}
+
+/* Each in a thread of its own, since a nice value goes up only. */
+static void in_thread(void *(*body)(void *))
+{
+    pthread_t thread;
+    REQUIRE(pthread_create(&thread, NULL, body, NULL) == 0);
+    pthread_join(thread, NULL);
+}
+
+static void *give_way(void *arg)
+{
+    (void)arg;
+    leave_stack(); /* a sanitizer's */
+    int normal = nice_now();
+    REQUIRE(setpriority(PRIO_PROCESS, (id_t)gettid(), normal + 3) == 0);
+    fs_breaks breaks;
+    fs_breaks_start(&breaks, normal);
+    CHECK(breaks.started);
+    CHECK(has_stack());
+    errno = 77;
+    CHECK(work(5, 60000) >= 5);
+    CHECK_EQ(errno, 77);
+    fs_breaks_stop(&breaks);
+    CHECK(!breaks.started);
+    CHECK(!has_stack());
+    CHECK_EQ(work(1, 50), 0);
+    fs_breaks_stop(&breaks);
+    /* Again. */
+    fs_breaks_start(&breaks, normal);
+    CHECK(work(1, 60000) >= 1);
+    fs_breaks_stop(&breaks);
+    return NULL;
+}
+
+static void *do_not_give_way(void *arg)
+{
+    (void)arg;
+    fs_breaks breaks;
+    fs_breaks_start(&breaks, nice_now());
+    CHECK(breaks.started);
+    CHECK_EQ(work(1, 50), 0);
+    fs_breaks_stop(&breaks);
+    return NULL;
+}
+
+static void *have_a_stack(void *arg)
+{
+    (void)arg;
+    static char own[64 << 10];
+    const stack_t ours = {.ss_sp = own, .ss_size = sizeof own};
+    leave_stack();
+    REQUIRE(sigaltstack(&ours, NULL) == 0);
+    int normal = nice_now();
+    REQUIRE(setpriority(PRIO_PROCESS, (id_t)gettid(), normal + 3) == 0);
+    fs_breaks breaks;
+    fs_breaks_start(&breaks, normal);
+    CHECK(work(1, 60000) >= 1);
+    fs_breaks_stop(&breaks);
+    stack_t there;
+    REQUIRE(sigaltstack(NULL, &there) == 0);
+    CHECK(there.ss_sp == (void *)own);
+    leave_stack();
+    return NULL;
+}
+
+static void *find_the_signal_taken(void *arg)
+{
+    (void)arg;
+    struct sigaction before, after;
+    struct sigaction other = {.sa_handler = SIG_IGN};
+    REQUIRE(sigaction(break_signal(), &other, &before) == 0);
+    fs_breaks breaks;
+    fs_breaks_start(&breaks, nice_now() - 1);
+    CHECK(!breaks.started);
+    fs_breaks_stop(&breaks);
+    REQUIRE(sigaction(break_signal(), &before, &after) == 0);
+    CHECK(after.sa_handler == SIG_IGN);
+    return NULL;
+}
+
+int main(void)
+{
+    in_thread(give_way);
+    in_thread(do_not_give_way);
+    in_thread(have_a_stack);
+    in_thread(find_the_signal_taken);
+    return check_done();
+}
