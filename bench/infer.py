@@ -72,10 +72,10 @@ def _field(number: int, data: bytes) -> bytes:
     return bytes(head) + data
 
 
-def bodies(asked: list[list[bytes]], signature: str) -> list[bytes]:
+def bodies(examples: list[list[bytes]], signature: str) -> list[bytes]:
     """The requests as ClassificationRequest and RegressionRequest have them: both alike."""
     spec = _field(1, _field(1, MODEL.encode()) + _field(3, signature.encode()))
-    return [spec + _field(2, _field(1, b"".join(_field(1, row) for row in rows))) for rows in asked]
+    return [spec + _field(2, _field(1, b"".join(_field(1, row) for row in rows))) for rows in examples]
 
 
 # ---- FastServe ---------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def run_reference(folder: Path) -> None:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(folder / "1"))
-    asked = requests(folder)
+    examples = requests(folder)
 
     def answer(signature: Any, rows: list[bytes]) -> dict[str, Any]:
         return {name: tensor.numpy() for name, tensor in signature(inputs=tf.constant(rows)).items()}
@@ -152,7 +152,7 @@ def run_reference(folder: Path) -> None:
         command = json.loads(line)
         signature = loaded.signatures[command["signature"]]
         if command.get("first"):
-            answers = answer(signature, asked[0])
+            answers = answer(signature, examples[0])
             print(
                 json.dumps({name: a.tolist() for name, a in answers.items() if a.dtype != object}), flush=True
             )
@@ -170,7 +170,7 @@ def run_reference(folder: Path) -> None:
         ) -> None:
             at = number
             while (now := time.perf_counter()) < end:
-                answer(signature, asked[at % len(asked)])
+                answer(signature, examples[at % len(examples)])
                 at += len(done)
                 done[number] += now >= begin
 
@@ -189,25 +189,25 @@ def python_with(threads: int) -> str:
     return f"python, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def check(python: Reference, daemon: Daemon, asked: list[list[bytes]]) -> None:
+def check(python: Reference, daemon: Daemon, examples: list[list[bytes]]) -> None:
     """Both answer the first request alike."""
     from fastserve.client.messages import classifications, regressions
 
     wanted = python.ask(signature="classify", first=True)["scores"]
-    found = classifications(first_answer(daemon, "Classify", bodies(asked[:1], "classify")[0]))
+    found = classifications(first_answer(daemon, "Classify", bodies(examples[:1], "classify")[0]))
     np.testing.assert_allclose([[score for _, score in row] for row in found], wanted, rtol=1e-4)
-    values = regressions(first_answer(daemon, "Regress", bodies(asked[:1], "regress")[0]))
+    values = regressions(first_answer(daemon, "Regress", bodies(examples[:1], "regress")[0]))
     np.testing.assert_allclose(values, python.ask(signature="regress", first=True)["outputs"], rtol=1e-4)
 
 
 def measure(length: Length) -> list[dict[str, Any]]:
     folder = export(HERE / "models" / f"{MODEL}.py").base_path
-    asked = requests(folder)
+    examples = requests(folder)
     found = []
     with reference(folder) as python, serving([ServedModel(MODEL, str(folder))]) as daemon:
-        check(python, daemon, asked)
+        check(python, daemon, examples)
         for method, signature in METHODS.items():
-            messages = bodies(asked, signature)
+            messages = bodies(examples, signature)
             samples: dict[str, list[float]] = {"fastserve": []}
             samples |= {python_with(threads): [] for threads in THREADS}
             for _ in range(length.rounds):

@@ -172,15 +172,14 @@ def _compare(
 ) -> tuple[Difference, set[int]]:
     """How far the answers lie apart, and at how many rows they were compared. WorkshopError: too far, or the
     export does not run."""
-    largest, sizes = Difference(0.0, 0.0), set()
+    largest, sizes = Difference(), set()
     asked = (
         _asked(wanted, one, _signature(saved_model, one), inputs)
         for one in traced
         for inputs in samples[one.name].compared
     )
     for piece in _pieces(asked):
-        found = _compare_piece(wanted, Path(saved_model.path), piece)
-        largest = Difference(max(largest.absolute, found.absolute), max(largest.relative, found.relative))
+        largest = largest.or_larger(_compare_piece(wanted, Path(saved_model.path), piece))
         sizes |= {one.rows for one in piece}
     return largest, sizes
 
@@ -218,12 +217,12 @@ def _compare_piece(wanted: Wanted, path: Path, piece: Sequence[_Asked]) -> Diffe
     except RunFailed as failed:
         one = piece[failed.request]
         raise WorkshopError(_why_it_fails(wanted, one.traced, one.rows, failed)) from failed
-    largest = Difference(0.0, 0.0)
+    largest = Difference()
     for one, answer in zip(piece, answers, strict=True):
         if not wanted.compare:
             continue
         found, wrong = compare(one.expected, answer, wanted.tolerance)
-        largest = Difference(max(largest.absolute, found.absolute), max(largest.relative, found.relative))
+        largest = largest.or_larger(found)
         if wrong is not None:
             raise WorkshopError(_why_it_differs(wanted, one, wrong))
     return largest

@@ -17,8 +17,11 @@ _ROUNDINGS = 2
 class Difference:
     """The largest one: absolute, and relative to the largest number of the output."""
 
-    absolute: float
-    relative: float
+    absolute: float = 0.0
+    relative: float = 0.0
+
+    def or_larger(self, other: Difference) -> Difference:
+        return Difference(max(self.absolute, other.absolute), max(self.relative, other.relative))
 
 
 def compare(
@@ -30,13 +33,13 @@ def compare(
     Floating numbers may differ by `tolerance` times their own size plus that of the output's largest, where
     two roundings of their dtype are more by those instead of `tolerance`. Everything else has to be equal.
     """
-    largest = Difference(0.0, 0.0)
+    largest = Difference()
     for alias in sorted(expected):
         one, other = expected[alias], actual[alias]
         rounding = _ROUNDINGS * 2.0 ** -_DIGITS[one.dtype] if one.dtype in _DIGITS else 0.0
         allowed = max(tolerance, rounding)
         found = apart(one, other, allowed, allowed)
-        largest = Difference(max(largest.absolute, found.absolute), max(largest.relative, found.relative))
+        largest = largest.or_larger(Difference(found.absolute, found.relative))
         if found.wrong is not None:
             return largest, f"output {alias!r} differs in {found.wrong}"
     return largest, None

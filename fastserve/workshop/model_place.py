@@ -22,10 +22,17 @@ def version_of(model: Path) -> Path:
         )
     if (model / _SAVED_MODEL).exists():
         return model
-    versions = [child for child in model.iterdir() if child.name.isascii() and child.name.isdigit()]
+    numbers = [child for child in model.iterdir() if child.name.isascii() and child.name.isdigit()]
+    versions = sorted(numbers, key=lambda child: int(child.name))
+    if versions and (versions[-1] / _SAVED_MODEL).exists():
+        return versions[-1]
     there = [child for child in versions if (child / _SAVED_MODEL).exists()]
     if there:
-        return max(there, key=lambda child: int(child.name))
+        # An older one in its place would be exported or measured, and nobody would know.
+        raise WorkshopError(
+            f"{versions[-1]}: the newest version holds no {_SAVED_MODEL}; wait until it is whole, or name "
+            f"the version that is meant ({there[-1]}, say)"
+        )
     if versions:
         raise WorkshopError(f"{model}: none of its versions holds a {_SAVED_MODEL}")
     raise WorkshopError(

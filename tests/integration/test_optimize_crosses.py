@@ -80,6 +80,30 @@ def test_crosses_of_other_numbers_of_rows_are_not_computed_together(tmp_path: Pa
     assert_same(graph, made, context)
 
 
+def masked(c: Any, *columns: Any) -> Any:
+    """A linear model's term: ids that count, as rows of a table with a row for the others."""
+    columns = tuple(tf.expand_dims(column, 1) for column in columns)
+    ids = tf.reshape(cross(*columns).output_values, [-1, 1])
+    there = tf.logical_and(*(tf.not_equal(column, -1) for column in columns))
+    ids = tf.where(there, ids, tf.constant(1000, tf.int64))
+    return tf.gather(c, tf.reshape(ids, [-1]))
+
+
+@pytest.mark.parametrize("meet", ["sum", "concatenation", "one of two outputs"])
+def test_where_crosses_meet_they_have_as_many_rows(tmp_path: Path, meet: str) -> None:
+    table = tf.constant(RNG.standard_normal((1001, 2)).astype(np.float32))
+
+    def predict(a: Any, b: Any, c: Any, d: Any) -> Any:
+        terms = [masked(table, a, b), masked(table, c, d)]
+        if meet == "concatenation":
+            return tf.concat(terms, 1)
+        return {"sum": tf.add_n(terms)} | ({"one": terms[0]} if meet == "one of two outputs" else {})
+
+    made = assert_arithmetic(flat(tmp_path, predict, *SPECS), 2)
+    # Who asks for the one may send other rows for the other.
+    assert ops(made)["Bitcast"] == (2 if meet == "one of two outputs" else 1)
+
+
 def test_a_cross_of_a_cross_is_computed_after_it(tmp_path: Path) -> None:
     def predict(a: Any, b: Any, c: Any, d: Any) -> Any:
         inner = tf.ensure_shape(tf.expand_dims(cross(a, b).output_values, 1), [None, 1])

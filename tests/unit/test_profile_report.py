@@ -116,13 +116,15 @@ def test_the_trace_counts_from_the_runs_beginning() -> None:
 
 
 def test_which_version_is_meant(tmp_path: Path) -> None:
-    for name in ("2", "10", "11", "old"):
+    for name in ("2", "10", "old"):
         (tmp_path / name).mkdir()
     for name in ("2", "10", "old"):
         (tmp_path / name / "saved_model.pb").touch()
     assert version_of(tmp_path) == tmp_path / "10"
     assert version_of(tmp_path / "2") == tmp_path / "2"
+    (tmp_path / "11").mkdir()
     for place, says in (
+        (tmp_path, r"11: the newest version holds no saved_model\.pb; .*10, say"),
         (tmp_path / "11", "holds neither a saved_model.pb nor versions"),
         (tmp_path / "absent", "no such directory"),
         (tmp_path / "2" / "saved_model.pb", "not a directory"),

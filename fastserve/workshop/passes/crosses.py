@@ -15,7 +15,8 @@ import numpy as np
 
 from fastserve.workshop.optimizing.graph import Graph, dtype_of, spelled
 from fastserve.workshop.passes.base import Options, Pass
-from fastserve.workshop.passes.sizes import Size, shape
+from fastserve.workshop.passes.rows import Rows
+from fastserve.workshop.passes.sizes import Size
 from fastserve.workshop.passes.tables import INT64, binary, pack, reshape
 
 # Of core/platform/fingerprint.h.
@@ -35,29 +36,18 @@ def crosses(graph: Graph, _: Options) -> int:
 
 
 def _together(graph: Graph, nodes: list[Any]) -> list[list[Any]]:
-    """Those that can be computed at once: of as many columns, of as many rows, and none by way of another.
-    The columns of one cross have as many rows, or it fails; so have crosses that share a column."""
-    alike: list[set[Size]] = []
-    for node in nodes:
-        sizes = _rows(graph, node)
-        joined = [one for one in alike if one & sizes]
-        alike = [one for one in alike if not one & sizes] + [sizes.union(*joined)]
-    groups: dict[tuple[int, int], list[Any]] = defaultdict(list)
+    """Those that can be computed at once: of as many columns, of as many rows, and none by way of another."""
+    rows = Rows(graph, nodes)
+    groups: dict[tuple[int, Size | None], list[Any]] = defaultdict(list)
     alone = []
     for node in nodes:
-        rows = next(i for i, one in enumerate(alike) if one & _rows(graph, node))
-        group = groups[len(node.input), rows]
+        group = groups[len(node.input), rows.of(node.input[0])]
         behind = graph.ancestors(node.input)
         if any(other.name in behind or node.name in graph.ancestors(other.input) for other in group):
             alone.append([node])
         else:
             group.append(node)
     return [*groups.values(), *alone]
-
-
-def _rows(graph: Graph, node: Any) -> set[Size]:
-    known = (shape(graph, column) for column in node.input)
-    return {sizes[0] for sizes in known if sizes is not None}
 
 
 def _is_known(graph: Graph, node: Any) -> bool:

@@ -13,6 +13,7 @@ from fastserve.workshop.passes import (
     half,
     onehot,
     prune,
+    selects,
     user,
 )
 from fastserve.workshop.passes.base import Pass
@@ -27,6 +28,7 @@ PASSES: tuple[Pass, ...] = (
     common.PASS,
     user.PASS,
     gathers.PASS,
+    selects.PASS,
     grappler.PASS,
     half.BFLOAT16,
     half.FLOAT16,

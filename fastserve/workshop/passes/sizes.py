@@ -91,6 +91,8 @@ def _keeps_rows(graph: Graph, node: Any) -> bool:
         return _keeps_first(graph, node)
     if node.op == "StridedSlice":
         return all_rows(graph, node)
+    if node.op == "Reshape":
+        return _same_width(graph.shape(node.input[0]), graph.shape(node.name))
     if node.op == "MatMul":
         return not node.attr["transpose_a"].b
     if node.op in ("AddN", "BiasAdd"):
@@ -102,6 +104,14 @@ def _keeps_rows(graph: Graph, node: Any) -> bool:
     ranks = [graph.rank(tensor) for tensor in graph.arguments(node)]
     own = graph.rank(node.name)
     return ranks[0] == own and all(rank is not None and own is not None and rank < own for rank in ranks[1:])
+
+
+def _same_width(old: tuple[int | None, ...] | None, new: tuple[int | None, ...] | None) -> bool:
+    """Whether rows of both hold as many numbers, if that is known."""
+    if not old or not new or None in old[1:] or None in new[1:]:
+        return False
+    numbers = [int(np.prod([size or 0 for size in each[1:]], dtype=np.int64)) for each in (old, new)]
+    return numbers[0] == numbers[1] > 0
 
 
 def all_rows(graph: Graph, node: Any) -> bool:
