@@ -108,7 +108,7 @@ class BuildNative(build_ext):
         self.copy_file(str(Path(self.build_lib, PRELOADED)), PRELOADED)
 
     def get_outputs(self) -> list[str]:
-        return [*super().get_outputs(), str(Path(self.build_lib, PRELOADED))]
+        return [*super().get_outputs(), str(Path("" if self.inplace else self.build_lib, PRELOADED))]
 
     def archive(self, objects: list[str]) -> None:
         """Makes the static library, so that a module links only the rooms of csrc/ that it uses."""
