@@ -76,7 +76,7 @@ static bool take_signal(void)
     struct sigaction before;
     if (sigaction(break_signal(), NULL, &before) != 0)
         return false;
-    if (before.sa_flags & SA_SIGINFO ? before.sa_sigaction == take_break : false)
+    if ((before.sa_flags & SA_SIGINFO) != 0 && before.sa_sigaction == take_break)
         return true;
     if (before.sa_handler != SIG_DFL)
         return false;

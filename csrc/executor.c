@@ -23,6 +23,8 @@
 #include "spread.h"
 #include "trace.h"
 
+_Static_assert((int)FS_MAX_EXECUTORS <= (int)FS_SPREAD_THREADS, "each executor has a place");
+
 typedef struct serving {
     uint32_t n;
     fs_servable *servables[];
@@ -41,6 +43,7 @@ typedef struct executor {
     uint32_t items_room;
     fs_track *track;
     uint64_t random; /* for lots */
+    fs_place place;
     _Alignas(64) _Atomic(uint32_t) token; /* 1: woken */
 } executor;
 
@@ -55,7 +58,7 @@ struct fs_executors {
     _Alignas(64) atomic_ullong idle; /* bit i: executor i is parked and nobody has taken it on to wake it */
     atomic_int spinner; /* who looks for work without sleeping, its index + 1; 0: nobody */
     _Alignas(64) atomic_llong clock_us; /* virtual time of the queue that was picked last */
-    fs_place places[FS_MAX_EXECUTORS];
+    fs_spread spread;
     executor executors[];
 };
 
@@ -372,7 +375,6 @@ static void park(executor *e, int64_t until_us)
     int64_t ripe_us = first_ripe_us(e);
     if (ripe_us < until_us)
         until_us = ripe_us;
-    fs_spread_sleep(&pool->places[e->index]);
     bool timed = until_us != INT64_MAX;
     bool stay_up = atomic_load_explicit(&pool->stop, memory_order_seq_cst);
     while (!stay_up && atomic_load_explicit(&e->token, memory_order_acquire) == 0) {
@@ -389,16 +391,26 @@ static void park(executor *e, int64_t until_us)
     atomic_store_explicit(&e->token, 0, memory_order_relaxed);
 }
 
+/* A bit for each that is not parked. */
+static unsigned long long working(fs_executors *pool)
+{
+    unsigned long long all = ~0ull >> (FS_MAX_EXECUTORS - pool->config.threads);
+    return all & ~atomic_load_explicit(&pool->idle, memory_order_relaxed);
+}
+
 static void *run_executor(void *arg)
 {
     executor *e = arg;
     fs_executors *pool = e->pool;
+    if (!pool->config.no_spread)
+        fs_spread_join(&e->place, e->index);
     /* acquire: pairs with stop's store, only to be seen in time. */
     while (!atomic_load_explicit(&pool->stop, memory_order_acquire)) {
         int64_t clock_us, until_us;
         fs_queue *queue = find_work(e, &clock_us, &until_us);
         if (queue != NULL) {
-            fs_spread_work(pool->places, pool->config.threads, e->index);
+            if (!pool->config.no_spread)
+                fs_spread_work(&pool->spread, &e->place, working(pool));
             serve(e, queue, clock_us);
             continue;
         }
@@ -446,7 +458,6 @@ fs_executors *fs_executors_start(const fs_executors_config *config, const fs_pol
         executor *e = &pool->executors[i];
         e->pool = pool;
         e->index = i;
-        atomic_init(&pool->places[i].cpu, -1);
         e->slab = fs_slab_new(SLAB_CACHE_BYTES);
         e->items = malloc(ITEMS * sizeof *e->items);
         e->items_room = ITEMS;

@@ -20,6 +20,7 @@ typedef struct fs_executors_config {
     int32_t spin_us;
     bool tensor_content;    /* replies carry tensor_content instead of typed fields */
     bool compress_replies;  /* in the request's own encoding, from FS_DEFLATE_FROM_BYTES on */
+    bool no_spread;         /* for measurement: executors stay where the kernel has them, see spread.h */
     fs_trace *trace;        /* where the threads tell what they do; NULL: nowhere */
 } fs_executors_config;
 

@@ -260,6 +260,7 @@ cdef extern from "executor.h" nogil:
         int32_t spin_us
         bint tensor_content
         bint compress_replies
+        bint no_spread
 
     uint64_t fs_executors_system_allocs(const fs_executors *pool) noexcept
     int64_t fs_executors_cpu_us(const fs_executors *pool) noexcept

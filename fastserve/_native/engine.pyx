@@ -488,6 +488,7 @@ cdef class Engine:
         config.executors.tensor_content = server["tensor_content_replies"]
         config.executors.compress_replies = server["reply_compression"] == "match"
         self.ablate = frozenset(ablate)
+        config.executors.no_spread = "spread" in self.ablate
         self.max_message_bytes = limits["max_message_bytes"]
         config.loader.threads = executor["load_threads"]
         config.loader.nice = 0 if loading is None or "nice" in self.ablate else loading["nice"]

@@ -29,6 +29,7 @@ ABLATIONS: Mapping[str, str] = {
     "trial-nice": "trials at normal priority",
     "breaks": "loads and trials take no breaks",
     "slices": "files are read in one piece",
+    "spread": "executors stay where the kernel has them",
     "fork-server": "trials start from nothing",
     "cache": "no compile cache for the core",
     "unload": "versions are closed on the event loop",

@@ -128,10 +128,9 @@ async def run(
     env = child_environment(tensorflow)
     cache = open_cache(server.state_dir, tensorflow, env, log)
     without = ablated()
-    if "slices" not in without:
-        env = with_sliced_reads(env)
+    models_env = env if "slices" in without else with_sliced_reads(env)
     allocator = "system" if "allocator" in without else server.allocator
-    core_env = {**env, **allocator_environment(allocator, env)}
+    core_env = {**models_env, **allocator_environment(allocator, models_env)}
     if cache is not None and "cache" not in without:
         core_env = with_xla_cache(core_env, cache.directory, read_only=True)
 
@@ -183,11 +182,11 @@ async def run(
         forks = None
         # What a GPU's drivers set up is not for forks; and tests bring a trial of their own.
         if installed and not (may_use_gpu(tensorflow) or trial_argv or "fork-server" in without):
-            forks = TrialForks(installed, env, log)
+            forks = TrialForks(installed, models_env, log)
             stack.push_async_callback(forks.close)
         trials = TrialRunner(
             trial_argv or child_argv("fastserve.control.trial"),
-            env,
+            models_env,
             log,
             nice=0 if "trial-nice" in without else config.loading.nice,
             hurry_after_s=config.loading.hurry_after_s,

@@ -1,97 +1,103 @@
-/* test_spread: who meets another on its processor several times in a row moves, may go anywhere afterwards, and
- * stays where there is nowhere to go. */
+/* test_spread: who meets another on its processor several times in a row moves, may go anywhere afterwards that
+ * it might before, and stays where there is nowhere to go. */
 #include "spread.h"
 
 #include "check.h"
-
-#include <sched.h>
 
 enum { MEETINGS = 4, TRIES = 1000 };
 
 static cpu_set_t all;
 
-static void stay_on(const cpu_set_t *cpus)
+static void may_be_on(const cpu_set_t *cpus)
 {
     REQUIRE(sched_setaffinity(0, sizeof *cpus, cpus) == 0);
 }
 
-/* Work beside a thread that is wherever this one is. true: this one has moved. The kernel may move it, too, so the
- * other one goes along before each. */
-static bool meet(fs_place places[2], int times)
+static void check_may_be_on(const cpu_set_t *cpus)
+{
+    cpu_set_t now;
+    REQUIRE(sched_getaffinity(0, sizeof now, &now) == 0);
+    CHECK(CPU_EQUAL(&now, cpus));
+}
+
+/* Works beside a thread, number 0, that is wherever this one is. true: this one has moved. The kernel may move it,
+ * too, so the other one goes along before each. */
+static bool meet(fs_spread *spread, fs_place *place, int times)
 {
     int cpu = -1;
     for (int i = 0; i < times; i++) {
         cpu = sched_getcpu();
-        atomic_store(&places[0].cpu, cpu);
-        fs_spread_work(places, 2, 1);
+        atomic_store(&spread->cpus[0], cpu);
+        fs_spread_work(spread, place, 1);
     }
-    return sched_getcpu() != cpu && places[1].met < 0;
-}
-
-static void start(fs_place places[2])
-{
-    for (int i = 0; i < 2; i++) {
-        atomic_init(&places[i].cpu, -1);
-        places[i].met = 0;
-    }
+    return sched_getcpu() != cpu && place->met < 0;
 }
 
 static void test_it_moves(void)
 {
-    fs_place places[2];
+    fs_spread spread;
+    fs_place place;
     bool moved = false;
     for (int i = 0; i < TRIES && !moved; i++) {
-        start(places);
-        moved = meet(places, MEETINGS);
+        memset(&spread, 0, sizeof spread);
+        fs_spread_join(&place, 1);
+        moved = meet(&spread, &place, MEETINGS);
     }
     CHECK(moved || CPU_COUNT(&all) == 1);
-    cpu_set_t now;
-    REQUIRE(sched_getaffinity(0, sizeof now, &now) == 0);
-    CHECK(CPU_EQUAL(&now, &all));
-    CHECK_EQ(places[1].met, -32);
+    CHECK_EQ(place.met, -32);
+    check_may_be_on(&all);
+    /* And rests before it does so again. */
+    meet(&spread, &place, 32);
+    CHECK_EQ(place.met, 0);
 }
 
 static void test_a_few_meetings_are_chance(void)
 {
-    fs_place places[2];
-    start(places);
-    meet(places, MEETINGS - 1);
-    CHECK(places[1].met >= 0 && places[1].met < MEETINGS);
-    fs_spread_sleep(&places[0]);
-    fs_spread_work(places, 2, 1);
-    CHECK_EQ(places[1].met, 0);
-    CHECK(atomic_load(&places[1].cpu) >= 0);
-    fs_spread_sleep(&places[1]);
-    CHECK_EQ(atomic_load(&places[1].cpu), -1);
+    fs_spread spread = {0};
+    fs_place place;
+    fs_spread_join(&place, 1);
+    meet(&spread, &place, MEETINGS - 1);
+    CHECK(place.met >= 0 && place.met < MEETINGS);
+    fs_spread_work(&spread, &place, 2); /* the other one sleeps */
+    CHECK_EQ(place.met, 0);
 }
 
 /* Of two, one: they would change places for ever. */
 static void test_the_lower_number_stays(void)
 {
-    fs_place places[2];
-    start(places);
+    fs_spread spread = {0};
+    fs_place place;
+    fs_spread_join(&place, 0);
     for (int i = 0; i < 3 * MEETINGS; i++) {
-        atomic_store(&places[1].cpu, sched_getcpu());
-        fs_spread_work(places, 2, 0);
+        atomic_store(&spread.cpus[1], sched_getcpu());
+        fs_spread_work(&spread, &place, 3);
     }
-    CHECK_EQ(places[0].met, 0);
+    CHECK_EQ(place.met, 0);
 }
 
-static void test_with_one_processor_it_stays(void)
+static void test_the_last_number_there_is(void)
+{
+    fs_spread spread = {0};
+    fs_place place;
+    fs_spread_join(&place, FS_SPREAD_THREADS - 1);
+    meet(&spread, &place, 3 * MEETINGS);
+    check_may_be_on(&all);
+}
+
+static void test_the_users_choice_is_kept(void)
 {
     cpu_set_t one;
     CPU_ZERO(&one);
     CPU_SET(sched_getcpu(), &one);
-    stay_on(&one);
-    fs_place places[2];
-    start(places);
-    int before = sched_getcpu();
-    meet(places, 3 * MEETINGS);
-    CHECK_EQ(sched_getcpu(), before);
-    cpu_set_t now;
-    REQUIRE(sched_getaffinity(0, sizeof now, &now) == 0);
-    CHECK(CPU_EQUAL(&now, &one));
-    stay_on(&all);
+    may_be_on(&one);
+    fs_spread spread = {0};
+    fs_place place;
+    fs_spread_join(&place, 1);
+    check_may_be_on(&one);
+    meet(&spread, &place, MEETINGS);
+    CHECK_EQ(place.met, -32);
+    check_may_be_on(&one);
+    may_be_on(&all);
 }
 
 int main(void)
@@ -100,6 +106,7 @@ int main(void)
     test_it_moves();
     test_a_few_meetings_are_chance();
     test_the_lower_number_stays();
-    test_with_one_processor_it_stays();
+    test_the_last_number_there_is();
+    test_the_users_choice_is_kept();
     return check_done();
 }

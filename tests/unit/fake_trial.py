@@ -63,6 +63,7 @@ def main() -> None:
                 "nice": os.getpriority(os.PRIO_PROCESS, 0),
                 "oom_score_adj": int(Path("/proc/self/oom_score_adj").read_text()),
                 "cache": request["xla_cache"],
+                "breaks": request["breaks"],
                 "flags": os.environ.get("TF_XLA_FLAGS", ""),
             }
         ),

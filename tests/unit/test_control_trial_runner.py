@@ -257,6 +257,20 @@ async def test_a_trial_gives_way_to_nobody_while_nothing_is_served(
     assert values == [3]
 
 
+@pytest.mark.parametrize(
+    ("nice", "give_way", "breaks", "told"),
+    [(3, True, True, True), (3, False, True, False), (0, True, True, False), (3, True, False, False)],
+)
+async def test_a_trial_takes_breaks_while_it_gives_way(
+    tmp_path: Path, nice: int, give_way: bool, breaks: bool, told: bool
+) -> None:
+    stages: list[dict[str, Any]] = []
+    runner = TrialRunner(ARGV, os.environ, Log(level="error"), nice=nice, breaks=breaks)
+    runner.give_way = give_way
+    await runner.run(request(tmp_path, {}), 30, stages.append)
+    assert stages[0]["breaks"] is told
+
+
 async def test_a_trial_is_what_the_kernel_shall_kill_first(tmp_path: Path) -> None:
     stages: list[dict[str, Any]] = []
     await trial(tmp_path, {}, stages=stages)

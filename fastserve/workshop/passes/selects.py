@@ -12,7 +12,7 @@ from typing import Any
 
 from fastserve.workshop.optimizing.graph import Graph, dtype_of
 from fastserve.workshop.passes.base import Options, Pass
-from fastserve.workshop.passes.tables import binary, number
+from fastserve.workshop.passes.tables import binary
 
 _BOOL, _INTEGERS = 10, (3, 9)
 
@@ -47,9 +47,8 @@ def _rewrite(graph: Graph, node: Any) -> int:
     if graph.scalar(instead) == 0:
         made = binary(graph, "Mul", tensor, flags, like)
     else:
-        constant = number(graph, graph.scalar(instead), dtype, f"{like}/number")
-        above = binary(graph, "Sub", tensor, constant, f"{like}/above")
-        made = binary(graph, "AddV2", binary(graph, "Mul", above, flags, f"{like}/kept"), constant, like)
+        above = binary(graph, "Sub", tensor, instead, f"{like}/above")
+        made = binary(graph, "AddV2", binary(graph, "Mul", above, flags, f"{like}/kept"), instead, like)
     graph.replace(node.name, made)
     return 1
 
