@@ -1,4 +1,5 @@
-/* breaks: see breaks.h. The coarse clock moves with the ticks and tells when they come. */
+/* breaks: see breaks.h. When ticks come is found once, by watching the coarse clock move: what it shows then lags
+ * behind by any part of a tick, and not by the same everywhere. */
 #include "breaks.h"
 
 #include <errno.h>
@@ -21,6 +22,9 @@ enum {
     EVERY_NS = 4000000,
     BEFORE_NS = 200000,
     AFTER_NS = 50000,
+    /* A tick is well seen by one who was not away for longer, which a tick's own work may take; of so many one is. */
+    AWAY_NS = 30000,
+    WATCHED = 16,
     STACK_BYTES = 64 << 10, /* the handler's; the registers of AMX alone are 8 KiB */
 };
 
@@ -36,19 +40,33 @@ static struct timespec timespec_of(int64_t ns)
     return (struct timespec){.tv_sec = ns / NS_PER_S, .tv_nsec = ns % NS_PER_S};
 }
 
-/* From one tick to the next: the coarse clock moves with them. */
-static int64_t tick_ns(void)
+static pthread_once_t ticks_found = PTHREAD_ONCE_INIT;
+static int64_t tick_ns;    /* from one to the next */
+static int64_t a_tick_ns;  /* on the monotonic clock; ticks keep their distance to it as long as the machine is up */
+
+static void find_ticks(void)
 {
-    struct timespec tick = {0, 0};
-    clock_getres(CLOCK_MONOTONIC_COARSE, &tick);
-    return tick.tv_sec == 0 && tick.tv_nsec > 0 ? tick.tv_nsec : EVERY_NS;
+    struct timespec length = {0, 0};
+    clock_getres(CLOCK_MONOTONIC_COARSE, &length);
+    tick_ns = length.tv_sec == 0 && length.tv_nsec > 0 ? length.tv_nsec : EVERY_NS;
+    int64_t coarse = now_ns(CLOCK_MONOTONIC_COARSE), looked = now_ns(CLOCK_MONOTONIC);
+    int64_t end = looked + WATCHED * tick_ns, away_ns = INT64_MAX;
+    a_tick_ns = looked;
+    while (away_ns > AWAY_NS && looked < end) {
+        int64_t shown = now_ns(CLOCK_MONOTONIC_COARSE), now = now_ns(CLOCK_MONOTONIC);
+        if (shown != coarse && now - looked < away_ns) {
+            away_ns = now - looked;
+            a_tick_ns = looked;
+        }
+        coarse = shown;
+        looked = now;
+    }
 }
 
 /* Until the next one. */
-static int64_t to_tick_ns(void)
+static int64_t to_tick_ns(int64_t now)
 {
-    int64_t tick = tick_ns();
-    return tick - (now_ns(CLOCK_MONOTONIC) - now_ns(CLOCK_MONOTONIC_COARSE)) % tick;
+    return tick_ns - (now - a_tick_ns) % tick_ns;
 }
 
 static int break_signal(void)
@@ -61,7 +79,7 @@ static void take_break(int number, siginfo_t *info, void *context)
     (void)number;
     (void)context;
     int saved = errno;
-    int64_t left_ns = to_tick_ns();
+    int64_t left_ns = to_tick_ns(now_ns(CLOCK_MONOTONIC));
     /* Whoever comes late, for it was not running, has missed it. One that was raised meanwhile is in a hurry
      * (on Linux the value is a thread's). */
     if (left_ns <= BEFORE_NS && getpriority(PRIO_PROCESS, 0) > info->si_value.sival_int) {
@@ -120,11 +138,10 @@ static bool start_timer(timer_t *timer, int normal)
     event.sigev_notify_thread_id = gettid();
     if (timer_create(CLOCK_MONOTONIC, &event, timer) != 0)
         return false;
-    int64_t tick = tick_ns();
-    int64_t first_ns = now_ns(CLOCK_MONOTONIC) + to_tick_ns() + tick - BEFORE_NS;
+    int64_t now = now_ns(CLOCK_MONOTONIC);
     const struct itimerspec when = {
-        .it_interval = timespec_of((EVERY_NS + tick - 1) / tick * tick),
-        .it_value = timespec_of(first_ns),
+        .it_interval = timespec_of((EVERY_NS + tick_ns - 1) / tick_ns * tick_ns),
+        .it_value = timespec_of(now + to_tick_ns(now) + tick_ns - BEFORE_NS),
     };
     if (timer_settime(*timer, TIMER_ABSTIME, &when, NULL) == 0)
         return true;
@@ -137,6 +154,7 @@ void fs_breaks_start(fs_breaks *breaks, int normal)
     breaks->started = false;
     if (!take_signal() || !take_stack(breaks))
         return;
+    pthread_once(&ticks_found, find_ticks);
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, break_signal());

@@ -92,6 +92,40 @@ static void *give_way(void *arg)
     return NULL;
 }
 
+static int64_t coarse_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
+/* The coarse clock moves when a tick comes. */
+static void *be_away_when_ticks_come(void *arg)
+{
+    (void)arg;
+    int normal = nice_now();
+    REQUIRE(setpriority(PRIO_PROCESS, (id_t)gettid(), normal + 3) == 0);
+    fs_breaks breaks;
+    fs_breaks_start(&breaks, normal);
+    int taken = 0, at_ticks = 0;
+    int64_t end = now_ms() + 60000;
+    while (taken < 40 && now_ms() < end) {
+        int64_t before, earlier; /* the later of the two may have been seen after the break, on the way out of stops() */
+        long stopped = stops();
+        before = earlier = coarse_ns();
+        while (stops() == stopped && now_ms() < end) {
+            earlier = before;
+            before = coarse_ns();
+        }
+        taken++;
+        at_ticks += coarse_ns() != earlier;
+    }
+    fs_breaks_stop(&breaks);
+    CHECK(taken == 40);
+    CHECK(at_ticks > taken / 2); /* a host may hold its guests up at any of them */
+    return NULL;
+}
+
 static void *do_not_give_way(void *arg)
 {
     (void)arg;
@@ -141,6 +175,7 @@ static void *find_the_signal_taken(void *arg)
 int main(void)
 {
     in_thread(give_way);
+    in_thread(be_away_when_ticks_come);
     in_thread(do_not_give_way);
     in_thread(have_a_stack);
     in_thread(find_the_signal_taken);
