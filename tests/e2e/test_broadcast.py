@@ -20,7 +20,8 @@ from predict_client import Client, content, request, typed
 
 from fastserve.client import Client as FastServe
 
-KEY = 'broadcast = ["user", "ids", "word"]'
+# Room for all that a test sends at once, however slow the machine.
+KEY = 'broadcast = ["user", "ids", "word"], max_enqueued_batches = 200'
 TIMEOUT = "batch_timeout_us = 2000"
 # Named for how their requests run.
 MODES = {

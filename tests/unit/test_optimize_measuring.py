@@ -245,7 +245,7 @@ def test_without_inputs_there_is_no_load_and_they_are_made_up() -> None:
 
 def test_passes_are_chosen_in_their_own_order() -> None:
     names = [each.name for each in chosen_passes((), (), half=True)]
-    assert names[:3] == ["prune", "freeze", "fold"] and len(names) == len(set(names)) == 12
+    assert names[:3] == ["prune", "freeze", "fold"] and len(names) == len(set(names)) == 13
     assert [each.name for each in chosen_passes(("fold", "prune"), ())] == ["prune", "fold"]
     assert "onehot" not in [each.name for each in chosen_passes((), ("onehot",))]
     with pytest.raises(WorkshopError, match="there is no pass hot; there are: prune, freeze"):

@@ -8,7 +8,7 @@ from fastserve.protos import message
 from fastserve.workshop.profiling.clusters import read_clusters
 from fastserve.workshop.profiling.graph import Node, read_nodes, with_traced
 from fastserve.workshop.profiling.host_ops import COLUMNS, LOOKUPS, ONE_HOT, PARSING, STRINGS, find_host_ops
-from fastserve.workshop.profiling.names import function_name, readable
+from fastserve.workshop.profiling.names import function_name, op_type, readable
 from fastserve.workshop.profiling.steps import OpRun
 
 
@@ -29,6 +29,18 @@ from fastserve.workshop.profiling.steps import OpRun
 )
 def test_names_are_the_authors(node: str, functions: list[str], name: str) -> None:
     assert readable(node, functions) == name
+
+
+def test_ops_have_the_names_that_they_have_in_a_model() -> None:
+    wanted = {
+        "_MklMatMul": "MatMul",
+        "_MklNativeConv2D": "Conv2D",
+        "_MklFusedMatMul": "_FusedMatMul",
+        "_MklNativeFusedBatchMatMulV2": "_FusedBatchMatMulV2",
+        "_FusedMatMul": "_FusedMatMul",
+        "MatMul": "MatMul",
+    }
+    assert {op: op_type(op) for op in wanted} == wanted
 
 
 def test_names_of_functions() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fastserve.protos import message
-from fastserve.workshop.profiling.names import readable
+from fastserve.workshop.profiling.names import op_type, readable
 from fastserve.workshop.profiling.steps import OpRun
 
 _INPUTS = re.compile(r"= \w+\((.*)\)$")
@@ -30,7 +30,7 @@ def read_nodes(metadata: bytes) -> list[Node]:
     return [
         Node(
             node.name,
-            node.op,
+            op_type(node.op),
             _inputs(node.input),
             readable(node.name, node.experimental_debug_info.original_func_names),
         )

@@ -1,8 +1,9 @@
-"""Names of nodes as the model's author knows them. Pure.
+"""Names of nodes and ops as the model's author knows them. Pure.
 
 TensorFlow puts functions into the graph that calls them, and names what comes of it by the call; behind that
 stands the path of layers and name scopes, or in a plain tf.function a name like MatMul_2, which says
-something only with the function's own.
+something only with the function's own. Where the processor suits oneDNN, TensorFlow puts its ops in the
+place of many, under names of their own.
 """
 
 from __future__ import annotations
@@ -16,6 +17,13 @@ _FUNCTION = re.compile(r"^__(?:inference|forward|backward)_(.+?)(?:_\d+)*$")
 _WRAPPERS = re.compile(
     r"signature_wrapper|wrapped_model|serving_fn|call_fn|restored_function_body|lambda|<lambda>"
 )
+
+_ONEDNN = re.compile(r"^_Mkl(?:Native)?(Fused)?")
+
+
+def op_type(op: str) -> str:
+    """ "MatMul" of "_MklMatMul", "_FusedMatMul" of "_MklFusedMatMul"; others are as they are."""
+    return _ONEDNN.sub(lambda found: "_Fused" if found[1] else "", op)
 
 
 def readable(node: str, functions: Iterable[str] = ()) -> str:

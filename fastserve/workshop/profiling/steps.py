@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fastserve.protos import message
+from fastserve.workshop.profiling.names import op_type
 
 _LABEL = re.compile(r"= (\w+)\(")
 # Devices under such names repeat what the host started, with the accelerator's own times.
@@ -106,7 +107,7 @@ def read_step(metadata: bytes, begin_ns: int, end_ns: int) -> Step:
 def _op(label: str) -> str:
     """Of "name = Op(inputs)"."""
     found = _LABEL.search(label)
-    return found[1] if found else ""
+    return op_type(found[1]) if found else ""
 
 
 def _output_bytes(output: Any) -> int:
