@@ -32,8 +32,10 @@ class ChildError(FastServeError):
 
 
 class Child:
-    """A process in a session of its own, so that Ctrl-C reaches only the parent. folder: it may write there;
-    removed at the end."""
+    """A process in a group of its own, so that Ctrl-C reaches only the parent, and in the parent's session:
+    kernels with autogroups share processors between sessions first, whatever the priorities in them, and a
+    load generator in another would wait behind the server's idle-class work, as no client elsewhere does.
+    folder: it may write there; removed at the end."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -65,7 +67,7 @@ class Child:
                 stderr=log,
                 cwd=self.folder,
                 env={**os.environ, **(environment or {})},
-                start_new_session=True,
+                process_group=0,
                 preexec_fn=end_with_parent,
             )
 
