@@ -27,6 +27,7 @@ _CLUSTER_FLAGS = (
     "--tf_xla_enable_lazy_compilation=false",
     "--tf_xla_deterministic_cluster_names",
 )
+TENSOR_POOL_OFF = "TF_ONEDNN_USE_SYSTEM_ALLOCATOR"
 XLA_CACHE_FLAG = "--tf_xla_persistent_cache_directory"
 _DISTRIBUTIONS = ("tensorflow", "tensorflow-cpu", "tensorflow-gpu", "tf-nightly", "tf-nightly-cpu")
 LIBRARY = "libtensorflow_cc.so.2"
@@ -150,6 +151,10 @@ def child_environment(tensorflow: TensorFlow, inherited: Mapping[str, str] = os.
     # Sessions that do not ask for auto-clustering are not concerned.
     flags = env.get("TF_XLA_FLAGS", "").split()
     env["TF_XLA_FLAGS"] = " ".join([*flags, *(flag for flag in _CLUSTER_FLAGS if flag not in flags)])
+
+    # Where the processor suits oneDNN, TensorFlow has tensors in a pool of its own, under one lock that
+    # whoever frees one takes: a load that frees a large one holds it for 40 ms, and requests wait.
+    env.setdefault(TENSOR_POOL_OFF, "true")
 
     if tensorflow.device == "cpu":
         env["CUDA_VISIBLE_DEVICES"] = "-1"

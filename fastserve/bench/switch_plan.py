@@ -32,6 +32,7 @@ ABLATIONS: Mapping[str, str] = {
     "spread": "executors stay where the kernel has them",
     "fork-server": "trials start from nothing",
     "cache": "no compile cache for the core",
+    "tensor-pool": "TensorFlow's pool for tensors, where it uses oneDNN",
     "unload": "versions are closed on the event loop",
     "allocator": "the C library's malloc",
 }

@@ -60,6 +60,7 @@ from fastserve.control.work import VersionWork
 from fastserve.control.xla_cache import open_cache
 from fastserve.environment import (
     LITERT_LIBRARY,
+    TENSOR_POOL_OFF,
     check_op_libraries,
     child_argv,
     child_environment,
@@ -128,6 +129,8 @@ async def run(
     env = child_environment(tensorflow)
     cache = open_cache(server.state_dir, tensorflow, env, log)
     without = ablated()
+    if "tensor-pool" in without:
+        env[TENSOR_POOL_OFF] = "false"
     models_env = env if "slices" in without else with_sliced_reads(env)
     allocator = "system" if "allocator" in without else server.allocator
     core_env = {**models_env, **allocator_environment(allocator, models_env)}

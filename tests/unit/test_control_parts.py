@@ -304,6 +304,12 @@ def test_auto_clustering_is_eager_and_allowed_on_the_cpu_for_models_that_will_us
     assert environment(inherited=inherited)["TF_XLA_FLAGS"] == f"--x {eager} --tf_xla_cpu_global_jit {named}"
 
 
+def test_tensors_are_in_no_pool_under_one_lock() -> None:
+    assert environment()["TF_ONEDNN_USE_SYSTEM_ALLOCATOR"] == "true"
+    inherited = {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "false"}
+    assert environment(inherited=inherited)["TF_ONEDNN_USE_SYSTEM_ALLOCATOR"] == "false"
+
+
 def test_devices() -> None:
     assert "CUDA_VISIBLE_DEVICES" not in environment()
     assert environment(TensorFlow(device="cpu"))["CUDA_VISIBLE_DEVICES"] == "-1"
