@@ -37,7 +37,8 @@ if SANITIZE:
     CFLAGS += [instrument, "-fno-omit-frame-pointer", "-O1"]
     LDFLAGS += [instrument]
 
-PRELOADED = "fastserve/_native/libpread.so"
+PRELOADED = "fastserve/_native/libpreload.so"
+PRELOADED_PARTS = ("preload/pread", "preload/threads", "slices", "breaks")
 
 # What Cython 3 writes is not ours to correct.
 GENERATED = [
@@ -98,7 +99,7 @@ class BuildNative(build_ext):
 
     def build_preloaded(self) -> None:
         """The library that the dynamic linker puts before the C library; no module of Python's."""
-        parts = [self.compile_source(source) for source in ("csrc/preload/pread.c", "csrc/slices.c")]
+        parts = [self.compile_source(f"csrc/{name}.c") for name in PRELOADED_PARTS]
         path = str(Path(self.build_lib, PRELOADED))
         if newer_group(parts, path):
             self.compiler.link_shared_object(parts, path, extra_preargs=LDFLAGS)

@@ -24,7 +24,7 @@ enum {
     AFTER_NS = 50000,
     /* A tick is well seen by one who was not away for longer, which a tick's own work may take; of so many one is. */
     AWAY_NS = 30000,
-    WATCHED = 16,
+    WATCHED = 64,
     STACK_BYTES = 64 << 10, /* the handler's; the registers of AMX alone are 8 KiB */
 };
 
@@ -39,6 +39,8 @@ static struct timespec timespec_of(int64_t ns)
 {
     return (struct timespec){.tv_sec = ns / NS_PER_S, .tv_nsec = ns % NS_PER_S};
 }
+
+static _Thread_local fs_breaks *own; /* the handler's, too: touched before a signal comes */
 
 static pthread_once_t ticks_found = PTHREAD_ONCE_INIT;
 static int64_t tick_ns;    /* from one to the next */
@@ -74,15 +76,17 @@ static int break_signal(void)
     return SIGRTMIN + 9;
 }
 
-static void take_break(int number, siginfo_t *info, void *context)
+static void take_break(int number)
 {
     (void)number;
-    (void)context;
     int saved = errno;
     int64_t left_ns = to_tick_ns(now_ns(CLOCK_MONOTONIC));
-    /* Whoever comes late, for it was not running, has missed it. One that was raised meanwhile is in a hurry
-     * (on Linux the value is a thread's). */
-    if (left_ns <= BEFORE_NS && getpriority(PRIO_PROCESS, 0) > info->si_value.sival_int) {
+    /* On Linux the value is a thread's. One that was raised meanwhile is in a hurry. */
+    bool gives_way = own != NULL && getpriority(PRIO_PROCESS, 0) > own->normal;
+    if (own != NULL && own->inherited && !gives_way)
+        timer_settime(own->timer, 0, &(struct itimerspec){.it_value = {0, 0}}, NULL);
+    /* Whoever comes late, for it was not running, has missed it. */
+    if (gives_way && left_ns <= BEFORE_NS) {
         struct timespec length = timespec_of(left_ns + AFTER_NS);
         nanosleep(&length, NULL);
     }
@@ -94,11 +98,11 @@ static bool take_signal(void)
     struct sigaction before;
     if (sigaction(break_signal(), NULL, &before) != 0)
         return false;
-    if ((before.sa_flags & SA_SIGINFO) != 0 && before.sa_sigaction == take_break)
+    if (before.sa_handler == take_break)
         return true;
     if (before.sa_handler != SIG_DFL)
         return false;
-    struct sigaction ours = {.sa_sigaction = take_break, .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
+    struct sigaction ours = {.sa_handler = take_break, .sa_flags = SA_RESTART | SA_ONSTACK};
     sigemptyset(&ours.sa_mask);
     return sigaction(break_signal(), &ours, NULL) == 0;
 }
@@ -131,10 +135,9 @@ static void leave_stack(fs_breaks *breaks)
 }
 
 /* Of the calling thread, until it is deleted. */
-static bool start_timer(timer_t *timer, int normal)
+static bool start_timer(timer_t *timer)
 {
     struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = break_signal()};
-    event.sigev_value.sival_int = normal;
     event.sigev_notify_thread_id = gettid();
     if (timer_create(CLOCK_MONOTONIC, &event, timer) != 0)
         return false;
@@ -149,19 +152,41 @@ static bool start_timer(timer_t *timer, int normal)
     return false;
 }
 
-void fs_breaks_start(fs_breaks *breaks, int normal)
+static void start(fs_breaks *breaks)
 {
     breaks->started = false;
-    if (!take_signal() || !take_stack(breaks))
+    if (own != NULL || !take_signal() || !take_stack(breaks))
         return;
     pthread_once(&ticks_found, find_ticks);
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, break_signal());
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
-    breaks->started = start_timer(&breaks->timer, normal);
-    if (!breaks->started)
+    own = breaks;
+    breaks->started = start_timer(&breaks->timer);
+    if (!breaks->started) {
+        own = NULL;
         leave_stack(breaks);
+    }
+}
+
+void fs_breaks_start(fs_breaks *breaks, int normal)
+{
+    breaks->normal = normal;
+    breaks->inherited = false;
+    start(breaks);
+}
+
+void fs_breaks_inherit(fs_breaks *breaks, const fs_breaks *parents)
+{
+    breaks->normal = parents->normal;
+    breaks->inherited = true;
+    start(breaks);
+}
+
+const fs_breaks *fs_breaks_own(void)
+{
+    return own;
 }
 
 void fs_breaks_stop(fs_breaks *breaks)
@@ -169,6 +194,7 @@ void fs_breaks_stop(fs_breaks *breaks)
     if (!breaks->started)
         return;
     timer_delete(breaks->timer);
+    own = NULL; /* a signal that is on its way finds none */
     leave_stack(breaks);
     breaks->started = false;
 }

@@ -163,10 +163,10 @@ def child_environment(tensorflow: TensorFlow, inherited: Mapping[str, str] = os.
     return env
 
 
-def with_sliced_reads(env: Mapping[str, str]) -> dict[str, str]:
-    """`env` for a process whose large reads are many small ones (csrc/preload). Last of what is preloaded: a
-    sanitizer insists on being first."""
-    library = str(Path(fastserve.__file__).with_name("_native") / "libpread.so")
+def with_preloaded(env: Mapping[str, str]) -> dict[str, str]:
+    """`env` for a process whose large reads are many small ones, and whose threads take breaks when those do
+    that have made them (csrc/preload). Last of what is preloaded: a sanitizer insists on being first."""
+    library = str(Path(fastserve.__file__).with_name("_native") / "libpreload.so")
     if any(character in library for character in " :"):
         return dict(env)  # the dynamic linker would take it for two
     return {**env, "LD_PRELOAD": " ".join(filter(None, [env.get("LD_PRELOAD"), library]))}

@@ -28,7 +28,7 @@ ABLATIONS: Mapping[str, str] = {
     "nice": "loader threads at normal priority",
     "trial-nice": "trials at normal priority",
     "breaks": "loads and trials take no breaks",
-    "slices": "files are read in one piece",
+    "slices": "nothing is preloaded: files are read in one piece, on threads without breaks",
     "spread": "executors stay where the kernel has them",
     "fork-server": "trials start from nothing",
     "cache": "no compile cache for the core",

@@ -68,7 +68,7 @@ from fastserve.environment import (
     needs_tensorflow,
     optional_litert_dir,
     tensorflow_dir,
-    with_sliced_reads,
+    with_preloaded,
     with_xla_cache,
 )
 from fastserve.errors import FastServeError, StartError
@@ -131,7 +131,7 @@ async def run(
     without = ablated()
     if "tensor-pool" in without:
         env[TENSOR_POOL_OFF] = "false"
-    models_env = env if "slices" in without else with_sliced_reads(env)
+    models_env = env if "slices" in without else with_preloaded(env)
     allocator = "system" if "allocator" in without else server.allocator
     core_env = {**models_env, **allocator_environment(allocator, models_env)}
     if cache is not None and "cache" not in without:

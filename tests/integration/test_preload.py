@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fastserve.environment import with_sliced_reads
+from fastserve.environment import with_preloaded
 
 READ = """
 import hashlib, os, sys
@@ -17,17 +17,38 @@ fd = os.open(sys.argv[1], os.O_RDONLY)
 for size, at in ((3_000_000, 0), (3_000_000, 999_999), (10, 2_999_995), (10, 3_000_000)):
     data = os.pread(fd, size, at)
     print(len(data), hashlib.sha256(data).hexdigest())
-print([line.split()[-1] for line in open("/proc/self/maps") if "libpread" in line][:1])
+print([line.split()[-1] for line in open("/proc/self/maps") if "libpreload" in line][:1])
 """
 
+# How often a thread leaves its processor of its own accord that one which takes breaks has made: until it
+# has done so for a while, or for so many seconds.
+WORK = """
+import os, resource, sys, threading, time
+from fastserve._native.breaks import Breaks
+def stops():
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+def work():
+    before, end = stops(), time.monotonic() + float(sys.argv[1])
+    while stops() - before < 20 and time.monotonic() < end:
+        pass
+    print(stops() - before)
+normal = os.getpriority(os.PRIO_PROCESS, 0)
+os.setpriority(os.PRIO_PROCESS, 0, normal + 3)
+with Breaks(normal):
+    thread = threading.Thread(target=work)
+    thread.start()
+thread.join()
+"""
+PLAIN = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
 
-def said(path: Path, env: dict[str, str]) -> list[str]:
+
+def said(code: str, argument: str, env: dict[str, str]) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", READ, str(path)],
+        [sys.executable, "-c", code, argument],
         env=env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     assert done.stderr == ""  # the dynamic linker only warns of what it cannot preload
@@ -37,17 +58,22 @@ def said(path: Path, env: dict[str, str]) -> list[str]:
 def test_a_file_is_read_as_without_it(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(os.urandom(3_000_000))
-    plain = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    without, found = said(path, plain), said(path, with_sliced_reads(plain))
+    without, found = said(READ, str(path), PLAIN), said(READ, str(path), with_preloaded(PLAIN))
     assert found[:-1] == without[:-1] and len(found) == 5
-    assert without[-1] == "[]" and found[-1].endswith("_native/libpread.so']")
+    assert without[-1] == "[]" and found[-1].endswith("_native/libpreload.so']")
+
+
+def test_threads_take_the_breaks_of_those_that_made_them() -> None:
+    (found,) = said(WORK, "60", with_preloaded(PLAIN))
+    (without,) = said(WORK, "0.5", PLAIN)
+    assert int(found) >= 20 > int(without)  # Python, too, has a thread let go of its lock now and then
 
 
 def test_it_comes_last() -> None:
-    first, last = with_sliced_reads({"LD_PRELOAD": "/lib/a.so", "A": "b"})["LD_PRELOAD"].split()
-    assert first == "/lib/a.so" and last.endswith("libpread.so")
+    first, last = with_preloaded({"LD_PRELOAD": "/lib/a.so", "A": "b"})["LD_PRELOAD"].split()
+    assert first == "/lib/a.so" and last.endswith("libpreload.so")
 
 
 def test_where_the_linker_would_take_its_path_for_two_it_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastserve.__file__", "/opt/my models/fastserve/__init__.py")
-    assert with_sliced_reads({"A": "b"}) == {"A": "b"}
+    assert with_preloaded({"A": "b"}) == {"A": "b"}
