@@ -1,5 +1,5 @@
-/* breaks: see breaks.h. When ticks come is found once, by watching the coarse clock move: what it shows then lags
- * behind by any part of a tick, and not by the same everywhere. */
+/* breaks: see breaks.h. When ticks come is found by watching the coarse clock move: what it shows then lags behind
+ * by any part of a tick, and not by the same everywhere. */
 #include "breaks.h"
 
 #include <errno.h>
@@ -40,25 +40,20 @@ static struct timespec timespec_of(int64_t ns)
     return (struct timespec){.tv_sec = ns / NS_PER_S, .tv_nsec = ns % NS_PER_S};
 }
 
-static _Thread_local fs_breaks *own; /* the handler's, too: touched before a signal comes */
-
-static pthread_once_t ticks_found = PTHREAD_ONCE_INIT;
-static int64_t tick_ns;    /* from one to the next */
-static int64_t a_tick_ns;  /* on the monotonic clock; ticks keep their distance to it as long as the machine is up */
-
-static void find_ticks(void)
+/* Finds out when they come. */
+static void watch_ticks(fs_breaks *breaks)
 {
     struct timespec length = {0, 0};
     clock_getres(CLOCK_MONOTONIC_COARSE, &length);
-    tick_ns = length.tv_sec == 0 && length.tv_nsec > 0 ? length.tv_nsec : EVERY_NS;
+    breaks->tick_ns = length.tv_sec == 0 && length.tv_nsec > 0 ? length.tv_nsec : EVERY_NS;
     int64_t coarse = now_ns(CLOCK_MONOTONIC_COARSE), looked = now_ns(CLOCK_MONOTONIC);
-    int64_t end = looked + WATCHED * tick_ns, away_ns = INT64_MAX;
-    a_tick_ns = looked;
+    int64_t end = looked + WATCHED * breaks->tick_ns, away_ns = INT64_MAX;
+    breaks->a_tick_ns = looked;
     while (away_ns > AWAY_NS && looked < end) {
         int64_t shown = now_ns(CLOCK_MONOTONIC_COARSE), now = now_ns(CLOCK_MONOTONIC);
         if (shown != coarse && now - looked < away_ns) {
             away_ns = now - looked;
-            a_tick_ns = looked;
+            breaks->a_tick_ns = looked;
         }
         coarse = shown;
         looked = now;
@@ -66,9 +61,9 @@ static void find_ticks(void)
 }
 
 /* Until the next one. */
-static int64_t to_tick_ns(int64_t now)
+static int64_t to_tick_ns(const fs_breaks *breaks, int64_t now)
 {
-    return tick_ns - (now - a_tick_ns) % tick_ns;
+    return breaks->tick_ns - (now - breaks->a_tick_ns) % breaks->tick_ns;
 }
 
 static int break_signal(void)
@@ -76,15 +71,17 @@ static int break_signal(void)
     return SIGRTMIN + 9;
 }
 
-static void take_break(int number)
+static void take_break(int number, siginfo_t *info, void *context)
 {
     (void)number;
+    (void)context;
+    const fs_breaks *breaks = info->si_value.sival_ptr;
     int saved = errno;
-    int64_t left_ns = to_tick_ns(now_ns(CLOCK_MONOTONIC));
+    int64_t left_ns = to_tick_ns(breaks, now_ns(CLOCK_MONOTONIC));
     /* On Linux the value is a thread's. One that was raised meanwhile is in a hurry. */
-    bool gives_way = own != NULL && getpriority(PRIO_PROCESS, 0) > own->normal;
-    if (own != NULL && own->inherited && !gives_way)
-        timer_settime(own->timer, 0, &(struct itimerspec){.it_value = {0, 0}}, NULL);
+    bool gives_way = getpriority(PRIO_PROCESS, 0) > breaks->normal;
+    if (breaks->inherited && !gives_way)
+        timer_settime(breaks->timer, 0, &(struct itimerspec){.it_value = {0, 0}}, NULL);
     /* Whoever comes late, for it was not running, has missed it. */
     if (gives_way && left_ns <= BEFORE_NS) {
         struct timespec length = timespec_of(left_ns + AFTER_NS);
@@ -98,11 +95,11 @@ static bool take_signal(void)
     struct sigaction before;
     if (sigaction(break_signal(), NULL, &before) != 0)
         return false;
-    if (before.sa_handler == take_break)
+    if ((before.sa_flags & SA_SIGINFO) != 0 && before.sa_sigaction == take_break)
         return true;
     if (before.sa_handler != SIG_DFL)
         return false;
-    struct sigaction ours = {.sa_handler = take_break, .sa_flags = SA_RESTART | SA_ONSTACK};
+    struct sigaction ours = {.sa_sigaction = take_break, .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
     sigemptyset(&ours.sa_mask);
     return sigaction(break_signal(), &ours, NULL) == 0;
 }
@@ -134,59 +131,63 @@ static void leave_stack(fs_breaks *breaks)
         munmap(breaks->stack, STACK_BYTES);
 }
 
-/* Of the calling thread, until it is deleted. */
-static bool start_timer(timer_t *timer)
+/* Of the calling thread, until it is deleted: after that no signal of it comes. */
+static bool start_timer(fs_breaks *breaks)
 {
     struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = break_signal()};
+    event.sigev_value.sival_ptr = breaks;
     event.sigev_notify_thread_id = gettid();
-    if (timer_create(CLOCK_MONOTONIC, &event, timer) != 0)
+    if (timer_create(CLOCK_MONOTONIC, &event, &breaks->timer) != 0)
         return false;
-    int64_t now = now_ns(CLOCK_MONOTONIC);
+    int64_t now = now_ns(CLOCK_MONOTONIC), tick = breaks->tick_ns;
     const struct itimerspec when = {
-        .it_interval = timespec_of((EVERY_NS + tick_ns - 1) / tick_ns * tick_ns),
-        .it_value = timespec_of(now + to_tick_ns(now) + tick_ns - BEFORE_NS),
+        .it_interval = timespec_of((EVERY_NS + tick - 1) / tick * tick),
+        .it_value = timespec_of(now + to_tick_ns(breaks, now) + tick - BEFORE_NS),
     };
-    if (timer_settime(*timer, TIMER_ABSTIME, &when, NULL) == 0)
+    if (timer_settime(breaks->timer, TIMER_ABSTIME, &when, NULL) == 0)
         return true;
-    timer_delete(*timer);
+    timer_delete(breaks->timer);
     return false;
 }
 
+static void note(const fs_breaks *breaks)
+{
+    if (fs_breaks_note != NULL)
+        fs_breaks_note(breaks);
+}
+
+/* Its ticks are known. */
 static void start(fs_breaks *breaks)
 {
-    breaks->started = false;
-    if (own != NULL || !take_signal() || !take_stack(breaks))
+    if (!take_signal() || !take_stack(breaks))
         return;
-    pthread_once(&ticks_found, find_ticks);
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, break_signal());
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
-    own = breaks;
-    breaks->started = start_timer(&breaks->timer);
-    if (!breaks->started) {
-        own = NULL;
+    breaks->started = start_timer(breaks);
+    if (breaks->started)
+        note(breaks);
+    else
         leave_stack(breaks);
-    }
 }
 
 void fs_breaks_start(fs_breaks *breaks, int normal)
 {
-    breaks->normal = normal;
-    breaks->inherited = false;
+    *breaks = (fs_breaks){.normal = normal};
+    watch_ticks(breaks);
     start(breaks);
 }
 
 void fs_breaks_inherit(fs_breaks *breaks, const fs_breaks *parents)
 {
-    breaks->normal = parents->normal;
-    breaks->inherited = true;
+    *breaks = (fs_breaks){
+        .tick_ns = parents->tick_ns,
+        .a_tick_ns = parents->a_tick_ns,
+        .normal = parents->normal,
+        .inherited = true,
+    };
     start(breaks);
-}
-
-const fs_breaks *fs_breaks_own(void)
-{
-    return own;
 }
 
 void fs_breaks_stop(fs_breaks *breaks)
@@ -194,7 +195,7 @@ void fs_breaks_stop(fs_breaks *breaks)
     if (!breaks->started)
         return;
     timer_delete(breaks->timer);
-    own = NULL; /* a signal that is on its way finds none */
+    note(NULL);
     leave_stack(breaks);
     breaks->started = false;
 }

@@ -6,16 +6,19 @@
  * second, beside a load that has the other for itself. A load that sleeps through the ticks leaves it idle.
  *
  * Used by the loader's threads, by trials and by what trials are forked from; started and stopped by the thread
- * itself, and where threads.c is preloaded by those that it makes meanwhile. Knows nothing of what the thread does: it may stop anywhere, with locks held, as one that gives way
+ * itself, and where csrc/preload is by those that it makes meanwhile. Knows nothing of what the thread does: it may stop anywhere, with locks held, as one that gives way
  * may always. */
 #ifndef FS_BREAKS_H
 #define FS_BREAKS_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <time.h>
 
 typedef struct fs_breaks {
     timer_t timer;
+    int64_t tick_ns;   /* from one to the next */
+    int64_t a_tick_ns; /* on the monotonic clock; ticks keep their distance to it as long as the machine is up */
     int normal;
     bool started;
     bool inherited;
@@ -26,6 +29,9 @@ typedef struct fs_breaks {
  * calls the ones there, and they are of one mind. */
 #define FS_SHARED __attribute__((visibility("default")))
 
+/* Told of each start (`breaks`) and stop (NULL) on the thread that it is of, where something preloaded has it. */
+FS_SHARED void fs_breaks_note(const fs_breaks *breaks) __attribute__((weak));
+
 /* From now on the calling thread takes breaks while its nice value is above `normal`: a few hundred
  * microseconds every 4 ms or so. A timer's signal interrupts it for that; system calls go on afterwards where
  * they can. Without a timer, or where the signal is somebody else's already, there are none. */
@@ -34,9 +40,6 @@ FS_SHARED void fs_breaks_start(fs_breaks *breaks, int normal);
 /* The same for a thread that one with `parents` has made, until it is raised: it may be there for longer than what
  * its parent does. */
 FS_SHARED void fs_breaks_inherit(fs_breaks *breaks, const fs_breaks *parents);
-
-/* Those of the calling thread; NULL: it takes none. */
-FS_SHARED const fs_breaks *fs_breaks_own(void);
 
 /* By the thread that has started them; does nothing when they are not. */
 FS_SHARED void fs_breaks_stop(fs_breaks *breaks);

@@ -16,6 +16,13 @@ typedef struct begin {
     fs_breaks parents;
 } begin;
 
+static _Thread_local const fs_breaks *own;
+
+FS_SHARED void fs_breaks_note(const fs_breaks *breaks)
+{
+    own = breaks;
+}
+
 static void stop(void *breaks)
 {
     fs_breaks_stop(breaks);
@@ -38,7 +45,6 @@ FS_SHARED int pthread_create(pthread_t *thread, const pthread_attr_t *attributes
 {
     create_thread *next;
     *(void **)&next = dlsym(RTLD_NEXT, "pthread_create");
-    const fs_breaks *own = fs_breaks_own();
     begin *given = own != NULL ? malloc(sizeof *given) : NULL;
     if (given == NULL)
         return next(thread, attributes, run, arg);

@@ -254,7 +254,6 @@ async def test_nobody_is_told_when_nobody_listens(served: Served) -> None:
 
 
 async def test_who_does_not_read_is_hung_up_on_and_the_others_go_on(served: Served) -> None:
-    served.server._live._every_s = 0.0
     served.view.status_text = json.dumps("x" * 500_000).encode()
     reading = await served.client.get("/events")
     await _message(reading)
@@ -264,6 +263,7 @@ async def test_who_does_not_read_is_hung_up_on_and_the_others_go_on(served: Serv
         await asyncio.get_running_loop().sock_connect(sleeper, served.address)
         await asyncio.get_running_loop().sock_sendall(sleeper, b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
         await until(lambda: served.server._live.listeners == 2)
+        served.server._live._every_s = 0.0  # not before: it may be hung up on sooner than it is seen
         async with asyncio.timeout(20):
             while served.server._live.listeners == 2:
                 await _message(reading)
