@@ -153,7 +153,7 @@ def child_environment(tensorflow: TensorFlow, inherited: Mapping[str, str] = os.
     env["TF_XLA_FLAGS"] = " ".join([*flags, *(flag for flag in _CLUSTER_FLAGS if flag not in flags)])
 
     # Where the processor suits oneDNN, TensorFlow has tensors in a pool of its own, under one lock that
-    # whoever frees one takes: a load that frees a large one holds it for 40 ms, and requests wait.
+    # whoever frees one takes: a load that frees a large one holds it meanwhile, and requests wait.
     env.setdefault(TENSOR_POOL_OFF, "true")
 
     if tensorflow.device == "cpu":
