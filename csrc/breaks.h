@@ -6,10 +6,12 @@
  * second, beside a load that has the other for itself. A load that sleeps through the ticks leaves it idle.
  *
  * Used by the loader's threads, by trials and by what trials are forked from; started and stopped by the thread
- * itself, and where csrc/preload is by those that it makes meanwhile. Knows nothing of what the thread does: it may stop anywhere, with locks held, as one that gives way
- * may always. */
+ * itself, and where csrc/preload is by those that it makes meanwhile. Knows nothing of what the thread does: it may
+ * stop anywhere, with locks held, as one that gives way may always. */
 #ifndef FS_BREAKS_H
 #define FS_BREAKS_H
+
+#include "shared.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -25,15 +27,13 @@ typedef struct fs_breaks {
     void *stack; /* the handler's; NULL: the thread had one */
 } fs_breaks;
 
-/* Seen by the dynamic linker: where it has a library with these before all others (csrc/preload), whoever calls them
- * calls the ones there, and they are of one mind. */
-#define FS_SHARED __attribute__((visibility("default")))
+/* Shared: where csrc/preload is, whoever calls these calls the ones there, and the signal has one handler. */
 
 /* Told of each start (`breaks`) and stop (NULL) on the thread that it is of, where something preloaded has it. */
 FS_SHARED void fs_breaks_note(const fs_breaks *breaks) __attribute__((weak));
 
 /* From now on the calling thread takes breaks while its nice value is above `normal`: a few hundred
- * microseconds every 4 ms or so. A timer's signal interrupts it for that; system calls go on afterwards where
+ * microseconds every 4 ms or so. First it watches for a tick, some milliseconds. A timer's signal interrupts it for that; system calls go on afterwards where
  * they can. Without a timer, or where the signal is somebody else's already, there are none. */
 FS_SHARED void fs_breaks_start(fs_breaks *breaks, int normal);
 

@@ -241,8 +241,7 @@ static void *run_loader(void *arg)
     while ((node = fs_lane_take(&loader->long_lane)) != NULL) {
         fs_task *task = (fs_task *)node;
         fs_breaks breaks = {.started = false};
-        fs_priority_begin(&loader->priority);
-        if (!loader->config.no_breaks)
+        if (fs_priority_begin(&loader->priority) && !loader->config.no_breaks)
             fs_breaks_start(&breaks, loader->priority.normal);
         perform_traced(loader, track, task);
         fs_breaks_stop(&breaks);

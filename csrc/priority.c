@@ -74,13 +74,14 @@ void fs_priority_expect(fs_priority *p)
     atomic_fetch_add_explicit(&p->work, 1, memory_order_seq_cst);
 }
 
-void fs_priority_begin(fs_priority *p)
+bool fs_priority_begin(fs_priority *p)
 {
     bool low;
     do {
         low = is_low(p);
         set_nice(gettid(), low ? p->low : p->normal);
     } while (is_low(p) != low);
+    return low && p->low > p->normal;
 }
 
 void fs_priority_end(fs_priority *p)

@@ -36,9 +36,9 @@ void fs_priority_join(fs_priority *p, int i);
 void fs_priority_give_way(fs_priority *p);
 
 /* A piece of work is under way until it is ended. `expect` by whoever orders it, any thread; `begin`, which sets
- * the calling thread's priority, and `end` by the thread that does it. */
+ * the calling thread's priority (true: it gives way), and `end` by the thread that does it. */
 void fs_priority_expect(fs_priority *p);
-void fs_priority_begin(fs_priority *p);
+bool fs_priority_begin(fs_priority *p);
 void fs_priority_end(fs_priority *p);
 
 /* Raises the whole group at once, in the middle of what it does, until no piece of work is left. Does nothing

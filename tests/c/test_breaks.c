@@ -110,7 +110,7 @@ static void *be_away_when_ticks_come(void *arg)
     int taken = 0, at_ticks = 0;
     int64_t end = now_ms() + 60000;
     while (taken < 40 && now_ms() < end) {
-        int64_t before, earlier; /* the later of the two may have been seen after the break, on the way out of stops() */
+        int64_t before, earlier; /* the later one may have been seen after the break, on the way out of stops() */
         long stopped = stops();
         before = earlier = coarse_ns();
         while (stops() == stopped && now_ms() < end) {

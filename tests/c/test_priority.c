@@ -53,6 +53,12 @@ static void look(fs_priority *p)
     (void)p;
 }
 
+static void begin(fs_priority *p)
+{
+    bool gives_way = fs_priority_begin(p);
+    CHECK_EQ(gives_way, nice_now() > p->normal);
+}
+
 static void open_member(member *m, fs_priority *p, int number)
 {
     *m = (member){.p = p, .number = number};
@@ -80,11 +86,11 @@ static void test_threads_give_way_once_they_shall(int normal)
     member m;
     open_member(&m, &p, 0);
     fs_priority_expect(&p);
-    CHECK_EQ(told(&m, fs_priority_begin), normal);
+    CHECK_EQ(told(&m, begin), normal);
     fs_priority_give_way(&p);
     CHECK_EQ(told(&m, fs_priority_end), normal);
     fs_priority_expect(&p);
-    CHECK_EQ(told(&m, fs_priority_begin), normal + 7);
+    CHECK_EQ(told(&m, begin), normal + 7);
     CHECK_EQ(nice_now(), normal); /* nobody else */
     told(&m, fs_priority_end);
     close_member(&m);
@@ -103,18 +109,18 @@ static void test_a_hurry_raises_all_until_nothing_is_left(int normal)
     fs_priority_hurry(&p); /* for nothing */
     for (int i = 0; i < 3; i++)
         fs_priority_expect(&p);
-    CHECK_EQ(told(&first, fs_priority_begin), low);
-    CHECK_EQ(told(&second, fs_priority_begin), low);
+    CHECK_EQ(told(&first, begin), low);
+    CHECK_EQ(told(&second, begin), low);
     fs_priority_hurry(&p);
     CHECK_EQ(told(&first, look), normal);
     CHECK_EQ(told(&second, look), normal);
     told(&first, fs_priority_end);
-    CHECK_EQ(told(&first, fs_priority_begin), normal); /* the third, which had waited */
+    CHECK_EQ(told(&first, begin), normal); /* the third, which had waited */
     told(&first, fs_priority_end);
     told(&second, fs_priority_end);
 
     fs_priority_expect(&p);
-    CHECK_EQ(told(&first, fs_priority_begin), low);
+    CHECK_EQ(told(&first, begin), low);
     told(&first, fs_priority_end);
     close_member(&first);
     close_member(&second);
@@ -156,7 +162,7 @@ static void test_what_a_low_thread_starts_can_be_raised(int normal)
     member m;
     open_member(&m, &p, 0);
     fs_priority_expect(&p);
-    told(&m, fs_priority_begin);
+    told(&m, begin);
     for (int raise = 0; raise < 2; raise++) {
         told(&m, have_a_child);
         if (raise)
