@@ -84,9 +84,9 @@ class Timing:
 
     @property
     def most_s(self) -> float:
-        """For which there must be room in the generator's records: every switch may take a minute, and one of
-        them all the patience there is."""
-        window_s = self.tail_s + min(self.patience_s, 60.0)
+        """For which there must be room in the generator's records: every switch may take two minutes, and
+        one of them all the patience there is."""
+        window_s = self.tail_s + min(self.patience_s, 120.0)
         each_s = window_s + (window_s if self.gap_s is None else self.gap_s)
         return self.warmup_s + self.lead_s + self.switches * each_s + self.patience_s
 
