@@ -43,7 +43,6 @@ typedef struct executor {
     uint32_t items_room;
     fs_track *track;
     uint64_t random; /* for lots */
-    fs_place place;
     _Alignas(64) _Atomic(uint32_t) token; /* 1: woken */
 } executor;
 
@@ -82,6 +81,19 @@ static void wake(executor *e)
     /* release: pairs with the acquire in park. */
     atomic_store_explicit(&e->token, 1, memory_order_release);
     syscall(SYS_futex, &e->token, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+/* A bit for each that is not parked. */
+static unsigned long long working(fs_executors *pool)
+{
+    unsigned long long all = ~0ull >> (FS_MAX_EXECUTORS - pool->config.threads);
+    return all & ~atomic_load_explicit(&pool->idle, memory_order_relaxed);
+}
+
+void fs_executors_spread(fs_executors *pool, int64_t now_us)
+{
+    if (!pool->config.no_spread)
+        fs_spread_look(&pool->spread, working(pool), now_us);
 }
 
 void fs_executors_wake(fs_executors *pool, fs_servable *servable)
@@ -391,26 +403,19 @@ static void park(executor *e, int64_t until_us)
     atomic_store_explicit(&e->token, 0, memory_order_relaxed);
 }
 
-/* A bit for each that is not parked. */
-static unsigned long long working(fs_executors *pool)
-{
-    unsigned long long all = ~0ull >> (FS_MAX_EXECUTORS - pool->config.threads);
-    return all & ~atomic_load_explicit(&pool->idle, memory_order_relaxed);
-}
-
 static void *run_executor(void *arg)
 {
     executor *e = arg;
     fs_executors *pool = e->pool;
     if (!pool->config.no_spread)
-        fs_spread_join(&e->place, e->index);
+        fs_spread_join(&pool->spread, e->index);
     /* acquire: pairs with stop's store, only to be seen in time. */
     while (!atomic_load_explicit(&pool->stop, memory_order_acquire)) {
         int64_t clock_us, until_us;
         fs_queue *queue = find_work(e, &clock_us, &until_us);
         if (queue != NULL) {
             if (!pool->config.no_spread)
-                fs_spread_work(&pool->spread, &e->place, working(pool));
+                fs_spread_work(&pool->spread, e->index);
             serve(e, queue, clock_us);
             continue;
         }

@@ -31,6 +31,9 @@ fs_executors *fs_executors_start(const fs_executors_config *config, const fs_pol
 /* Waits for running batches and ends the threads. No call is waiting any more. */
 void fs_executors_stop(fs_executors *pool);
 
+/* Has executors part that share a processor and need not: see spread.h. By who brings work, each time. */
+void fs_executors_spread(fs_executors *pool, int64_t now_us);
+
 /* A queue of this servable has just become non-empty: wakes a parked executor that may serve it, a
  * reserved one first. Any thread. */
 void fs_executors_wake(fs_executors *pool, fs_servable *servable);

@@ -51,6 +51,7 @@ int fs_queue_push(fs_queue *queue, fs_call *call, fs_error *err)
     }
     if (FS_COUNTED(meter)) /* the caller's bracket holds it */
         fs_meter_pushed(meter, (uint64_t)weight);
+    fs_executors_spread(engine->executors, since_us);
     return 0;
 }
 
