@@ -135,6 +135,8 @@ class Publisher:
         local = _local(contents, folder)
         for version in range(1, versions + 1):
             _link_tree(local.of_version(version), self._staged / str(version))
+        # What has just been exported or copied is written out now, and not while the load runs.
+        os.sync()
 
     def publish(self, version: int) -> int:
         """Makes the version appear; time.monotonic_ns() from just before."""
