@@ -92,7 +92,7 @@ static unsigned long long working(fs_executors *pool)
 
 void fs_executors_spread(fs_executors *pool, int64_t now_us)
 {
-    if (!pool->config.no_spread)
+    if (!pool->config.no_spread && fs_spread_due(&pool->spread, now_us))
         fs_spread_look(&pool->spread, working(pool), now_us);
 }
 

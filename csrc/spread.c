@@ -1,7 +1,6 @@
 /* spread: see spread.h. */
 #include "spread.h"
 
-#include <stdbool.h>
 #include <string.h>
 #include <unistd.h>
 

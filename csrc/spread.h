@@ -11,6 +11,7 @@
 
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 enum { FS_SPREAD_THREADS = 64 };
@@ -39,6 +40,12 @@ static inline void fs_spread_work(fs_spread *spread, int number)
     int cpu = sched_getcpu();
     if (atomic_load_explicit(&spread->cpus[number], memory_order_relaxed) != cpu)
         atomic_store_explicit(&spread->cpus[number], cpu, memory_order_relaxed);
+}
+
+/* Whether `look` would do anything: each time that there is work, this is all that it costs. */
+static inline bool fs_spread_due(const fs_spread *spread, int64_t now_us)
+{
+    return now_us >= atomic_load_explicit(&spread->next_us, memory_order_relaxed);
 }
 
 /* Looks once a millisecond, in one thread at a time. `working` has a bit for each thread that is at work. Of those

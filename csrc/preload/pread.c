@@ -2,7 +2,7 @@
  *
  * Part of a library of its own that the dynamic linker puts before the C library in the core, the fork server and
  * trials (environment.py): by then TensorFlow's calls are bound. On whichever thread reads. Knows only slices.h. */
-#include "../shared.h"
+#include "../visibility.h"
 #include "../slices.h"
 
 FS_SHARED ssize_t pread(int fd, void *buffer, size_t size, off_t at)

@@ -422,7 +422,7 @@ def test_versions_without_recorded_answers_are_asked_one_at_a_time(
     assert len(asker.started) == 3
 
 
-def test_a_run_has_room_for_a_minute_of_each_switch_and_for_its_patience() -> None:
+def test_a_run_has_room_for_two_minutes_of_each_switch_and_for_its_patience() -> None:
     timing = Timing(switches=10, lead_s=10, tail_s=5, gap_s=6, warmup_s=3, patience_s=180)
     assert timing.most_s == 3 + 10 + 10 * 131 + 180
     assert timing.shorter(3) == replace(timing, switches=3, lead_s=8.0)
