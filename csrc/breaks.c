@@ -20,6 +20,10 @@
 enum {
     /* Ticks come every 1 to 10 ms: of those that come often, some are left out. */
     EVERY_NS = 4000000,
+    /* A thread that is asleep anyway is asked this much less often in the end: a pool that a load has made has more
+     * threads than work, and each signal wakes one. */
+    SELDOM = 8,
+    IDLE_SHARE = 64, /* less than one part in so many, of the time since it was last asked, is sleep */
     BEFORE_NS = 200000,
     AFTER_NS = 50000,
     /* A tick is well seen by one who was not away for longer, which a tick's own work may take; of so many one is. */
@@ -71,17 +75,44 @@ static int break_signal(void)
     return SIGRTMIN + 9;
 }
 
+/* From the tick after the next on: one that is closer may be over before the timer is set. */
+static bool arm(const fs_breaks *breaks)
+{
+    int64_t now = now_ns(CLOCK_MONOTONIC), tick = breaks->tick_ns;
+    const struct itimerspec when = {
+        .it_interval = timespec_of(breaks->every_ns),
+        .it_value = timespec_of(now + to_tick_ns(breaks, now) + tick - BEFORE_NS),
+    };
+    return timer_settime(breaks->timer, TIMER_ABSTIME, &when, NULL) == 0;
+}
+
+/* Half as often each time that the thread was found asleep, as often as usual once it has worked. */
+static void pace(fs_breaks *breaks)
+{
+    int64_t spent_ns = now_ns(CLOCK_THREAD_CPUTIME_ID), every_ns = breaks->every_ns;
+    bool slept = (spent_ns - breaks->spent_ns) * IDLE_SHARE < every_ns;
+    breaks->spent_ns = spent_ns;
+    if (slept && every_ns < SELDOM * breaks->usual_ns)
+        breaks->every_ns = 2 * every_ns;
+    else if (!slept)
+        breaks->every_ns = breaks->usual_ns;
+    if (breaks->every_ns != every_ns)
+        arm(breaks);
+}
+
 static void take_break(int number, siginfo_t *info, void *context)
 {
     (void)number;
     (void)context;
-    const fs_breaks *breaks = info->si_value.sival_ptr;
+    fs_breaks *breaks = info->si_value.sival_ptr;
     int saved = errno;
     int64_t left_ns = to_tick_ns(breaks, now_ns(CLOCK_MONOTONIC));
     /* On Linux the value is a thread's. One that was raised meanwhile is in a hurry. */
     bool gives_way = getpriority(PRIO_PROCESS, 0) > breaks->normal;
     if (breaks->inherited && !gives_way)
         timer_settime(breaks->timer, 0, &(struct itimerspec){.it_value = {0, 0}}, NULL);
+    else
+        pace(breaks);
     /* Whoever comes late, for it was not running, has missed it. */
     if (gives_way && left_ns <= BEFORE_NS) {
         struct timespec length = timespec_of(left_ns + AFTER_NS);
@@ -139,12 +170,11 @@ static bool start_timer(fs_breaks *breaks)
     event.sigev_notify_thread_id = gettid();
     if (timer_create(CLOCK_MONOTONIC, &event, &breaks->timer) != 0)
         return false;
-    int64_t now = now_ns(CLOCK_MONOTONIC), tick = breaks->tick_ns;
-    const struct itimerspec when = {
-        .it_interval = timespec_of((EVERY_NS + tick - 1) / tick * tick),
-        .it_value = timespec_of(now + to_tick_ns(breaks, now) + tick - BEFORE_NS),
-    };
-    if (timer_settime(breaks->timer, TIMER_ABSTIME, &when, NULL) == 0)
+    int64_t tick = breaks->tick_ns;
+    breaks->usual_ns = (EVERY_NS + tick - 1) / tick * tick;
+    breaks->every_ns = breaks->usual_ns;
+    breaks->spent_ns = now_ns(CLOCK_THREAD_CPUTIME_ID);
+    if (arm(breaks))
         return true;
     timer_delete(breaks->timer);
     return false;

@@ -21,6 +21,9 @@ typedef struct fs_breaks {
     timer_t timer;
     int64_t tick_ns;   /* from one to the next */
     int64_t a_tick_ns; /* on the monotonic clock; ticks keep their distance to it as long as the machine is up */
+    int64_t usual_ns;  /* from one break to the next, where the thread is at work */
+    int64_t every_ns;  /* the same now */
+    int64_t spent_ns;  /* its processor time when it was last asked */
     int normal;
     bool started;
     bool inherited;
@@ -33,7 +36,7 @@ typedef struct fs_breaks {
 FS_SHARED void fs_breaks_note(const fs_breaks *breaks) __attribute__((weak));
 
 /* From now on the calling thread takes breaks while its nice value is above `normal`: a few hundred
- * microseconds every 4 ms or so. First it watches for a tick, some milliseconds. A timer's signal interrupts it for
+ * microseconds every 4 ms or so, seldom while it sleeps. First it watches for a tick, some milliseconds. A timer's signal interrupts it for
  * that; system calls go on afterwards where they can. Without a timer, or where the signal is somebody else's already,
  * there are none. */
 FS_SHARED void fs_breaks_start(fs_breaks *breaks, int normal);

@@ -126,6 +126,40 @@ static void *be_away_when_ticks_come(void *arg)
     return NULL;
 }
 
+static int64_t every_ns(const volatile fs_breaks *breaks)
+{
+    return breaks->every_ns;
+}
+
+/* Sleeps for so long, whoever wakes it. */
+static void be_asleep(int64_t ms)
+{
+    for (int64_t end = now_ms() + ms, left; (left = end - now_ms()) > 0;)
+        nanosleep(&(struct timespec){.tv_sec = left / 1000, .tv_nsec = left % 1000 * 1000000}, NULL);
+}
+
+/* Who sleeps is woken ever more seldom; who works again takes breaks as before. */
+static void *sleep_and_work(void *arg)
+{
+    (void)arg;
+    int normal = nice_now();
+    REQUIRE(setpriority(PRIO_PROCESS, (id_t)gettid(), normal + 3) == 0);
+    fs_breaks breaks;
+    fs_breaks_start(&breaks, normal);
+    int64_t usual_ns = every_ns(&breaks);
+    CHECK(usual_ns > 0);
+    int64_t end = now_ms() + 60000;
+    while (every_ns(&breaks) < 8 * usual_ns && now_ms() < end)
+        be_asleep(50);
+    CHECK_EQ(every_ns(&breaks), 8 * usual_ns);
+    CHECK(work(1, 60000) >= 1);
+    while (every_ns(&breaks) > usual_ns && now_ms() < end)
+        ;
+    CHECK_EQ(every_ns(&breaks), usual_ns);
+    fs_breaks_stop(&breaks);
+    return NULL;
+}
+
 static void *do_not_give_way(void *arg)
 {
     (void)arg;
@@ -208,6 +242,7 @@ int main(void)
 {
     in_thread(give_way);
     in_thread(be_away_when_ticks_come);
+    in_thread(sleep_and_work);
     in_thread(do_not_give_way);
     in_thread(inherit);
     in_thread(have_a_stack);
