@@ -97,24 +97,36 @@ def find_saturation(
     there within `within_ms`; to 3 % of what a closed loop reaches. Raises SwitchError.
 
     A closed loop alone says too much: there each answer makes room for the next request, so batches are as
-    large as can be, and rates are reached that in an open loop let requests wait for ever.
+    large as can be, and rates are reached that in an open loop let requests wait for ever. Or it says too
+    little: where batches may wait for more requests, it leaves a server idle. Then the search goes on, up to
+    twice as far.
     """
     say("measuring saturation")
     most = _answered({name: load.closed(timing.saturation_s, 1.0) for name, load in loads.items()})
-    low, high = 0.0, 1.0
-    for _ in range(_HALVINGS):
-        share = (low + high) / 2
+
+    def good(share: float) -> bool:
         say(f"measuring saturation: {share:.0%} of {sum(one.rate for one in most.values()):,.0f} requests/s")
         rates = {name: share * one.rate for name, one in most.items()}
         # What others do on the machine can spoil a probe, and nothing can mend one: twice is enough to tell.
-        good = any(_in_time(loads, rates, timing, within_ms) for _ in range(2))
-        low, high = (share, high) if good else (low, share)
+        return any(_in_time(loads, rates, timing, within_ms) for _ in range(2))
+
+    low, high = _halve(0.0, 1.0, good)
+    if high == 1.0:
+        low, high = _halve(low, 2.0, good)
     if not low:
         raise SwitchError(
             f"even {high:.0%} of what a closed loop reaches is not answered within {within_ms:g} ms; "
             "give a longer --within, or --rates"
         )
     return {name: low * result.rate for name, result in most.items()}
+
+
+def _halve(low: float, high: float, good: Callable[[float], bool]) -> tuple[float, float]:
+    """What is left of the shares from `low`, which is good, to `high`."""
+    for _ in range(_HALVINGS):
+        share = (low + high) / 2
+        low, high = (share, high) if good(share) else (low, share)
+    return low, high
 
 
 def _in_time(

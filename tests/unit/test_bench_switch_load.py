@@ -74,6 +74,13 @@ def test_saturation_is_the_highest_rate_that_is_answered_in_time() -> None:
     assert model.probed.count(625.0) == 1
 
 
+def test_saturation_may_lie_beyond_what_a_closed_loop_reaches() -> None:
+    model, beside = Made(1000.0, 1500.0), Made(800.0, 1600.0)
+    found = find_saturation(both(model, beside), TIMING, 10.0, lambda text: None)
+    assert 1450.0 < found[MODEL] <= 1500.0
+    assert found[BESIDE] == pytest.approx(0.8 * found[MODEL])
+
+
 def test_one_spoilt_probe_does_not_lower_it() -> None:
     model, beside = Made(1000.0, 640.0, spoilt=1), Made(800.0, 800.0)
     assert find_saturation(both(model, beside), TIMING, 10.0, lambda text: None)[MODEL] == 625.0
