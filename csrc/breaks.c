@@ -23,7 +23,7 @@ enum {
     /* A thread that is asleep anyway is asked this much less often in the end: a pool that a load has made has more
      * threads than work, and each signal wakes one. */
     SELDOM = 8,
-    IDLE_SHARE = 64, /* less than one part in so many, of the time since it was last asked, is sleep */
+    IDLE_SHARE = 64, /* who has worked for less than one part in so many of the time has slept */
     BEFORE_NS = 200000,
     AFTER_NS = 50000,
     /* A tick is well seen by one who was not away for longer, which a tick's own work may take; of so many one is. */

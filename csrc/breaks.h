@@ -36,9 +36,9 @@ typedef struct fs_breaks {
 FS_SHARED void fs_breaks_note(const fs_breaks *breaks) __attribute__((weak));
 
 /* From now on the calling thread takes breaks while its nice value is above `normal`: a few hundred
- * microseconds every 4 ms or so, seldom while it sleeps. First it watches for a tick, some milliseconds. A timer's signal interrupts it for
- * that; system calls go on afterwards where they can. Without a timer, or where the signal is somebody else's already,
- * there are none. */
+ * microseconds every 4 ms or so, seldom while it sleeps. First it watches for a tick, some milliseconds. A timer's
+ * signal interrupts it for that; system calls go on afterwards where they can. Without a timer, or where the signal is
+ * somebody else's already, there are none. */
 FS_SHARED void fs_breaks_start(fs_breaks *breaks, int normal);
 
 /* The same for a thread that one with `parents` has made, until it is raised: it may be there for longer than what

@@ -47,6 +47,14 @@ static int nice_now(void)
     return getpriority(PRIO_PROCESS, 0);
 }
 
+/* What it was. */
+static int lower(void)
+{
+    int normal = nice_now();
+    REQUIRE(setpriority(PRIO_PROCESS, (id_t)gettid(), normal + 3) == 0);
+    return normal;
+}
+
 static bool has_stack(void)
 {
     stack_t there;
@@ -71,8 +79,7 @@ static void *give_way(void *arg)
 {
     (void)arg;
     leave_stack(); /* a sanitizer's */
-    int normal = nice_now();
-    REQUIRE(setpriority(PRIO_PROCESS, (id_t)gettid(), normal + 3) == 0);
+    int normal = lower();
     fs_breaks breaks;
     fs_breaks_start(&breaks, normal);
     CHECK(breaks.started);
@@ -103,8 +110,7 @@ static int64_t coarse_ns(void)
 static void *be_away_when_ticks_come(void *arg)
 {
     (void)arg;
-    int normal = nice_now();
-    REQUIRE(setpriority(PRIO_PROCESS, (id_t)gettid(), normal + 3) == 0);
+    int normal = lower();
     fs_breaks breaks;
     fs_breaks_start(&breaks, normal);
     int taken = 0, at_ticks = 0;
@@ -142,8 +148,7 @@ static void be_asleep(int64_t ms)
 static void *sleep_and_work(void *arg)
 {
     (void)arg;
-    int normal = nice_now();
-    REQUIRE(setpriority(PRIO_PROCESS, (id_t)gettid(), normal + 3) == 0);
+    int normal = lower();
     fs_breaks breaks;
     fs_breaks_start(&breaks, normal);
     int64_t usual_ns = every_ns(&breaks);
@@ -182,8 +187,7 @@ void fs_breaks_note(const fs_breaks *breaks)
 static void *inherit(void *arg)
 {
     (void)arg;
-    int normal = nice_now();
-    REQUIRE(setpriority(PRIO_PROCESS, (id_t)gettid(), normal + 3) == 0);
+    int normal = lower();
     fs_breaks parents, breaks;
     fs_breaks_start(&parents, normal);
     CHECK(noted == &parents);
@@ -210,8 +214,7 @@ static void *have_a_stack(void *arg)
     const stack_t ours = {.ss_sp = own, .ss_size = sizeof own};
     leave_stack();
     REQUIRE(sigaltstack(&ours, NULL) == 0);
-    int normal = nice_now();
-    REQUIRE(setpriority(PRIO_PROCESS, (id_t)gettid(), normal + 3) == 0);
+    int normal = lower();
     fs_breaks breaks;
     fs_breaks_start(&breaks, normal);
     CHECK(work(1, 60000) >= 1);
