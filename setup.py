@@ -38,7 +38,7 @@ if SANITIZE:
     LDFLAGS += [instrument]
 
 PRELOADED = "fastserve/_native/libpreload.so"
-PRELOADED_PARTS = ("preload/pread", "preload/threads", "slices", "breaks")
+PRELOADED_PARTS = ("preload/pread", "preload/free", "preload/threads", "slices", "breaks")
 
 # What Cython 3 writes is not ours to correct.
 GENERATED = [

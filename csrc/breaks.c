@@ -24,6 +24,7 @@ enum {
      * threads than work, and each signal wakes one. */
     SELDOM = 8,
     IDLE_SHARE = 64, /* who has worked for less than one part in so many of the time has slept */
+    FOR_GOOD = 32,     /* who was raised and is found so this often in a row is not lowered again */
     BEFORE_NS = 200000,
     AFTER_NS = 50000,
     /* A tick is well seen by one who was not away for longer, which a tick's own work may take; of so many one is. */
@@ -109,7 +110,8 @@ static void take_break(int number, siginfo_t *info, void *context)
     int64_t left_ns = to_tick_ns(breaks, now_ns(CLOCK_MONOTONIC));
     /* On Linux the value is a thread's. One that was raised meanwhile is in a hurry. */
     bool gives_way = getpriority(PRIO_PROCESS, 0) > breaks->normal;
-    if (breaks->inherited && !gives_way)
+    breaks->raised = gives_way ? 0 : breaks->raised + 1;
+    if (breaks->inherited && breaks->raised == FOR_GOOD)
         timer_settime(breaks->timer, 0, &(struct itimerspec){.it_value = {0, 0}}, NULL);
     else
         pace(breaks);

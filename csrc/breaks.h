@@ -25,6 +25,7 @@ typedef struct fs_breaks {
     int64_t every_ns;  /* the same now */
     int64_t spent_ns;  /* its processor time when it was last asked */
     int normal;
+    int raised; /* so often in a row it did not give way when it was asked */
     bool started;
     bool inherited;
     void *stack; /* the handler's; NULL: the thread had one */
@@ -41,8 +42,8 @@ FS_SHARED void fs_breaks_note(const fs_breaks *breaks) __attribute__((weak));
  * somebody else's already, there are none. */
 FS_SHARED void fs_breaks_start(fs_breaks *breaks, int normal);
 
-/* The same for a thread that one with `parents` has made, until it is raised: it may be there for longer than what
- * its parent does. */
+/* The same for a thread that one with `parents` has made, until it is raised and stays so: it may be there for
+ * longer than what its parent does. */
 FS_SHARED void fs_breaks_inherit(fs_breaks *breaks, const fs_breaks *parents);
 
 /* By the thread that has started them; does nothing when they are not. */

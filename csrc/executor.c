@@ -19,6 +19,7 @@
 
 #include "batch.h"
 #include "clock.h"
+#include "late.h"
 #include "multi.h"
 #include "spread.h"
 #include "trace.h"
@@ -44,6 +45,7 @@ typedef struct executor {
     fs_track *track;
     uint64_t random; /* for lots */
     _Alignas(64) _Atomic(uint32_t) token; /* 1: woken */
+    fs_late late;
 } executor;
 
 struct fs_executors {
@@ -94,6 +96,14 @@ void fs_executors_spread(fs_executors *pool, int64_t now_us)
 {
     if (!pool->config.no_spread && fs_spread_due(&pool->spread, now_us))
         fs_spread_look(&pool->spread, working(pool), now_us);
+}
+
+bool fs_executors_wait(fs_executors *pool, int64_t now_us)
+{
+    bool wait = false;
+    for (int i = 0; i < pool->config.threads; i++)
+        wait |= fs_late_look(&pool->executors[i].late, now_us);
+    return wait;
 }
 
 void fs_executors_wake(fs_executors *pool, fs_servable *servable)
@@ -257,6 +267,7 @@ static void serve(executor *e, fs_queue *queue, int64_t clock_us)
     fs_taking taking = {.items = e->items, .room = e->items_room, .taken_ns = fs_now_ns()};
     int64_t guess_us = expected_us(queue);
     int64_t taken_us = taking.taken_ns / 1000;
+    fs_late_begin(&e->late, taken_us, guess_us);
     fs_queue_take(queue, pool->policy, e->slab, taken_us, &taking);
     fs_queue_unclaim(queue);
     fs_epoch_leave(e->reader);
@@ -287,6 +298,7 @@ static void serve(executor *e, fs_queue *queue, int64_t clock_us)
     if (!may_serve(e, servable))
         fs_executors_wake(pool, servable);
     fs_servable_unpin(servable, unpin);
+    fs_late_end(&e->late);
 }
 
 /* This executor goes off with queue `taken`, and what it was woken for may have been another: calls that
@@ -407,6 +419,7 @@ static void *run_executor(void *arg)
 {
     executor *e = arg;
     fs_executors *pool = e->pool;
+    fs_late_join(&e->late);
     if (!pool->config.no_spread)
         fs_spread_join(&pool->spread, e->index);
     /* acquire: pairs with stop's store, only to be seen in time. */

@@ -34,6 +34,10 @@ void fs_executors_stop(fs_executors *pool);
 /* Has executors part that share a processor and need not: see spread.h. By who brings work, each time. */
 void fs_executors_spread(fs_executors *pool, int64_t now_us);
 
+/* Whether one of them waits for something in the middle of a batch, and has since the call before: see late.h. One
+ * thread at a time. */
+bool fs_executors_wait(fs_executors *pool, int64_t now_us);
+
 /* A queue of this servable has just become non-empty: wakes a parked executor that may serve it, a
  * reserved one first. Any thread. */
 void fs_executors_wake(fs_executors *pool, fs_servable *servable);

@@ -2,6 +2,7 @@
 #include "loader.h"
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +29,10 @@ struct fs_loader {
     pthread_t loaders[FS_PRIORITY_THREADS];
     bool has_switcher;
     pthread_t switcher;
+    bool has_watcher;
+    pthread_t watcher;
+    sem_t watches; /* one for each piece of work that gives way, and one at the end */
+    atomic_bool ends;
     atomic_int numbers; /* handed out to loaders as they start */
 };
 
@@ -241,8 +246,11 @@ static void *run_loader(void *arg)
     while ((node = fs_lane_take(&loader->long_lane)) != NULL) {
         fs_task *task = (fs_task *)node;
         fs_breaks breaks = {.started = false};
-        if (fs_priority_begin(&loader->priority) && !loader->config.no_breaks)
-            fs_breaks_start(&breaks, loader->priority.normal);
+        if (fs_priority_begin(&loader->priority)) {
+            sem_post(&loader->watches);
+            if (!loader->config.no_breaks)
+                fs_breaks_start(&breaks, loader->priority.normal);
+        }
         perform_traced(loader, track, task);
         fs_breaks_stop(&breaks);
         fs_priority_end(&loader->priority);
@@ -263,6 +271,25 @@ static void *run_switcher(void *arg)
     return NULL;
 }
 
+/* Who gives way may be put aside with a lock in its hands: of malloc's, of TensorFlow's, or of the address space's, which
+ * the kernel holds while it unmaps. An executor that wants it would wait until nobody wants the processors any more. */
+static void *run_watcher(void *arg)
+{
+    enum { EVERY_NS = 1000000 };
+    fs_loader *loader = arg;
+    while (sem_wait(&loader->watches) != 0 || !atomic_load_explicit(&loader->ends, memory_order_relaxed)) {
+        while (fs_priority_is_low(&loader->priority)) {
+            if (fs_executors_wait(loader->executors, fs_now_us()))
+                fs_priority_lend(&loader->priority);
+            else
+                fs_priority_take_back(&loader->priority);
+            nanosleep(&(struct timespec){.tv_nsec = EVERY_NS}, NULL);
+        }
+        fs_priority_take_back(&loader->priority);
+    }
+    return NULL;
+}
+
 fs_loader *fs_loader_start(const fs_loader_config *config, fs_catalog *catalog, fs_executors *executors)
 {
     fs_loader *loader = aligned_alloc(64, (sizeof *loader + 63) & ~(size_t)63);
@@ -275,6 +302,8 @@ fs_loader *fs_loader_start(const fs_loader_config *config, fs_catalog *catalog, 
     fs_priority_init(&loader->priority, config->nice);
     fs_lane_init(&loader->long_lane);
     fs_lane_init(&loader->short_lane);
+    sem_init(&loader->watches, 0, 0);
+    atomic_init(&loader->ends, false);
     atomic_init(&loader->numbers, 0);
     if (pthread_create(&loader->switcher, NULL, run_switcher, loader) != 0) {
         fs_loader_stop(loader);
@@ -282,6 +311,14 @@ fs_loader *fs_loader_start(const fs_loader_config *config, fs_catalog *catalog, 
     }
     loader->has_switcher = true;
     pthread_setname_np(loader->switcher, "fs-switch");
+    if (!config->no_loans) {
+        if (pthread_create(&loader->watcher, NULL, run_watcher, loader) != 0) {
+            fs_loader_stop(loader);
+            return NULL;
+        }
+        loader->has_watcher = true;
+        pthread_setname_np(loader->watcher, "fs-watch");
+    }
     for (int i = 0; i < config->threads && i < FS_PRIORITY_THREADS; i++) {
         if (pthread_create(&loader->loaders[i], NULL, run_loader, loader) != 0) {
             fs_loader_stop(loader);
@@ -302,6 +339,11 @@ void fs_loader_stop(fs_loader *loader)
         pthread_join(loader->loaders[i], NULL);
     if (loader->has_switcher)
         pthread_join(loader->switcher, NULL);
+    atomic_store_explicit(&loader->ends, true, memory_order_relaxed);
+    sem_post(&loader->watches);
+    if (loader->has_watcher)
+        pthread_join(loader->watcher, NULL);
+    sem_destroy(&loader->watches);
     fs_lane_destroy(&loader->long_lane);
     fs_lane_destroy(&loader->short_lane);
     free(loader->serving);

@@ -3,7 +3,8 @@
  *
  * What takes long (load, close) is done by threads that give way to requests once there are any; what readers
  * see (publish, retire, label) by one thread at normal priority, so that neither a long load nor a busy machine
- * delays it, and so that no lock and no half of a hand-over is ever with a thread that may not run for a while.
+ * delays it, and so that no lock of ours and no half of a hand-over is ever with a thread that may not run for a while. A
+ * third kind watches, while something gives way, whether an executor waits for it.
  * Tasks are posted by the control channel's side (the loop's thread) and come back to it by mail when done. Of
  * one version, one task at a time. */
 #ifndef FS_LOADER_H
@@ -83,6 +84,7 @@ typedef struct fs_loader_config {
     int32_t nice;         /* how far these give way, see fs_priority_init */
     fs_trace *trace;      /* where the threads tell what they do; NULL: nowhere */
     bool no_breaks;       /* for measurement: loads and closes take none, see breaks.h */
+    bool no_loans;        /* for measurement: executors wait for threads that give way, as long as it takes */
     bool close_on_poster; /* for measurement: closes happen inside fs_loader_post */
     fs_metrics *metrics;  /* where calls of what is loaded are counted; NULL: nowhere */
     bool named_runs;      /* SessionRun is served */

@@ -1,13 +1,16 @@
 /* priority: see priority.h. On Linux a nice value is a thread's own, and setpriority takes its id. */
 #include "priority.h"
 
-#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define FS_HURRY 0x80000000u
@@ -41,6 +44,8 @@ void fs_priority_init(fs_priority *p, int nice)
     atomic_init(&p->work, 0);
     for (int i = 0; i < FS_PRIORITY_THREADS; i++)
         atomic_init(&p->tids[i], 0);
+    atomic_init(&p->raises, 0);
+    p->n_lent = 0;
     pthread_t trying;
     if (pthread_create(&trying, NULL, try_return, p) == 0)
         pthread_join(trying, NULL);
@@ -96,6 +101,11 @@ void fs_priority_end(fs_priority *p)
                                                     memory_order_relaxed));
 }
 
+static void raise_for_good(fs_priority *p)
+{
+    atomic_fetch_add_explicit(&p->raises, 1, memory_order_seq_cst);
+}
+
 void fs_priority_hurry(fs_priority *p)
 {
     unsigned before = atomic_load_explicit(&p->work, memory_order_relaxed);
@@ -104,6 +114,7 @@ void fs_priority_hurry(fs_priority *p)
             return;
     } while (!atomic_compare_exchange_weak_explicit(&p->work, &before, before | FS_HURRY,
                                                     memory_order_seq_cst, memory_order_relaxed));
+    raise_for_good(p);
     for (int i = 0; i < FS_PRIORITY_THREADS; i++) {
         int tid = atomic_load_explicit(&p->tids[i], memory_order_relaxed);
         if (tid != 0)
@@ -120,22 +131,90 @@ static bool is_member(const fs_priority *p, int tid)
     return false;
 }
 
-void fs_priority_raise_children(const fs_priority *p)
+/* What getdents64 writes. */
+typedef struct entry {
+    uint64_t inode;
+    int64_t next;
+    unsigned short length;
+    unsigned char type;
+    char name[];
+} entry;
+
+static int nice_of(int tid)
+{
+    errno = 0;
+    int nice = getpriority(PRIO_PROCESS, (id_t)tid);
+    return errno == 0 ? nice : INT_MIN;
+}
+
+/* Calls `visit` with each thread of the process that gives way as much as the group does. Without malloc, for a thread
+ * that gives way may have its lock. Where /proc is not to be read they stay as they are: slower, and not wrong. */
+static void for_each_low(fs_priority *p, void (*visit)(fs_priority *p, int tid))
+{
+    _Alignas(entry) char entries[2048];
+    int tasks = open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (tasks < 0)
+        return;
+    long n;
+    while ((n = syscall(SYS_getdents64, tasks, entries, sizeof entries)) > 0) {
+        for (const char *at = entries; at < entries + n; at += ((const entry *)at)->length) {
+            int tid = atoi(((const entry *)at)->name);
+            if (tid > 0 && nice_of(tid) == p->low)
+                visit(p, tid);
+        }
+    }
+    close(tasks);
+}
+
+static void raise_child(fs_priority *p, int tid)
+{
+    if (!is_member(p, tid))
+        set_nice(tid, p->normal);
+}
+
+void fs_priority_raise_children(fs_priority *p)
 {
     if (!p->can_return || p->low == p->normal)
         return;
-    DIR *tasks = opendir("/proc/self/task");
-    if (tasks == NULL)
-        return; /* they stay as they are: slower, and not wrong */
-    const struct dirent *entry;
-    while ((entry = readdir(tasks)) != NULL) {
-        int tid = atoi(entry->d_name);
-        if (tid <= 0 || is_member(p, tid))
-            continue;
-        errno = 0;
-        int nice = getpriority(PRIO_PROCESS, (id_t)tid);
-        if (errno == 0 && nice == p->low)
-            set_nice(tid, p->normal);
+    raise_for_good(p);
+    for_each_low(p, raise_child);
+}
+
+/* ---- loans -------------------------------------------------------------------------------- */
+
+bool fs_priority_is_low(fs_priority *p)
+{
+    return p->low > p->normal && is_low(p) && atomic_load_explicit(&p->work, memory_order_relaxed) != 0;
+}
+
+static void lend(fs_priority *p, int tid)
+{
+    if (p->n_lent < FS_PRIORITY_LENT && set_nice(tid, p->normal))
+        p->lent[p->n_lent++] = tid;
+}
+
+void fs_priority_lend(fs_priority *p)
+{
+    if (!p->can_return || p->n_lent > 0)
+        return;
+    p->raises_before = atomic_load_explicit(&p->raises, memory_order_seq_cst);
+    for_each_low(p, lend);
+}
+
+/* seq_cst: whoever raises threads for good counts first and looks for low ones then; here they are lowered first. */
+static bool still_low(fs_priority *p)
+{
+    return is_low(p) && atomic_load_explicit(&p->raises, memory_order_seq_cst) == p->raises_before;
+}
+
+void fs_priority_take_back(fs_priority *p)
+{
+    bool low = p->n_lent > 0 && still_low(p);
+    for (int i = 0; i < p->n_lent && low; i++) {
+        set_nice(p->lent[i], p->low);
+        low = still_low(p);
+        if (!low)
+            set_nice(p->lent[i], p->normal);
     }
-    closedir(tasks);
+    p->n_lent = 0;
 }

@@ -2,8 +2,9 @@
  *
  * The loader's threads work at a raised nice value while requests are served, at the process's own before
  * that, and again when somebody is in a hurry, until all that was under way then is done. Nothing here
- * takes a lock, and none may be held that a thread outside the group takes: a thread that gives way can be kept
- * off the processors for as long as the others are busy. Knows thread ids, not what the threads do. */
+ * takes a lock, and none should be held that a thread outside the group takes: a thread that gives way can be kept
+ * off the processors for as long as the others are busy. Whoever sees that somebody waits for it all the same lends it
+ * normal priority until it has let go. Knows thread ids, not what the threads do. */
 #ifndef FS_PRIORITY_H
 #define FS_PRIORITY_H
 
@@ -12,6 +13,7 @@
 
 enum {
     FS_PRIORITY_THREADS = 16,
+    FS_PRIORITY_LENT = 64,
     FS_NICE_FOR_GOOD = 5, /* how far threads give way at most when nothing can raise them again */
 };
 
@@ -23,6 +25,11 @@ typedef struct fs_priority {
     atomic_bool giving_way;
     atomic_uint work; /* pieces under way, and FS_HURRY */
     atomic_int tids[FS_PRIORITY_THREADS];
+    atomic_uint raises; /* how often threads were raised for good */
+    /* The lender's. */
+    unsigned raises_before; /* the loan */
+    int n_lent;             /* threads that have normal priority meanwhile */
+    int lent[FS_PRIORITY_LENT];
 } fs_priority;
 
 /* `nice` is added to the nice value of the calling thread. Tries once, in a thread of its own, whether a
@@ -47,6 +54,14 @@ void fs_priority_hurry(fs_priority *p);
 
 /* A thread has the priority of the one that starts it. Raises those outside the group that a thread of the
  * group has started. A thread of the group. */
-void fs_priority_raise_children(const fs_priority *p);
+void fs_priority_raise_children(fs_priority *p);
+
+/* Whether a piece of work is under way, and nobody in a hurry for it. Any thread. */
+bool fs_priority_is_low(fs_priority *p);
+
+/* Somebody else waits for what a thread that gives way may hold. Until it is taken back, all of them in the process,
+ * those included that they have started, have normal priority, unless they cannot be raised. One thread lends. */
+void fs_priority_lend(fs_priority *p);
+void fs_priority_take_back(fs_priority *p);
 
 #endif

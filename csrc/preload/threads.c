@@ -2,7 +2,7 @@
  *
  * TensorFlow reads large variables, and XLA compiles, on threads that they make for it. Part of the library that the
  * dynamic linker puts before the C library (see pread.c). On whichever thread makes one. Knows only breaks.h. */
-#include "../breaks.h"
+#include "own.h"
 
 #include <dlfcn.h>
 #include <pthread.h>
@@ -16,11 +16,11 @@ typedef struct begin {
     fs_breaks parents;
 } begin;
 
-static _Thread_local const fs_breaks *own;
+_Thread_local const fs_breaks *fs_own_breaks;
 
 FS_SHARED void fs_breaks_note(const fs_breaks *breaks)
 {
-    own = breaks;
+    fs_own_breaks = breaks;
 }
 
 static void stop(void *breaks)
@@ -45,10 +45,10 @@ FS_SHARED int pthread_create(pthread_t *thread, const pthread_attr_t *attributes
 {
     create_thread *next;
     *(void **)&next = dlsym(RTLD_NEXT, "pthread_create");
-    begin *given = own != NULL ? malloc(sizeof *given) : NULL;
+    begin *given = fs_own_breaks != NULL ? malloc(sizeof *given) : NULL;
     if (given == NULL)
         return next(thread, attributes, run, arg);
-    *given = (begin){.run = run, .arg = arg, .parents = *own};
+    *given = (begin){.run = run, .arg = arg, .parents = *fs_own_breaks};
     int code = next(thread, attributes, run_with_breaks, given);
     if (code != 0)
         free(given);

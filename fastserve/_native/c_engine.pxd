@@ -448,6 +448,7 @@ cdef extern from "loader.h" nogil:
         int32_t threads
         int32_t nice
         bint no_breaks
+        bint no_loans
         bint close_on_poster
 
     void fs_loader_post(fs_loader *loader, fs_task *task) noexcept

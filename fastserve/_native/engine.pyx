@@ -468,7 +468,8 @@ cdef class Engine:
 
     `policy_library` is the path of a plug-in that decides what runs next, or None. `ablate` names what is left out,
     for measurement and for nothing else: "pool" (restore ops run in TensorFlow's pool, not in the loader), "warmup",
-    "nice" (loaders do not give way), "unload" (versions are closed on the loop). Other names are not the engine's.
+    "nice" (loaders do not give way), "breaks", "spread", "loans" (executors wait for what loaders hold), "unload"
+    (versions are closed on the loop). Other names are not the engine's.
     `metrics` is the descriptor of the memory where calls are counted (csrc/metrics.h), or -1; `counts`: whether they are.
     `trace` is that of the memory in which the threads tell what they do (csrc/trace_ring.h); -1: nowhere.
     Raises MemoryError when threads or memory are short, RuntimeFailure when the plug-in is no good.
@@ -493,6 +494,7 @@ cdef class Engine:
         config.loader.threads = executor["load_threads"]
         config.loader.nice = 0 if loading is None or "nice" in self.ablate else loading["nice"]
         config.loader.no_breaks = "breaks" in self.ablate
+        config.loader.no_loans = "loans" in self.ablate
         config.loader.close_on_poster = "unload" in self.ablate
         config.max_message_bytes = limits["max_message_bytes"]
         config.max_compressed_bytes = limits["max_compressed_bytes"]

@@ -28,13 +28,14 @@ ABLATIONS: Mapping[str, str] = {
     "nice": "loader threads at normal priority",
     "trial-nice": "trials at normal priority",
     "breaks": "loads and trials take no breaks",
-    "slices": "nothing is preloaded: files are read in one piece, on threads without breaks",
+    "slices": "nothing is preloaded: files read, memory unmapped in one piece, on threads without breaks",
     "spread": "executors stay where the kernel has them",
+    "loans": "executors wait for what loads hold as long as it takes",
     "fork-server": "trials start from nothing",
     "cache": "no compile cache for the core",
     "tensor-pool": "TensorFlow's pool for tensors, where it uses oneDNN",
     "unload": "versions are closed on the event loop",
-    "allocator": "the C library's malloc",
+    "allocator": "the C library's malloc, as it comes",
 }
 
 

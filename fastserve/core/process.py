@@ -33,10 +33,11 @@ _CLOSE_LOGS_S = 3.0
 
 async def serve(control_fd: int) -> int:
     """Runs the core until it is drained. Returns the exit status."""
-    give_large_blocks_back()
     loop = asyncio.get_running_loop()
     channel = await ControlChannel.open(control_fd)
     settings = await channel.configure()
+    if "allocator" not in settings["ablate"]:
+        give_large_blocks_back()
     try:
         core = Core(loop, channel, settings)
     except RuntimeFailure as failure:  # of the plug-in that decides what runs next

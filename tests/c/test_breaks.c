@@ -183,7 +183,8 @@ void fs_breaks_note(const fs_breaks *breaks)
     noted = breaks;
 }
 
-/* Whoever has inherited them is left alone for good once it is raised. */
+/* Whoever has inherited them is left alone for good once it was raised for long enough; not yet, when that is soon taken
+ * back. */
 static void *inherit(void *arg)
 {
     (void)arg;
@@ -200,6 +201,10 @@ static void *inherit(void *arg)
     CHECK(work(5, 60000) >= 5);
     if (setpriority(PRIO_PROCESS, (id_t)gettid(), normal) == 0) { /* not everybody may */
         work(INT32_MAX, 20);
+        REQUIRE(setpriority(PRIO_PROCESS, (id_t)gettid(), normal + 3) == 0);
+        CHECK(work(1, 60000) >= 1);
+        REQUIRE(setpriority(PRIO_PROCESS, (id_t)gettid(), normal) == 0);
+        work(INT32_MAX, 1000);
         REQUIRE(setpriority(PRIO_PROCESS, (id_t)gettid(), normal + 3) == 0);
         CHECK_EQ(work(1, 50), 0);
     }

@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "failmalloc.h"
 #include "text.h"
@@ -267,6 +268,50 @@ static void test_loads_give_way_unless_somebody_is_in_a_hurry(rig *r, int asked)
     }
 }
 
+/* Whether the only loader comes to have that nice value. */
+static bool loader_gets(int nice, int64_t ms)
+{
+    int64_t until_us = fs_now_us() + ms * 1000;
+    while (nice_of("fs-load-0") != nice && fs_now_us() < until_us)
+        usleep(500);
+    return nice_of("fs-load-0") == nice;
+}
+
+static void test_what_an_executor_may_wait_for_gets_on(bool no_loans)
+{
+    fs_engine_config config = rig_config(1);
+    config.loader.nice = 8;
+    config.loader.no_loans = no_loans;
+    rig *r = rig_start(&config);
+    int normal = getpriority(PRIO_PROCESS, 0), low = fs_loader_nice(r->engine->loader);
+    rig_model m = rig_model_make("m", 1, NULL), next = rig_model_make("m", 2, NULL);
+    rig_serve(r, &m);
+    fs_loader_give_way(r->engine->loader);
+    probe_gate(&r->probe, true);
+    rig_task load = rig_task_of(&next, FS_TASK_LOAD);
+    load.task.runtime = r->probe.runtime;
+    rig_post(r, &load);
+    probe_wait(&r->probe, 1);
+    CHECK_EQ(nice_of("fs-load-0"), low);
+    pb frame = rig_floats("m", ONE, 1);
+    peer_call *call = rig_send(&r->end, &frame, NULL);
+    probe_wait(&r->probe, 2); /* in the middle of a batch, asleep, for whatever reason */
+    bool privileged = low == normal + 8;
+    if (privileged && no_loans)
+        CHECK(!loader_gets(normal, 50));
+    else if (privileged)
+        CHECK(loader_gets(normal, RIG_PATIENCE_MS));
+    probe_gate(&r->probe, false);
+    rig_await(r, &load);
+    rig_settle(&r->end);
+    CHECK_ANSWER(call, FS_OK, "");
+    next.servable = load.task.servable;
+    CHECK_OK(rig_do(r, &next, FS_TASK_CLOSE));
+    rig_unserve(r, &m);
+    rig_stop(r);
+    free(frame.data);
+}
+
 static pthread_t caller;
 
 static int note_thread(void *arg, fs_error *err)
@@ -371,5 +416,7 @@ int main(void)
     test_loads_give_way_unless_somebody_is_in_a_hurry(r, 8);
     test_retiring_waits_for_the_calls_that_run_and_that_wait(r);
     rig_stop(r);
+    test_what_an_executor_may_wait_for_gets_on(false);
+    test_what_an_executor_may_wait_for_gets_on(true);
     return check_done();
 }

@@ -177,6 +177,52 @@ static void test_what_a_low_thread_starts_can_be_raised(int normal)
     sem_destroy(&child_is_there);
 }
 
+/* `then`: what happens to the thread and its child while they have normal priority; and whether they are low again after
+ * it was taken back. */
+static void lend_to(int normal, void (*then)(fs_priority *p), bool low_again)
+{
+    fs_priority p;
+    fs_priority_init(&p, 9);
+    fs_priority_give_way(&p);
+    sem_init(&child_looks, 0, 0);
+    sem_init(&child_is_there, 0, 0);
+    member m;
+    open_member(&m, &p, 0);
+    CHECK(!fs_priority_is_low(&p));
+    fs_priority_expect(&p);
+    CHECK(fs_priority_is_low(&p));
+    CHECK_EQ(told(&m, begin), normal + 9);
+    told(&m, have_a_child);
+    fs_priority_take_back(&p); /* nothing */
+    CHECK_EQ(told(&m, look), normal + 9);
+    fs_priority_lend(&p);
+    fs_priority_lend(&p); /* no more than once */
+    CHECK_EQ(told(&m, look), normal);
+    CHECK_EQ(nice_now(), normal);
+    if (then != NULL)
+        told(&m, then);
+    CHECK_EQ(fs_priority_is_low(&p), then != fs_priority_hurry);
+    fs_priority_take_back(&p);
+    CHECK_EQ(told(&m, look), low_again ? normal + 9 : normal);
+    sem_post(&child_looks);
+    pthread_join(child, NULL);
+    CHECK_EQ(child_nice, low_again ? normal + 9 : normal);
+    CHECK_EQ(nice_now(), normal);
+    told(&m, fs_priority_end);
+    CHECK(!fs_priority_is_low(&p));
+    close_member(&m);
+    sem_destroy(&child_looks);
+    sem_destroy(&child_is_there);
+}
+
+static void test_what_is_lent_is_taken_back(int normal)
+{
+    lend_to(normal, NULL, true);
+    /* Raised for good meanwhile, they stay so. */
+    lend_to(normal, fs_priority_hurry, false);
+    lend_to(normal, raise_children, false);
+}
+
 /* Hurries and ends of work, from two sides at once: when all is done nobody is in a hurry. */
 static void *hurry_often(void *arg)
 {
@@ -218,7 +264,9 @@ static void test_without_the_privilege_threads_give_way_a_little(int normal)
         fs_priority_init(&p, 0);
         right = right && p.low == normal;
         fs_priority_expect(&p);
-        fs_priority_hurry(&p); /* harmless */
+        fs_priority_hurry(&p); /* harmless, as these are */
+        fs_priority_lend(&p);
+        fs_priority_take_back(&p);
         _exit(right ? 0 : 1);
     }
     int status;
@@ -236,6 +284,7 @@ int main(void)
         test_threads_give_way_once_they_shall(normal);
         test_a_hurry_raises_all_until_nothing_is_left(normal);
         test_what_a_low_thread_starts_can_be_raised(normal);
+        test_what_is_lent_is_taken_back(normal);
     }
     test_hurries_race_with_the_end_of_work();
     return check_done();

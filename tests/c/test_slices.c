@@ -1,4 +1,5 @@
-/* test_slices: what comes of a read in slices is what comes of one in one piece, at the ends, too. */
+/* test_slices: what comes of a read in slices is what comes of one in one piece, at the ends, too; of a block that is
+ * discarded no page beside it goes. */
 #include "slices.h"
 
 #include "check.h"
@@ -76,8 +77,38 @@ static void test_an_error_after_the_first_slice(void)
     close(fd);
 }
 
+enum { BLOCK = 7 << 20 };
+
+/* What is left of a block that begins and ends somewhere in a page: those pages. */
+static void test_what_is_discarded(void)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), size = BLOCK + 2 * page;
+    unsigned char *room = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(room != MAP_FAILED);
+    memset(room, 7, size);
+    fs_slices_discard(room + page - 16, 1 << 20);
+    size_t kept = 0;
+    for (size_t i = 0; i < size; i++)
+        kept += room[i] == 7;
+    CHECK_EQ(kept, size); /* a small one as it was */
+    fs_slices_discard(room + page - 16, BLOCK + 32);
+    for (kept = 0; kept < size && room[kept] == 7; kept++)
+        ;
+    CHECK_EQ(kept, page);
+    for (kept = size; kept > 0 && room[kept - 1] == 7; kept--)
+        ;
+    CHECK_EQ(kept, size - page);
+    size_t left = 0;
+    for (size_t i = page; i < size - page; i++)
+        left += room[i] != 0;
+    CHECK_EQ(left, 0);
+    munmap(room, size);
+    fs_slices_discard(NULL, 0);
+}
+
 int main(void)
 {
+    test_what_is_discarded();
     test_any_part_of_a_file();
     test_errors();
     test_an_error_after_the_first_slice();

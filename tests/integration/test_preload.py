@@ -39,6 +39,31 @@ with Breaks(normal):
     thread.start()
 thread.join()
 """
+# How many MB of 64 a process still has that has freed them, where the C library keeps what is freed: from a
+# thread that takes breaks, and from one that does not.
+FREE = """
+import ctypes, os, resource, sys
+from fastserve._native.breaks import Breaks
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, BYTES = -1, -3, 64 << 20
+c = ctypes.CDLL(None)
+c.malloc.restype = ctypes.c_void_p
+c.free.argtypes = [ctypes.c_void_p]
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+def left(breaks):
+    block, above = c.malloc(BYTES), c.malloc(100)
+    ctypes.memset(block, 1, BYTES)
+    if breaks:
+        with breaks:
+            c.free(block)
+    else:
+        c.free(block)
+    return resident() - before >> 20
+c.mallopt(M_MMAP_THRESHOLD, 2**31 - 1)
+c.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+before = resident()
+print(left(Breaks(os.getpriority(os.PRIO_PROCESS, 0))), left(None))
+"""
 PLAIN = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
 
 
@@ -67,6 +92,13 @@ def test_threads_take_the_breaks_of_those_that_made_them() -> None:
     (found,) = said(WORK, "60", with_preloaded(PLAIN))
     (without,) = said(WORK, "0.5", PLAIN)
     assert int(found) >= 20 > int(without)  # Python, too, has a thread let go of its lock now and then
+
+
+def test_what_a_thread_with_breaks_frees_is_the_systems_at_once() -> None:
+    (found,) = said(FREE, "", with_preloaded(PLAIN))
+    with_breaks, without = map(int, found.split())
+    assert with_breaks < 8 and without > 56
+    assert all(int(left) > 56 for left in said(FREE, "", PLAIN)[0].split())
 
 
 def test_it_comes_last() -> None:
