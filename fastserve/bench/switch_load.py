@@ -21,6 +21,8 @@ _LONGEST_S = 24 * 3600.0
 
 # How saturation is looked for: halvings of what is left, and the share of answers that must be in time.
 _HALVINGS = 5
+# Times what a closed loop reaches.
+_FARTHEST = 16.0
 _IN_TIME = 0.99
 _NS_PER_MS = 1e6
 # Failures that no load explains, as the generator names them.
@@ -98,8 +100,8 @@ def find_saturation(
 
     A closed loop alone says too much: there each answer makes room for the next request, so batches are as
     large as can be, and rates are reached that in an open loop let requests wait for ever. Or it says too
-    little: where batches may wait for more requests, it leaves a server idle. Then the search goes on, up to
-    twice as far.
+    little: where batches may wait for more requests, it leaves a server idle. Then the search goes on, twice as
+    far and farther.
     """
     say("measuring saturation")
     most = _answered({name: load.closed(timing.saturation_s, 1.0) for name, load in loads.items()})
@@ -110,9 +112,11 @@ def find_saturation(
         # What others do on the machine can spoil a probe, and nothing can mend one: twice is enough to tell.
         return any(_in_time(loads, rates, timing, within_ms) for _ in range(2))
 
-    low, high = _halve(0.0, 1.0, good)
-    if high == 1.0:
-        low, high = _halve(low, 2.0, good)
+    end = 1.0
+    low, high = _halve(0.0, end, good)
+    while high == end and end < _FARTHEST:
+        end *= 2
+        low, high = _halve(low, end, good)
     if not low:
         raise SwitchError(
             f"even {high:.0%} of what a closed loop reaches is not answered within {within_ms:g} ms; "
