@@ -100,8 +100,8 @@ def find_saturation(
 
     A closed loop alone says too much: there each answer makes room for the next request, so batches are as
     large as can be, and rates are reached that in an open loop let requests wait for ever. Or it says too
-    little: where batches may wait for more requests, it leaves a server idle. Then the search goes on, twice as
-    far and farther.
+    little: where batches may wait for more requests, it leaves a server idle. Then the search goes on, twice
+    as far and farther.
     """
     say("measuring saturation")
     most = _answered({name: load.closed(timing.saturation_s, 1.0) for name, load in loads.items()})
