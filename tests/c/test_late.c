@@ -6,7 +6,7 @@
 
 #include <pthread.h>
 
-enum { MS = 1000, LOOKS = 20, PATIENCE_LOOKS = 5000 };
+enum { MS = 1000, FEW_LOOKS = 20, MANY_LOOKS = 5000 };
 
 static const int64_t NOW_US = 1000000;
 
@@ -51,10 +51,10 @@ static void have_it(int state)
         usleep(100);
 }
 
-/* Whether a look says so within a while, and whether none of some does. */
-static bool waits(int64_t now_us)
+/* Whether one of so many looks, a millisecond apart, says so. */
+static bool waits(int64_t now_us, int looks)
 {
-    for (int i = 0; i < PATIENCE_LOOKS; i++) {
+    for (int i = 0; i < looks; i++) {
         if (fs_late_look(&late, now_us))
             return true;
         usleep(MS);
@@ -62,45 +62,35 @@ static bool waits(int64_t now_us)
     return false;
 }
 
-static bool never_waits(int64_t now_us)
-{
-    for (int i = 0; i < LOOKS; i++) {
-        if (fs_late_look(&late, now_us))
-            return false;
-        usleep(MS);
-    }
-    return true;
-}
-
 static void test_nobody(void)
 {
     fs_late_begin(&late, NOW_US, 0);
-    CHECK(never_waits(NOW_US + 1000 * MS));
+    CHECK(!waits(NOW_US + 1000 * MS, FEW_LOOKS));
     fs_late_end(&late);
 }
 
 static void test_who_sleeps(void)
 {
     have_it(SLEEPING);
-    CHECK(never_waits(NOW_US)); /* but has no work */
+    CHECK(!waits(NOW_US, FEW_LOOKS)); /* but has no work */
     fs_late_begin(&late, NOW_US, 0);
-    CHECK(never_waits(NOW_US + MS - 1)); /* not late */
-    CHECK(waits(NOW_US + MS));
+    CHECK(!waits(NOW_US + MS - 1, FEW_LOOKS)); /* not late */
+    CHECK(waits(NOW_US + MS, MANY_LOOKS));
     fs_late_begin(&late, NOW_US, 3 * MS);
-    CHECK(never_waits(NOW_US + 6 * MS - 1));
-    CHECK(waits(NOW_US + 6 * MS));
-    CHECK(waits(NOW_US + 7 * MS)); /* still */
+    CHECK(!waits(NOW_US + 6 * MS - 1, FEW_LOOKS));
+    CHECK(waits(NOW_US + 6 * MS, MANY_LOOKS));
+    CHECK(waits(NOW_US + 7 * MS, MANY_LOOKS)); /* still */
     fs_late_end(&late);
-    CHECK(never_waits(NOW_US + 100 * MS));
+    CHECK(!waits(NOW_US + 100 * MS, FEW_LOOKS));
 }
 
 static void test_each_piece_of_work_is_seen_twice(void)
 {
-    for (int64_t now_us = NOW_US; now_us < NOW_US + LOOKS; now_us++) {
+    for (int64_t now_us = NOW_US; now_us < NOW_US + FEW_LOOKS; now_us++) {
         fs_late_begin(&late, now_us, 0);
         CHECK(!fs_late_look(&late, now_us + MS));
     }
-    CHECK(fs_late_look(&late, NOW_US + LOOKS + MS));
+    CHECK(fs_late_look(&late, NOW_US + FEW_LOOKS + MS));
     fs_late_end(&late);
 }
 
@@ -108,11 +98,11 @@ static void test_who_runs(void)
 {
     have_it(BUSY);
     fs_late_begin(&late, NOW_US, 0);
-    CHECK(never_waits(NOW_US + 100 * MS));
+    CHECK(!waits(NOW_US + 100 * MS, FEW_LOOKS));
     have_it(SLEEPING);
-    CHECK(waits(NOW_US + 101 * MS));
+    CHECK(waits(NOW_US + 101 * MS, MANY_LOOKS));
     have_it(BUSY);
-    CHECK(never_waits(NOW_US + 102 * MS));
+    CHECK(!waits(NOW_US + 102 * MS, FEW_LOOKS));
     fs_late_end(&late);
 }
 
