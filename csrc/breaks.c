@@ -24,7 +24,7 @@ enum {
      * threads than work, and each signal wakes one. */
     SELDOM = 8,
     IDLE_SHARE = 64, /* who has worked for less than one part in so many of the time has slept */
-    FOR_GOOD = 32,     /* who was raised and is found so this often in a row is not lowered again */
+    FOR_GOOD = 32,   /* who was raised and is found so this often in a row is not lowered again */
     BEFORE_NS = 200000,
     AFTER_NS = 50000,
     /* A tick is well seen by one who was not away for longer, which a tick's own work may take; of so many one is. */

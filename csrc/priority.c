@@ -101,7 +101,8 @@ void fs_priority_end(fs_priority *p)
                                                     memory_order_relaxed));
 }
 
-static void raise_for_good(fs_priority *p)
+/* Before threads are raised for good: what is lent is then not taken back. */
+static void note_raise(fs_priority *p)
 {
     atomic_fetch_add_explicit(&p->raises, 1, memory_order_seq_cst);
 }
@@ -114,7 +115,7 @@ void fs_priority_hurry(fs_priority *p)
             return;
     } while (!atomic_compare_exchange_weak_explicit(&p->work, &before, before | FS_HURRY,
                                                     memory_order_seq_cst, memory_order_relaxed));
-    raise_for_good(p);
+    note_raise(p);
     for (int i = 0; i < FS_PRIORITY_THREADS; i++) {
         int tid = atomic_load_explicit(&p->tids[i], memory_order_relaxed);
         if (tid != 0)
@@ -176,7 +177,7 @@ void fs_priority_raise_children(fs_priority *p)
 {
     if (!p->can_return || p->low == p->normal)
         return;
-    raise_for_good(p);
+    note_raise(p);
     for_each_low(p, raise_child);
 }
 

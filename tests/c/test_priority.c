@@ -152,17 +152,32 @@ static void raise_children(fs_priority *p)
     fs_priority_raise_children(p);
 }
 
+/* A group of one that gives way, with a piece of work under way, and may have children. */
+static void begin_low(fs_priority *p, member *m, int nice)
+{
+    fs_priority_init(p, nice);
+    fs_priority_give_way(p);
+    sem_init(&child_looks, 0, 0);
+    sem_init(&child_is_there, 0, 0);
+    open_member(m, p, 0);
+    fs_priority_expect(p);
+    CHECK_EQ(told(m, begin), p->normal + nice);
+}
+
+static void end_low(fs_priority *p, member *m)
+{
+    told(m, fs_priority_end);
+    CHECK(!fs_priority_is_low(p));
+    close_member(m);
+    sem_destroy(&child_looks);
+    sem_destroy(&child_is_there);
+}
+
 static void test_what_a_low_thread_starts_can_be_raised(int normal)
 {
     fs_priority p;
-    fs_priority_init(&p, 9);
-    fs_priority_give_way(&p);
-    sem_init(&child_looks, 0, 0);
-    sem_init(&child_is_there, 0, 0);
     member m;
-    open_member(&m, &p, 0);
-    fs_priority_expect(&p);
-    told(&m, begin);
+    begin_low(&p, &m, 9);
     for (int raise = 0; raise < 2; raise++) {
         told(&m, have_a_child);
         if (raise)
@@ -171,10 +186,7 @@ static void test_what_a_low_thread_starts_can_be_raised(int normal)
         pthread_join(child, NULL);
         CHECK_EQ(child_nice, raise ? normal : normal + 9);
     }
-    told(&m, fs_priority_end);
-    close_member(&m);
-    sem_destroy(&child_looks);
-    sem_destroy(&child_is_there);
+    end_low(&p, &m);
 }
 
 /* `then`: what happens to the thread and its child while they have normal priority; and whether they are low again after
@@ -182,16 +194,9 @@ static void test_what_a_low_thread_starts_can_be_raised(int normal)
 static void lend_to(int normal, void (*then)(fs_priority *p), bool low_again)
 {
     fs_priority p;
-    fs_priority_init(&p, 9);
-    fs_priority_give_way(&p);
-    sem_init(&child_looks, 0, 0);
-    sem_init(&child_is_there, 0, 0);
     member m;
-    open_member(&m, &p, 0);
-    CHECK(!fs_priority_is_low(&p));
-    fs_priority_expect(&p);
+    begin_low(&p, &m, 9);
     CHECK(fs_priority_is_low(&p));
-    CHECK_EQ(told(&m, begin), normal + 9);
     told(&m, have_a_child);
     fs_priority_take_back(&p); /* nothing */
     CHECK_EQ(told(&m, look), normal + 9);
@@ -208,11 +213,7 @@ static void lend_to(int normal, void (*then)(fs_priority *p), bool low_again)
     pthread_join(child, NULL);
     CHECK_EQ(child_nice, low_again ? normal + 9 : normal);
     CHECK_EQ(nice_now(), normal);
-    told(&m, fs_priority_end);
-    CHECK(!fs_priority_is_low(&p));
-    close_member(&m);
-    sem_destroy(&child_looks);
-    sem_destroy(&child_is_there);
+    end_low(&p, &m);
 }
 
 static void test_what_is_lent_is_taken_back(int normal)
