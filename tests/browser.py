@@ -186,19 +186,31 @@ class Page:
 
     async def ask(self, script: str) -> Any:
         """The value of an expression; a promise's when it has one."""
-        answer = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
-        return answer["result"].get("value")
+        value, thrown = await self._try(script)
+        assert thrown is None, f"{script}: {thrown}"
+        return value
 
     async def until(self, script: str, timeout_s: float = 20.0) -> Any:
-        """Waits for an expression to become true, and has its value. Looks after each change of the page."""
+        """Waits for an expression to become true, and has its value. Looks after each change of the page.
+
+        One that throws is not true yet: what it asks of may not have been drawn.
+        """
         end = time.monotonic() + timeout_s
-        while not (value := await self.ask(script)):
+        while True:
+            value, thrown = await self._try(script)
+            if thrown is None and value:
+                return value
             assert time.monotonic() < end, (
-                f"not in {timeout_s} s: {script}\n{self.complaints}\n{await self.text()}"
+                f"not in {timeout_s} s: {script}\n{thrown or ''}\n{self.complaints}\n{await self.text()}"
             )
             await self.ask(_NEXT_CHANGE)
-        return value
+
+    async def _try(self, script: str) -> tuple[Any, str | None]:
+        """An expression's value, and what it threw."""
+        answer = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        if (details := answer.get("exceptionDetails")) is None:
+            return answer["result"].get("value"), None
+        return None, str(details.get("exception", {}).get("description", details["text"]))
 
     async def text(self, selector: str = "body") -> str:
         """What is to be read there; "" where there is nothing."""
