@@ -67,7 +67,7 @@ bench: build .venv/.tensorflow .make/system-bench  ## measure: tables here, JSON
 	$(BIN)/python bench/run.py $(ARGS)
 
 bench-switch: build .venv/.tensorflow .make/system-bench  ## measure version switches under load: table, JSON and PNG in bench/results
-	$(BIN)/python -m fastserve bench switch --patience 300 --serve model.batching.batch_timeout_us=1000 \
+	$(BIN)/python -m fastserve bench switch --switches 20 --patience 300 --serve model.batching.batch_timeout_us=1000 \
 	    --ablate all --ablate-with small off \
 	    --out bench/results/switch.json --plot bench/results/switch.png $(ARGS)
 
