@@ -6,10 +6,10 @@ asks the child to end. Linux. Called on the main thread: the kernel's promise is
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +22,16 @@ from fastserve.errors import FastServeError
 
 T = TypeVar("T")
 
-_PR_SET_PDEATHSIG = 1
+# Asks the kernel for SIGTERM when the parent ends, and becomes the command. A program of its own, for
+# `preexec_fn` would have it forked: then gRPC, where it has been used, starts its threads anew in the child,
+# which abort as they find their descriptors closed.
+_ENDING_WITH_PARENT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 _STOP_TIMEOUT_S = 15.0
 _LOG_TAIL = 3000
 
@@ -51,24 +60,15 @@ class Child:
         return self._process.pid
 
     def start(self, command: Sequence[str], environment: dict[str, str] | None = None) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        parent = os.getpid()
-
-        def end_with_parent() -> None:
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != parent:
-                os._exit(1)
-
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                command,
+                [sys.executable, "-ISc", _ENDING_WITH_PARENT, str(os.getpid()), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
                 env={**os.environ, **(environment or {})},
                 process_group=0,
-                preexec_fn=end_with_parent,
             )
 
     def wait_until(self, look: Callable[[], T | None], timeout_s: float) -> T:

@@ -146,6 +146,18 @@ def test_a_child_that_dies_is_told_with_its_last_words() -> None:
             child.wait_until(lambda: None, 20)
 
 
+def test_a_child_runs_nothing_of_its_parent_before_its_command() -> None:
+    """In a fork of its process gRPC would start its threads anew, and they abort: descriptors are closed."""
+    code = (
+        "import os, sys\nfrom fastserve.bench.child import Child\n"
+        "os.register_at_fork(after_in_child=os.abort)\n"
+        "with Child('x') as child:\n"
+        "    child.start([sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(60)'])\n"
+        "    child.wait_until(lambda: child.log_lines() or None, 20)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_a_child_that_is_never_ready_is_given_up() -> None:
     with Child("slow") as child:
         child.start([sys.executable, "-c", "import time; print('loading', flush=True); time.sleep(60)"])
